@@ -1,0 +1,104 @@
+"""What fold and lower decided, and why: plain immutable data that the CLI, the report and the manifest show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from edgefold.artifact import Format, Precision
+
+
+class Lowering(StrEnum):
+    """How one folded layer is computed."""
+
+    KEEP = "keep"  # the module's own graph
+    DENSE = "dense"  # one Conv
+    GROUPED = "grouped"  # group Conv (+ 1x1 Conv + Add)
+    SPLIT = "split"  # one plain Conv a group, Concat (+ 1x1 Conv + Add)
+
+
+class NumericClass(StrEnum):
+    """Lowerings of one layer whose integer results are bit-equal share a class."""
+
+    FUSED = "fused"
+    BRANCHED = "branched"
+    FLOAT = "float"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelMap:
+    """The zero structure of a conv weight of shape (N, M, *kernel).
+
+    ``full`` counts the (n, m) pairs with a tap off the centre, ``centre`` those with the centre tap only, ``zero`` the rest.
+    ``groups`` lists the connected components of the full pairs as (input channels, output channels).
+    """
+
+    out_channels: int
+    in_channels: int
+    kernel_size: tuple[int, ...]
+    full: int
+    centre: int
+    zero: int
+    groups: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedLayer:
+    """One module or graph region that fold looked at.
+
+    ``macs`` and ``parameters`` are those that a sparse computation of the folded layer needs (the effective ones), and
+    ``*_before`` those of the original form; MACs are for one sample at the example size.
+    """
+
+    name: str  # module path, e.g. "stage1.0.conv1"
+    kind: str  # class of the original module, or the ops of a region, e.g. "conv2d + batch_norm"
+    folded: bool
+    reason: str  # why it stays as it is; empty when folded
+    geometry: str = ""  # "32->64 k3x3 s1 p1,1,1,1 d1 g1"
+    kernel_map: KernelMap | None = None
+    ops_before: int = 0
+    parameters_before: int = 0
+    parameters: int = 0
+    macs_before: int = 0
+    macs: int = 0
+    max_relative_error: float = 0.0  # of the folded layer against the original, over the check inputs
+
+
+@dataclass(frozen=True, slots=True)
+class FoldPlan:
+    """What fold did to a network, layer by layer, in execution order."""
+
+    layers: tuple[FoldedLayer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to compute a layer. ``cost_ns`` is measured on a device or scaled from FLOPs, as ``source`` says."""
+
+    lowering: Lowering
+    numeric_class: NumericClass
+    macs: int
+    weight_bytes: int
+    cost_ns: float
+    source: str  # "measured on host", "table x86-avx2", "estimated"
+
+
+@dataclass(frozen=True, slots=True)
+class LoweredLayer:
+    """The choice for one layer."""
+
+    name: str
+    candidates: tuple[Candidate, ...]
+    choice: Lowering
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoweringPlan:
+    """The choices for a network in one format and precision. ``gathers`` counts the explicit channel reorderings left."""
+
+    format: Format
+    precision: Precision
+    device: str
+    layers: tuple[LoweredLayer, ...]
+    gathers: int

@@ -1,0 +1,39 @@
+"""The program between fold and emit: one captured graph, and the same graph lowered for one format.
+
+Both hold a `torch.fx.GraphModule` of ATen ops as `torch.export` gives it (NCHW, float32, eval, weights as attributes).
+Quantization is carried by the nodes' ``meta`` (see `edgefold.quantize.scheme`), so a rewrite keeps it by copying ``meta``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.fx import GraphModule
+
+from edgefold.artifact import Format, Precision
+from edgefold.export.plan import LoweringPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The canonical network: every linear convolution is one ``aten.conv2d`` (or ``conv1d``).
+
+    ``example_inputs`` are contiguous, one tensor an input, batch first. ``output_names`` has one name an output of the
+    flattened result.
+    """
+
+    graph: GraphModule
+    example_inputs: tuple[Tensor, ...]
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoweredProgram:
+    """A program whose layers have the form chosen for one format and precision."""
+
+    program: Program
+    format: Format
+    precision: Precision
+    plan: LoweringPlan

@@ -1,0 +1,32 @@
+"""How numbers become integers: the parameters of one tensor, and where a graph carries them.
+
+Affine quantization (Jacob et al., CVPR 2018, eq. 1): real = scale * (integer - zero_point), integer in [qmin, qmax].
+Activations are per tensor and asymmetric, weights per output channel and symmetric.
+
+A graph carries its parameters in the ``meta`` of its nodes, under the keys below, so that a rewrite keeps them by copying
+``meta``:
+
+* ``Q`` on each node whose output is quantized: a `QParams`. A conv that is fused with the activation after it has none; the
+  activation has them.
+* ``WEIGHT_SCALE`` on conv and linear nodes: float32 tensor of shape (N,), one scale an output channel.
+* ``BRANCH_Q`` on conv nodes that may be lowered to two branches: ``{"group": QParams, "point": QParams}``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+Q: Final = "edgefold_q"
+WEIGHT_SCALE: Final = "edgefold_wscale"
+BRANCH_Q: Final = "edgefold_branch_q"
+
+
+@dataclass(frozen=True, slots=True)
+class QParams:
+    """The quantization of one tensor: real = scale * (integer - zero_point), integer in [qmin, qmax]."""
+
+    scale: float
+    zero_point: int
+    qmin: int = -128
+    qmax: int = 127
