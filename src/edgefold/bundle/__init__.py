@@ -1,1 +1,1 @@
-"""TODO-doc."""
+"""One directory, and a zip of it, with everything an app needs: artifacts, manifest, model card, results."""
