@@ -1,0 +1,174 @@
+"""From an `nn.Module` and example inputs to one ATen graph with plain positional inputs and a flat tuple of outputs."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.graph import CodeGen
+from torch.utils import _pytree as pytree
+
+from edgefold.errors import DataError, ModelError, UnsupportedError
+from edgefold.export.program import Program
+
+Batch = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+
+# Ops that say nothing about the values of their input in inference.
+_IDENTITIES = frozenset(
+    {
+        torch.ops.aten.alias.default,
+        torch.ops.aten.clone.default,
+        torch.ops.aten.contiguous.default,
+        torch.ops.aten.detach.default,
+        torch.ops.aten.dropout.default,
+        torch.ops.aten.feature_dropout.default,
+        torch.ops.aten.lift_fresh_copy.default,
+    }
+)
+
+
+def capture(module: nn.Module, example_inputs: Batch) -> Program:
+    """The module's graph for inputs of the shapes of ``example_inputs``.
+
+    The graph holds functional ATen ops (``aten.conv2d.default`` and so on), takes one positional tensor an input and returns
+    a flat tuple. The module is not changed. Strided example inputs are made contiguous first: their memory format would
+    otherwise leak into the graph.
+
+    Raises:
+        ModelError: not a module, in train mode, with NaN or infinite weights, or it fails on the inputs.
+        DataError: ``example_inputs`` is not a batch, or is an (image, label) pair.
+        UnsupportedError: the module cannot be captured (control flow that depends on data, a missing op).
+    """
+    check_module(module)
+    args, kwargs = as_arguments(module, example_inputs)
+    run_once(module, args, kwargs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # notes of the exporter to its own developers
+        try:
+            exported = torch.export.export(module, args, kwargs, strict=False).run_decompositions({})
+        except Exception as error:  # the exporter raises whatever the module's code or its own passes raise
+            raise UnsupportedError(
+                f"model {type(module).__name__} cannot be captured as a graph: {first_line(error)}; "
+                "remove control flow that depends on tensor values, or give the part without it"
+            ) from error
+    graph_module = exported.module(check_guards=False)
+    assert isinstance(graph_module, GraphModule)
+    names = _output_names(exported.call_spec.out_spec)
+    _flatten(graph_module)
+    placeholders = [str(node.target) for node in graph_module.graph.nodes if node.op == "placeholder"]
+    return Program(graph_module, (*args, *kwargs.values()), tuple(placeholders), names)
+
+
+def check_module(module: object) -> None:
+    """Refuses what is not a module in eval mode with finite weights.
+
+    Raises:
+        ModelError: with the fix.
+    """
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"model is a {type(module).__name__}, expected a torch.nn.Module")
+    training = [name or type(module).__name__ for name, part in module.named_modules() if part.training]
+    if training:
+        raise ModelError(f"model is in train mode ('{training[0]}' and {len(training) - 1} more modules); call .eval() first")
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"weight '{name}' holds NaN or infinite values; load a sound checkpoint")
+
+
+def as_tensors(batch: Batch) -> tuple[Tensor, ...]:
+    """A batch as a tuple of contiguous tensors.
+
+    Raises:
+        DataError: it is not a tensor, a tuple of tensors or a dict of tensors.
+    """
+    match batch:
+        case Tensor():
+            values: Sequence[object] = (batch,)
+        case tuple() | list():
+            values = batch
+        case Mapping():
+            values = tuple(batch.values())
+        case _:
+            values = (batch,)
+    tensors = []
+    for value in values:
+        if not isinstance(value, Tensor):
+            raise DataError(f"input is a {type(value).__name__}, expected a torch.Tensor, a tuple of them or a dict of them")
+        tensors.append(value.detach().contiguous())
+    return tuple(tensors)
+
+
+def as_arguments(module: nn.Module, batch: Batch) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """The positional and keyword arguments with which ``module`` takes the batch.
+
+    Raises:
+        DataError: not a batch, or an (image, label) pair where the module takes one input.
+    """
+    tensors = as_tensors(batch)
+    if isinstance(batch, Mapping):
+        return (), dict(zip(batch, tensors, strict=True))
+    required = [
+        parameter
+        for parameter in inspect.signature(module.forward).parameters.values()
+        if parameter.default is parameter.empty and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    if len(tensors) == 2 and len(required) == 1 and looks_like_labels(tensors[1]):
+        raise DataError("batch is an (image, label) pair, expected inputs only; give the image alone, e.g. (x for x, _ in data)")
+    return tensors, {}
+
+
+def looks_like_labels(tensor: Tensor) -> bool:
+    """Whether a tensor has the form of class indices: integers, one a sample."""
+    return not tensor.is_floating_point() and tensor.ndim <= 1
+
+
+def run_once(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+    """Runs the module once, so that a wrong input is reported as such and not as a failed capture.
+
+    Raises:
+        ModelError: the module fails on the inputs.
+    """
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (*args, *kwargs.values()))
+    try:
+        with torch.no_grad():
+            module(*args, **kwargs)
+    except Exception as error:  # anything can be raised by the code of a foreign module
+        raise ModelError(
+            f"model {type(module).__name__} fails on inputs of shape {shapes}: {first_line(error)}; "
+            "give example inputs of the shape and type that it expects"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, without its final stop, to stand inside a sentence."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")
+
+
+def _output_names(spec: pytree.TreeSpec) -> tuple[str, ...]:
+    count = spec.num_leaves
+    if spec.type is dict and len(spec.context) == count:
+        return tuple(str(key) for key in spec.context)
+    return ("output",) if count == 1 else tuple(f"output_{index}" for index in range(count))
+
+
+def _flatten(graph_module: GraphModule) -> None:
+    """Drops the pytree calling convention and the ops that do nothing in inference, in place."""
+    graph: Graph = graph_module.graph
+    graph.set_codegen(CodeGen())
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target in _IDENTITIES:
+            source = node.args[0]
+            assert isinstance(source, Node)
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+    output = graph.output_node()
+    output.args = (tuple(pytree.tree_leaves(output.args[0])),)
+    # Only calls are removed: an input that nothing uses is still part of the model's signature.
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    graph_module.delete_all_unused_submodules()
+    graph_module.recompile()

@@ -1,0 +1,37 @@
+"""Small helpers for `torch.fx` graphs of ATen ops whose weights are ``get_attr`` nodes."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+
+def is_constant(node: object) -> bool:
+    """Whether a node reads a weight or a buffer."""
+    return isinstance(node, Node) and node.op == "get_attr"
+
+
+def constant_of(module: GraphModule, node: Node) -> Tensor:
+    """The tensor that a ``get_attr`` node reads."""
+    value = attrgetter(str(node.target))(module)
+    assert isinstance(value, Tensor)
+    return value.detach()
+
+
+def add_buffer(module: GraphModule, name: str, value: Tensor) -> Node:
+    """Registers ``value`` under ``name`` (made unique) and adds the ``get_attr`` node at the insertion point."""
+    unique, count = name, 0
+    while hasattr(module, unique):
+        count += 1
+        unique = f"{name}_{count}"
+    module.register_buffer(unique, value.detach().contiguous())
+    return module.graph.get_attr(unique)
+
+
+def module_path(node: Node) -> str:
+    """The path of the innermost module that a node comes from, or the node's name outside of any."""
+    stack = node.meta.get("nn_module_stack")
+    path = list(stack.values())[-1][0] if stack else ""
+    return str(path) or node.name

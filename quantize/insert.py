@@ -1,0 +1,108 @@
+"""From a float graph that carries quantization parameters to the graph with quantize and dequantize nodes.
+
+The result is at the same time the torch reference (its ops compute in float32 on values that lie on the integer grids) and
+what the emitters convert. Every consumer gets a dequantize node of its own: backends match one op with its private
+neighbours. Biases are rounded to the grid that integer kernels keep them on, input scale times weight scale, so that the
+reference and all runtimes start from the same integers.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from edgefold.quantize.graph import add_buffer, constant_of, is_constant
+from edgefold.quantize.scheme import WEIGHT_SCALE, Q, QParams
+
+_OPS = torch.ops.quantized_decomposed
+WEIGHT_QMIN, WEIGHT_QMAX = -127, 127
+
+
+def insert_qdq(graph: GraphModule, *, fold_weights: bool) -> GraphModule:
+    """A copy of ``graph`` with quantize/dequantize pairs where its nodes carry parameters.
+
+    Args:
+        graph: ATen graph, float32, with the keys of `edgefold.quantize.scheme` in its nodes' ``meta``.
+        fold_weights: whether a weight becomes an int8 constant behind one dequantize node (ONNX, ExecuTorch), or stays float
+            behind a quantize/dequantize pair (what the LiteRT converter reads).
+    """
+    result = copy.deepcopy(graph)
+    nodes = list(result.graph.nodes)
+    for node in nodes:
+        if WEIGHT_SCALE in node.meta:
+            _quantize_parameters(result, node, fold_weights=fold_weights)
+    for node in nodes:
+        if Q in node.meta:
+            _quantize_output(result, node)
+    result.graph.lint()
+    result.recompile()
+    return result
+
+
+def round_bias(bias: Tensor, input_scale: float, weight_scale: Tensor) -> Tensor:
+    """The bias (N,) on the grid input_scale * weight_scale (N,), in float32."""
+    grid = weight_scale.double() * input_scale
+    return (torch.round(bias.double() / grid) * grid).float()
+
+
+def quantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
+    """The int8 weight (N, ...) for one symmetric scale (N,) an output channel."""
+    shape = (-1, *[1] * (weight.ndim - 1))
+    return torch.clamp(torch.round(weight / scale.reshape(shape)), WEIGHT_QMIN, WEIGHT_QMAX).to(torch.int8)
+
+
+def _quantize_output(module: GraphModule, node: Node) -> None:
+    params: QParams = node.meta[Q]
+    arguments = (params.scale, params.zero_point, params.qmin, params.qmax, torch.int8)
+    users = list(node.users)
+    with module.graph.inserting_after(_last_placeholder(module) if node.op == "placeholder" else node):
+        quantize = module.graph.call_function(_OPS.quantize_per_tensor.default, (node, *arguments))
+    quantize.meta = _origin(node)
+    for user in users:
+        with module.graph.inserting_before(user):
+            dequantize = module.graph.call_function(_OPS.dequantize_per_tensor.default, (quantize, *arguments))
+        dequantize.meta = _origin(node)
+        user.replace_input_with(node, dequantize)
+
+
+def _quantize_parameters(module: GraphModule, node: Node, *, fold_weights: bool) -> None:
+    scale: Tensor = node.meta[WEIGHT_SCALE]
+    source, weight_node, bias_node = node.args[0], node.args[1], node.args[2] if len(node.args) > 2 else None
+    assert isinstance(source, Node)
+    assert isinstance(weight_node, Node)
+    weight = constant_of(module, weight_node)
+    zeros = torch.zeros(scale.shape, dtype=torch.int64)
+    with module.graph.inserting_before(node):
+        scale_node = add_buffer(module, f"{node.name}_weight_scale", scale)
+        zeros_node = add_buffer(module, f"{node.name}_weight_zero_point", zeros)
+        arguments = (scale_node, zeros_node, 0, WEIGHT_QMIN, WEIGHT_QMAX, torch.int8)
+        if fold_weights:
+            integers = add_buffer(module, f"{node.name}_weight_int8", quantize_weight(weight, scale))
+        else:
+            integers = module.graph.call_function(_OPS.quantize_per_channel.default, (weight_node, *arguments))
+        dequantized = module.graph.call_function(_OPS.dequantize_per_channel.default, (integers, *arguments))
+        dequantized.meta = _origin(node)
+        arguments_of_node = list(node.args)
+        arguments_of_node[1] = dequantized
+        if isinstance(bias_node, Node) and is_constant(bias_node) and Q in source.meta:
+            bias = round_bias(constant_of(module, bias_node), source.meta[Q].scale, scale)
+            arguments_of_node[2] = add_buffer(module, f"{node.name}_bias_rounded", bias)
+    node.args = tuple(arguments_of_node)
+    for unused in (weight_node, bias_node):
+        if isinstance(unused, Node) and not unused.users:
+            module.graph.erase_node(unused)
+
+
+def _last_placeholder(module: GraphModule) -> Node:
+    return [node for node in module.graph.nodes if node.op == "placeholder"][-1]
+
+
+def _origin(node: Node) -> dict[str, object]:
+    """The part of a node's ``meta`` that says which module it comes from."""
+    return {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
+
+
