@@ -88,9 +88,7 @@ def calibrate(
         activations.update(dict.fromkeys((first, *others), params))
         if first in observers:
             clipped[first] = observers[first].clipped_share(params)
-    branches = {
-        name: {branch: seen.qparams() for branch, seen in pair.items()} for name, pair in runner.branches.items()
-    }
+    branches = {name: {branch: seen.qparams() for branch, seen in pair.items()} for name, pair in runner.branches.items()}
     weights = _weight_scales(graph, annotation, activations)
     return ScaleTable(activations, weights, branches, clipped, samples)
 

@@ -104,5 +104,3 @@ def _last_placeholder(module: GraphModule) -> Node:
 def _origin(node: Node) -> dict[str, object]:
     """The part of a node's ``meta`` that says which module it comes from."""
     return {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
-
-

@@ -64,8 +64,7 @@ class MissingExtraError(InputError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
-            f"{purpose} needs the package '{package}', which is not installed; "
-            f"install it with: pip install 'edgefold[{extra}]'"
+            f"{purpose} needs the package '{package}', which is not installed; install it with: pip install 'edgefold[{extra}]'"
         )
 
 
@@ -75,7 +74,7 @@ class CheckError(EdgefoldError):
     exit_code = 1
 
 
-class RuntimeFailure(EdgefoldError):
+class RuntimeFailure(EdgefoldError):  # noqa: N818  # 'RuntimeError' is Python's own
     """A runtime or a converter failed."""
 
     exit_code = 3
