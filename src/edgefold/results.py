@@ -162,40 +162,6 @@ class RuntimeAgreement:
     top1_agreement: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One artifact of a ship run: what was made of it, or the sentence that says why it failed."""
-
-    name: str  # "tflite-int8"
-    format: Format
-    precision: Precision
-    file: str | None = None
-    size_bytes: int | None = None
-    parity: ParityReport | None = None
-    measurement: Measurement | None = None
-    speedup: float | None = None  # fp32 median over this median, same runtime
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ShipReport:
-    """A whole ship run. Accuracies are shares of 1, on ``evaluation_samples`` samples."""
-
-    model: str
-    cells: tuple[Cell, ...]
-    agreements: tuple[RuntimeAgreement, ...]
-    evaluation_samples: int
-    top1_reference: float | None  # of the float torch model
-    max_drop: float  # allowed loss of accuracy, in points
-    failures: tuple[str, ...]  # one sentence for each failed check
-    random_calibration: bool = False
-
-    @property
-    def passed(self) -> bool:
-        """Whether every check passed and every artifact was made."""
-        return not self.failures
-
-
 def to_json(result: Any, *, indent: int | None = 2) -> str:
     """A result as JSON, with its kind and the schema version."""
     import json
