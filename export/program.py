@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from edgefold.artifact import Format, Precision
-from edgefold.export.plan import LoweringPlan
+from edgefold.export.plan import FoldPlan, LoweringPlan
+from edgefold.quantize.calibrate import ScaleTable
+from edgefold.quantize.insert import insert_qdq
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +39,17 @@ class LoweredProgram:
     format: Format
     precision: Precision
     plan: LoweringPlan
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedProgram:
+    """The canonical network with its one table of scales; the graph's nodes carry the parameters in their ``meta``."""
+
+    program: Program
+    table: ScaleTable
+    scheme: Precision
+    plan: FoldPlan
+
+    def reference(self) -> GraphModule:
+        """The fake-quantized graph: what every runtime should compute."""
+        return insert_qdq(self.program.graph, fold_weights=True)

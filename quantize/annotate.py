@@ -72,8 +72,8 @@ _MOVES: Final = frozenset(
         _ATEN.view.default,
     }
 )
-_SPLITS: Final = frozenset({_ATEN.chunk.default, _ATEN.split.Tensor, _ATEN.split_with_sizes.default})
-_FIXED: Final = {
+_SPLITS: Final[frozenset[object]] = frozenset({_ATEN.chunk.default, _ATEN.split.Tensor, _ATEN.split_with_sizes.default})
+_FIXED: Final[dict[object, QParams]] = {
     _ATEN.sigmoid.default: QParams(1 / 256, -128),
     _ATEN.softmax.int: QParams(1 / 256, -128),
     _ATEN._softmax.default: QParams(1 / 256, -128),
@@ -123,12 +123,8 @@ def annotate(graph: GraphModule, keep_float: frozenset[str] = frozenset()) -> An
         if node in parents and node.target not in _SPLITS:
             members.setdefault(_root(parents, node), []).append(node.name)
     groups = tuple(tuple(names) for names in members.values())
-    by_name = {node.name: node for node in nodes}
-    fixed = {
-        names[0]: _FIXED[by_name[names[0]].target]
-        for names in groups
-        if callable(by_name[names[0]].target) and by_name[names[0]].target in _FIXED
-    }
+    fixed_by_name = {node.name: _FIXED[node.target] for node in nodes if node.target in _FIXED}
+    fixed = {names[0]: fixed_by_name[names[0]] for names in groups if names[0] in fixed_by_name}
     weighted = tuple(node.name for node in nodes if node in integer and node.target in WEIGHTED)
     return Annotation(groups, fixed, weighted)
 
@@ -216,7 +212,8 @@ def _is_integer_op(node: Node) -> bool:
     if node.op != "call_function":
         return False
     if node.target is operator.getitem:
-        return _is_activation(node.args[0]) and node.args[0].target in _SPLITS  # type: ignore[union-attr]  # a Node, as just seen
+        source = node.args[0]
+        return isinstance(source, Node) and _is_activation(source) and source.target in _SPLITS
     if node.target in WEIGHTED:
         return is_constant(node.args[1])
     if node.target in _BINARY:

@@ -99,7 +99,7 @@ def attach(graph: GraphModule, table: ScaleTable) -> GraphModule:
     for node in result.graph.nodes:
         for key, values in ((Q, table.activations), (WEIGHT_SCALE, table.weights), (BRANCH_Q, table.branches)):
             if node.name in values:
-                node.meta[key] = values[node.name]  # type: ignore[index]  # each table has its own value type
+                node.meta[key] = values[node.name]
     return result
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from operator import attrgetter
+from typing import TypeGuard
 
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
 
-def is_constant(node: object) -> bool:
+def is_constant(node: object) -> TypeGuard[Node]:
     """Whether a node reads a weight or a buffer."""
     return isinstance(node, Node) and node.op == "get_attr"
 
@@ -35,3 +36,10 @@ def module_path(node: Node) -> str:
     stack = node.meta.get("nn_module_stack")
     path = list(stack.values())[-1][0] if stack else ""
     return str(path) or node.name
+
+
+def output_nodes(module: GraphModule) -> tuple[Node, ...]:
+    """The nodes whose values a flattened graph returns."""
+    (values,) = module.graph.output_node().args
+    assert isinstance(values, tuple | list)
+    return tuple(value for value in values if isinstance(value, Node))

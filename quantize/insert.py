@@ -98,7 +98,8 @@ def _quantize_parameters(module: GraphModule, node: Node, *, fold_weights: bool)
 
 
 def _last_placeholder(module: GraphModule) -> Node:
-    return [node for node in module.graph.nodes if node.op == "placeholder"][-1]
+    nodes: list[Node] = module.graph.find_nodes(op="placeholder")
+    return nodes[-1]
 
 
 def _origin(node: Node) -> dict[str, object]:

@@ -28,13 +28,14 @@ from edgefold.quantize.scheme import QParams
 
 BINS: Final = 4096
 LEVELS: Final = 256
+_SMALLEST_SCALE: Final = 1e-30  # far above the denormals of float32, which kernels flush to zero
 Histogram = NDArray[np.float64]
 
 
 def qparams_of_range(low: float, high: float, qmin: int = -128, qmax: int = 127) -> QParams:
     """The affine parameters that cover [low, high] widened to hold zero; the scale is a float32 value."""
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = float(np.float32(max((high - low) / (qmax - qmin), np.finfo(np.float32).tiny * 1e6)))
+    scale = float(np.float32(max((high - low) / (qmax - qmin), _SMALLEST_SCALE)))
     zero_point = int(np.clip(round(qmin - low / scale), qmin, qmax))
     return QParams(scale, zero_point, qmin, qmax)
 

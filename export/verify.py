@@ -1,0 +1,188 @@
+"""An artifact, run in its real runtime in a subprocess, against the torch network that it was made from.
+
+Criteria:
+
+* ``fp32``: the largest error is at most 1e-4 of the output's range.
+* ``fp16``: at most 1e-2 of the range (ten bits of mantissa through tens of layers).
+* quantized, against the fake-quantized graph: SQNR = 10 log10(sum ref^2 / sum (ref - y)^2) of at least 30 dB.
+* quantized, against a float network: at least 10 dB. This only tells a working file from a broken one: what quantization costs is
+  seen in the accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from edgefold.artifact import Artifact, Precision
+from edgefold.errors import DataError
+from edgefold.export.capture import Batch, as_tensors
+from edgefold.export.program import QuantizedProgram
+from edgefold.quantize.graph import output_nodes
+from edgefold.quantize.scheme import Q
+from edgefold.results import OutputParity, ParityReport, RuntimeAgreement
+from edgefold.runtime import run
+
+Arrays = tuple[NDArray[Any], ...]
+
+FLOAT_TOLERANCE: Final = {Precision.FP32: 1e-4, Precision.FP16: 1e-2}
+SQNR_TO_QUANTIZED_DB: Final = 30.0
+SQNR_TO_FLOAT_DB: Final = 10.0
+
+
+def verify(
+    artifact: Artifact,
+    module: nn.Module | QuantizedProgram,
+    inputs: Batch,
+    *,
+    labels: Sequence[int] | NDArray[np.int64] | None = None,
+) -> ParityReport:
+    """Compares an artifact with its reference on the same inputs.
+
+    Args:
+        artifact: the file.
+        module: the float network, or the quantized program of which the artifact was made.
+        inputs: samples stacked along the first dimension, in torch's layout.
+        labels: class indices, one a sample, for the top-1 accuracy of a classifier.
+
+    Raises:
+        DataError: no inputs, or another number of labels than samples.
+        RuntimeFailure: the runtime cannot run the file.
+    """
+    reference = reference_outputs(module, inputs)
+    outputs = run(artifact, [tensor.numpy() for tensor in as_tensors(inputs)])
+    return compare(artifact, module, outputs, reference, labels=labels)
+
+
+def compare(
+    artifact: Artifact,
+    module: nn.Module | QuantizedProgram,
+    outputs: Arrays,
+    reference: Arrays,
+    *,
+    labels: Sequence[int] | NDArray[np.int64] | None = None,
+) -> ParityReport:
+    """The report for outputs that are there already; see `verify`."""
+    steps = output_steps(module) if isinstance(module, QuantizedProgram) else (None,) * len(reference)
+    parities = tuple(
+        _parity(spec.name, ref, out, step)
+        for spec, ref, out, step in zip(artifact.outputs, reference, outputs, steps, strict=True)
+    )
+    passed, criterion = _judge(artifact.precision, parities, quantized=isinstance(module, QuantizedProgram))
+    classifier = labels is not None and outputs[0].ndim == 2
+    return ParityReport(
+        artifact=artifact.path.name,
+        format=artifact.format,
+        precision=artifact.precision,
+        reference="fake-quantized torch" if isinstance(module, QuantizedProgram) else "torch float32",
+        outputs=parities,
+        samples=len(outputs[0]),
+        passed=passed,
+        criterion=criterion,
+        top1=top1(outputs[0], labels) if classifier and labels is not None else None,
+        top1_reference=top1(reference[0], labels) if classifier and labels is not None else None,
+        top1_agreement=_agreement(outputs[0], reference[0]),
+    )
+
+
+def reference_outputs(
+    module: nn.Module | QuantizedProgram, inputs: Batch, *, batch: int = 1, progress: Callable[[], None] = lambda: None
+) -> Arrays:
+    """The outputs of a torch network, samples stacked, computed ``batch`` samples at a time.
+
+    Raises:
+        DataError: there are no samples.
+    """
+    network = module.reference() if isinstance(module, QuantizedProgram) else module
+    tensors = as_tensors(inputs)
+    count = len(tensors[0]) if tensors else 0
+    if not count:
+        raise DataError("verification inputs are empty, expected at least one sample")
+    chunks: list[list[Tensor]] = []
+    with torch.no_grad():
+        for start in range(0, count, batch):
+            samples = tuple(tensor[start : start + batch] for tensor in tensors)
+            result = network(**dict(zip(inputs, samples, strict=True))) if isinstance(inputs, dict) else network(*samples)
+            chunks.append(pytree.tree_leaves(result))
+            progress()
+    return tuple(torch.cat(parts).numpy() for parts in zip(*chunks, strict=True))
+
+
+def output_steps(program: QuantizedProgram) -> tuple[float | None, ...]:
+    """The quantization step of each output; ``None`` for an output that stays float."""
+    return tuple(node.meta[Q].scale if Q in node.meta else None for node in output_nodes(program.program.graph))
+
+
+def top1(scores: NDArray[Any], labels: Sequence[int] | NDArray[np.int64]) -> float:
+    """The share of samples whose largest score, of (samples, classes), is that of their label.
+
+    Raises:
+        DataError: another number of labels than samples.
+    """
+    if len(scores) != len(labels):
+        raise DataError(f"evaluation has {len(labels)} labels for {len(scores)} samples, expected one a sample")
+    return float((scores.argmax(axis=1) == np.asarray(labels)).mean())
+
+
+def agreement(first: str, second: str, a: Arrays, b: Arrays, steps: Sequence[float | None]) -> RuntimeAgreement:
+    """How far the outputs of two artifacts are apart, in the quantization steps of the outputs."""
+    distances = [np.abs(x - y) / step for x, y, step in zip(a, b, steps, strict=True) if step is not None]
+    flat = np.concatenate([distance.ravel() for distance in distances]) if distances else np.zeros(1)
+    return RuntimeAgreement(
+        first=first,
+        second=second,
+        max_steps=float(np.round(flat.max())),
+        share_different=float((flat > 0.5).mean()),
+        top1_agreement=_agreement(a[0], b[0]),
+    )
+
+
+def sqnr_db(reference: NDArray[Any], output: NDArray[Any]) -> float | None:
+    """10 log10(sum ref^2 / sum (ref - output)^2); ``None`` where they are equal."""
+    exact = reference.astype(np.float64)
+    noise = float(((exact - output) ** 2).sum())
+    if noise == 0.0:
+        return None
+    signal = float((exact**2).sum())
+    return float(10 * np.log10(max(signal, np.finfo(np.float64).tiny) / noise))
+
+
+def _parity(name: str, reference: NDArray[Any], output: NDArray[Any], step: float | None) -> OutputParity:
+    if reference.shape != output.shape:
+        raise DataError(f"output '{name}' has shape {output.shape}, the torch network gives {reference.shape}")
+    error = np.abs(reference.astype(np.float64) - output)
+    # A file that returns NaN must fail every comparison below.
+    error = np.where(np.isfinite(error), error, np.finfo(np.float32).max)
+    span = float(reference.max() - reference.min()) or 1.0
+    steps = None if step is None else error / step
+    return OutputParity(
+        name=name,
+        max_abs_error=float(error.max()),
+        max_relative_error=float(error.max() / span),
+        sqnr_db=sqnr_db(reference, np.nan_to_num(output)) if np.isfinite(output).all() else -np.finfo(np.float32).max.item(),
+        max_steps=None if steps is None else float(np.round(steps.max())),
+        share_different=None if steps is None else float((steps > 0.5).mean()),
+    )
+
+
+def _judge(precision: Precision, parities: tuple[OutputParity, ...], *, quantized: bool) -> tuple[bool, str]:
+    tolerance = FLOAT_TOLERANCE.get(precision)
+    if tolerance is not None:
+        worst = max(parity.max_relative_error for parity in parities)
+        return worst <= tolerance, f"largest error at most {tolerance:g} of the output range"
+    limit = SQNR_TO_QUANTIZED_DB if quantized else SQNR_TO_FLOAT_DB
+    against = "the fake-quantized graph" if quantized else "the float network"
+    passed = all(parity.sqnr_db is None or parity.sqnr_db >= limit for parity in parities)
+    return passed, f"SQNR of at least {limit:g} dB against {against}"
+
+
+def _agreement(first: NDArray[Any], second: NDArray[Any]) -> float | None:
+    if first.ndim != 2 or first.shape != second.shape:
+        return None
+    return float((first.argmax(axis=1) == second.argmax(axis=1)).mean())
