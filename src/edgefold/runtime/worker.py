@@ -1,0 +1,365 @@
+"""Loads one model file in its runtime and describes, runs or times it: ``python -I worker.py JOB.json``.
+
+This file runs in a process of its own, on the host and on boards that have Python: a runtime that crashes takes only this process
+with it. So it needs nothing but the standard library, numpy and the one runtime that the job names, and it keeps to the
+syntax of Python 3.9. The native runner speaks the same protocol.
+
+The job is one JSON object; its paths are relative to its own folder::
+
+    {"mode": "describe" | "run" | "bench" | "memory", "format": "onnx" | "tflite" | "executorch", "model": "m.onnx",
+     "threads": 1, "cores": [0, 1], "inputs": ["input_0.npy", ...],
+     "min_samples": 64, "min_time_s": 0.5, "warmup_max_s": 12.0, "max_s": 24.0}
+
+An input file holds (samples, *the file's own shape); ``run`` writes ``output_<i>.npy`` of (samples, *shape) beside the job,
+``bench`` times the first sample only and writes its outputs. The answer is one line of JSON on stdout,
+``{"edgefold": 1, "ok": true, ...}``, or ``{"edgefold": 1, "ok": false, "kind": "missing" | "model" | "job", "error": "..."}`` and
+exit code 1. What a runtime prints itself goes to stderr. All times are ns of a monotonic clock.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PROTOCOL = 1
+Spec = dict[str, Any]  # name, shape (-1: dynamic), dtype, scale, zero_point
+
+# Two moving averages of the samples, a fast and a slow one, agree when the times have stopped falling
+# (AndroidX Microbenchmark's warm-up).
+FAST, SLOW, TOLERANCE, AGREEING = 0.1, 0.005, 0.04, 40
+MEMORY_RUNS = 8
+
+
+class MissingRuntimeError(Exception):
+    """No runtime for the format is installed here."""
+
+
+def first_module(*names: str) -> Any:
+    """The first of these modules that is installed."""
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            # A module that is there and cannot import its own needs is a fault of its own, not a missing runtime.
+            if error.name is None or not (name + ".").startswith(error.name + "."):
+                raise
+    raise MissingRuntimeError("none of these is installed: " + ", ".join(name.split(".")[0] for name in names))
+
+
+def version_of(*distributions: str) -> str:
+    """Name and version of the first of these distributions that is installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    for name in distributions:
+        try:
+            return name + " " + version(name)
+        except PackageNotFoundError:
+            continue
+    return distributions[0] + " unknown"
+
+
+ONNX_DTYPES = {"float": "float32", "double": "float64"}
+# c10::ScalarType
+TORCH_DTYPES = {0: "uint8", 1: "int8", 2: "int16", 3: "int32", 4: "int64", 5: "float16", 6: "float32", 7: "float64", 11: "bool"}
+
+
+class JobError(Exception):
+    """The job itself does not fit the file."""
+
+
+class OnnxModel:
+    """A model in ONNX Runtime's CPU provider."""
+
+    def __init__(self) -> None:
+        self.module = first_module("onnxruntime")
+        self.runtime = "onnxruntime " + self.module.__version__
+
+    def load(self, path: str, threads: int) -> None:
+        """Loads the file; this is what ``load_ns`` times."""
+        options = self.module.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self.session = self.module.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.binding = self.session.io_binding()
+
+    def spec(self, value: Any) -> Spec:
+        """One input or output."""
+        dtype = value.type[len("tensor(") : -1] if value.type.startswith("tensor(") else value.type
+        shape = [size if isinstance(size, int) else -1 for size in value.shape]
+        return {"name": value.name, "shape": shape, "dtype": ONNX_DTYPES.get(dtype, dtype)}
+
+    def specs(self) -> list[list[Spec]]:
+        """The file's inputs and outputs."""
+        return [[self.spec(value) for value in values] for values in (self.session.get_inputs(), self.session.get_outputs())]
+
+    def bind(self, inputs: list[Any]) -> None:
+        """Sets the inputs of the next run."""
+        # The binding keeps a copy of each input; only the run itself is timed.
+        for position, value in enumerate(self.session.get_inputs()):
+            self.binding.bind_cpu_input(value.name, inputs[position])
+        for value in self.session.get_outputs():
+            self.binding.bind_output(value.name, "cpu")
+
+    def invoke(self) -> None:
+        """Runs once; this is what a sample times."""
+        self.session.run_with_iobinding(self.binding)
+
+    def outputs(self) -> list[Any]:
+        """The outputs of the last run; they may share its memory."""
+        return list(self.binding.copy_outputs_to_cpu())
+
+
+class TfliteModel:
+    """A model in LiteRT's interpreter (or in tflite-runtime's: the same API under its old name)."""
+
+    def __init__(self) -> None:
+        self.module = first_module("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
+        is_new = self.module.__name__.startswith("ai_edge_litert")
+        self.runtime = version_of("ai-edge-litert" if is_new else "tflite-runtime")
+
+    def load(self, path: str, threads: int) -> None:
+        """Loads the file; this is what ``load_ns`` times."""
+        self.interpreter = self.module.Interpreter(path, num_threads=threads)
+        self.interpreter.allocate_tensors()
+
+    def spec(self, details: Any) -> Spec:
+        """One input or output."""
+        signature = details.get("shape_signature")
+        shape = signature if signature is not None and len(signature) else details["shape"]
+        spec = {"name": details["name"], "shape": [int(n) for n in shape], "dtype": np.dtype(details["dtype"]).name}
+        scale, zero_point = details["quantization"]
+        if scale:
+            spec.update(scale=float(scale), zero_point=int(zero_point))
+        return spec
+
+    def specs(self) -> list[list[Spec]]:
+        """The file's inputs and outputs."""
+        sides = (self.interpreter.get_input_details(), self.interpreter.get_output_details())
+        return [[self.spec(details) for details in side] for side in sides]
+
+    def bind(self, inputs: list[Any]) -> None:
+        """Sets the inputs of the next run."""
+        details = self.interpreter.get_input_details()
+        resized = False
+        for position, detail in enumerate(details):
+            if tuple(detail["shape"]) != inputs[position].shape:
+                self.interpreter.resize_tensor_input(detail["index"], inputs[position].shape)
+                resized = True
+        if resized:
+            self.interpreter.allocate_tensors()
+        for position, detail in enumerate(details):
+            self.interpreter.set_tensor(detail["index"], inputs[position])
+
+    def invoke(self) -> None:
+        """Runs once; this is what a sample times."""
+        self.interpreter.invoke()
+
+    def outputs(self) -> list[Any]:
+        """The outputs of the last run; they may share its memory."""
+        return [self.interpreter.get_tensor(detail["index"]) for detail in self.interpreter.get_output_details()]
+
+
+class ExecutorchModel:
+    """A program's method "forward" in ExecuTorch's Python bindings, which need torch for their tensors."""
+
+    def __init__(self) -> None:
+        # torch comes first: the bindings find its libraries loaded, or fail.
+        self.torch = first_module("torch")
+        self.module = first_module("executorch.extension.pybindings._C")
+        # Quantized ops that no delegate took live in a library of their own.
+        first_module("executorch.kernels.quantized")
+        self.runtime = version_of("executorch")
+
+    def load(self, path: str, threads: int) -> None:
+        """Loads the file; this is what ``load_ns`` times."""
+        # The pool has a thread a core from the start, and a delegate keeps the pool that it finds when it is loaded.
+        self.module._unsafe_reset_threadpool(threads)
+        self.program = self.module._load_program(path)
+        self.method = self.program.load_method("forward")
+
+    def spec(self, name: str, info: Any) -> Spec:
+        """One input or output."""
+        return {"name": name, "shape": list(info.sizes()), "dtype": TORCH_DTYPES.get(info.dtype(), "unknown")}
+
+    def specs(self) -> list[list[Spec]]:
+        """The file's inputs and outputs."""
+        meta = self.method.method_meta()
+        return [
+            [self.spec(f"input_{i}", meta.input_tensor_meta(i)) for i in range(meta.num_inputs())],
+            [self.spec(f"output_{i}", meta.output_tensor_meta(i)) for i in range(meta.num_outputs())],
+        ]
+
+    def bind(self, inputs: list[Any]) -> None:
+        """Sets the inputs of the next run."""
+        self.method.set_inputs([self.torch.from_numpy(array) for array in inputs])
+
+    def invoke(self) -> None:
+        """Runs once; this is what a sample times."""
+        self.method.execute()
+
+    def outputs(self) -> list[Any]:
+        """The outputs of the last run; they may share its memory."""
+        return [tensor.contiguous().numpy() for tensor in self.method.get_outputs()]
+
+
+MODELS: dict[str, Callable[[], Any]] = {"onnx": OnnxModel, "tflite": TfliteModel, "executorch": ExecutorchModel}
+
+
+class WarmUp:
+    """Says when the times have settled: `add` is true once both averages have agreed for long enough."""
+
+    def __init__(self) -> None:
+        self.fast = self.slow = 0.0
+        self.agreeing = 0
+
+    def add(self, sample_ns: int) -> bool:
+        """Takes the next sample."""
+        if not self.slow:
+            self.fast = self.slow = float(sample_ns)
+        self.fast += FAST * (sample_ns - self.fast)
+        self.slow += SLOW * (sample_ns - self.slow)
+        self.agreeing = self.agreeing + 1 if abs(self.fast / max(self.slow, 1.0) - 1) <= TOLERANCE else 0
+        return self.agreeing >= AGREEING
+
+
+def timed(call: Callable[[], None]) -> int:
+    """How long a call takes, in ns."""
+    start = time.perf_counter_ns()
+    call()
+    return time.perf_counter_ns() - start
+
+
+def status_bytes(key: str) -> int:
+    """A field of /proc/self/status, in bytes. Unlike ru_maxrss it does not count what the parent held before exec."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":"))
+
+
+def pss_bytes() -> int:
+    """The proportional share of memory, in bytes; 0 where the kernel does not tell."""
+    try:
+        lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def check_inputs(specs: list[Spec], arrays: list[Any]) -> None:
+    """Raises JobError where the stacked inputs do not fit the file."""
+    if len(specs) != len(arrays):
+        raise JobError(f"{len(arrays)} inputs given, the file has {len(specs)}")
+    for position, spec in enumerate(specs):
+        array = arrays[position]
+        sizes = list(array.shape[1:])
+        fits = len(sizes) == len(spec["shape"])
+        fits = fits and all(want in (-1, sizes[axis]) for axis, want in enumerate(spec["shape"]))
+        if not fits or str(array.dtype) != spec["dtype"]:
+            wanted = f"{spec['dtype']} {spec['shape']}"
+            raise JobError(f"input '{spec['name']}' is {array.dtype} {sizes}, the file wants {wanted}")
+
+
+def run_all(model: Any, arrays: list[Any]) -> list[Any]:
+    """The outputs for every sample, stacked."""
+    samples = min(len(array) for array in arrays) if arrays else 1
+    results: list[list[Any]] = []
+    for sample in range(samples):
+        model.bind([np.ascontiguousarray(array[sample]) for array in arrays])
+        model.invoke()
+        # A runtime may reuse the memory of its outputs in the next run.
+        results.append([np.array(output) for output in model.outputs()])
+    return [np.stack([result[position] for result in results]) for position in range(len(results[0]))]
+
+
+def bench(model: Any, first: list[Any], job: dict[str, Any]) -> dict[str, Any]:
+    """First inference, warm-up until the times settle, then steady state; every sample is kept."""
+    start = time.perf_counter()
+    # The input is bound again before each run: a runtime may plan other data into its memory.
+    model.bind(first)
+    first_ns = timed(model.invoke)
+    settle, converged = WarmUp(), False
+    warmup: list[int] = []
+    samples: list[int] = []
+    gc.collect()
+    gc.disable()
+    while not converged and time.perf_counter() - start < job["warmup_max_s"]:
+        model.bind(first)
+        warmup.append(timed(model.invoke))
+        converged = settle.add(warmup[-1])
+    total_ns = 0
+    while len(samples) < job["min_samples"] or total_ns < job["min_time_s"] * 1e9:
+        model.bind(first)
+        samples.append(timed(model.invoke))
+        total_ns += samples[-1]
+        if time.perf_counter() - start >= job["max_s"]:
+            break
+    gc.enable()
+    return {"first_ns": first_ns, "warmup_ns": warmup, "samples_ns": samples, "converged": converged}
+
+
+def work(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Does one job."""
+    if job.get("cores"):
+        os.sched_setaffinity(0, job["cores"])
+    model = MODELS[job["format"]]()
+    base_rss = status_bytes("VmRSS")
+    load_ns = timed(lambda: model.load(str(folder / job["model"]), int(job.get("threads", 1))))
+    inputs, outputs = model.specs()
+    result: dict[str, Any] = {"mode": job["mode"], "runtime": model.runtime, "load_ns": load_ns}
+    if job["mode"] == "describe":
+        return dict(result, inputs=inputs, outputs=outputs)
+    arrays = [np.load(folder / name, allow_pickle=False) for name in job["inputs"]]
+    check_inputs(inputs, arrays)
+    if job["mode"] == "run":
+        stacked = run_all(model, arrays)
+    else:
+        one = [np.ascontiguousarray(array[0]) for array in arrays]
+        if job["mode"] == "bench":
+            result.update(bench(model, one, job))
+        elif job["mode"] == "memory":
+            for _ in range(MEMORY_RUNS):
+                model.bind(one)
+                model.invoke()
+            result.update(peak_rss_bytes=status_bytes("VmHWM"), base_rss_bytes=base_rss, pss_bytes=pss_bytes())
+        stacked = [np.array(output)[None] for output in model.outputs()]
+    result["outputs"] = []
+    for position, array in enumerate(stacked):
+        name = f"output_{position}.npy"
+        np.save(folder / name, array)
+        result["outputs"].append(name)
+    return result
+
+
+def main(argv: list[str]) -> int:
+    """Answers one job; 0 when it was done."""
+    # Runtimes print to stdout from C++. The answer gets the real one, all else goes to stderr.
+    sys.stdout.flush()
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    try:
+        job = json.loads(Path(argv[1]).read_text(encoding="utf-8"))
+        sys.path.extend(path for path in job.get("sys_path", []) if path not in sys.path)
+        result = dict(work(job, Path(argv[1]).resolve().parent), ok=True)
+    except MissingRuntimeError as error:
+        result = {"ok": False, "kind": "missing", "error": str(error)}
+    except (JobError, KeyError) as error:
+        result = {"ok": False, "kind": "job", "error": str(error)}
+    except Exception as error:
+        # Whatever a runtime throws at a file is the answer to the question whether it can run that file.
+        result = {"ok": False, "kind": "model", "error": f"{type(error).__name__}: {error}"}
+    answer.write(json.dumps(dict(result, edgefold=PROTOCOL)) + "\n")
+    answer.flush()
+    return 0 if result["ok"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
