@@ -67,6 +67,15 @@ class DeviceInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its 95 % interval, in the unit that the field holding it names."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One fresh process; raw samples are kept."""
 
@@ -74,6 +83,24 @@ class Run:
     load_ns: int
     first_ns: int
     warmup_ns: tuple[int, ...]
+    converged: bool = True  # the warm-up ended because the times had settled
+
+
+@dataclass(frozen=True, slots=True)
+class OutputParity:
+    """One output of an artifact against its reference on the same inputs.
+
+    ``max_abs_error`` and ``max_relative_error`` (of the reference's range) are over all elements. ``sqnr_db`` is
+    10 log10(sum ref^2 / sum (ref - y)^2), ``None`` where there is no error at all. ``max_steps`` and ``share_different``
+    count output quantization steps (LSB).
+    """
+
+    name: str
+    max_abs_error: float
+    max_relative_error: float
+    sqnr_db: float | None
+    max_steps: float | None = None
+    share_different: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +122,14 @@ class Measurement:
     device_after: DeviceInfo | None = None
     cores: str | None = None
     date: str = ""
+    precision: Precision | None = None
+    p90_ns: Estimate | None = None  # only of at least 64 samples
+    p99_ns: Estimate | None = None  # only of at least 662
+    outliers: int = 0  # samples beyond the outer fences (3 interquartile ranges): counted, never dropped
+    base_rss_bytes: int = 0  # of the process with its runtime, before the model was loaded
+    pss_bytes: int = 0
+    parity: tuple[OutputParity, ...] = ()  # of the benchmarked run's outputs, empty when there was no reference
+    fallback_ops: tuple[str, ...] = ()
 
     @property
     def samples_ns(self) -> tuple[int, ...]:
@@ -117,21 +152,30 @@ class Measurement:
         return statistics.median(run.first_ns for run in self.runs)
 
 
-@dataclass(frozen=True, slots=True)
-class OutputParity:
-    """One output of an artifact against its reference on the same inputs.
+class Verdict(StrEnum):
+    """What a comparison says of the candidate."""
 
-    ``max_abs_error`` and ``max_relative_error`` (of the reference's range) are over all elements. ``sqnr_db`` is
-    10 log10(sum ref^2 / sum (ref - y)^2), ``None`` where there is no error at all. ``max_steps`` and ``share_different``
-    count output quantization steps (LSB).
+    FASTER = "faster"
+    SLOWER = "slower"
+    NO_DIFFERENCE = "no difference"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two artifacts measured side by side on one device.
+
+    ``ratio`` is time of the candidate over time of the baseline with its 95 % interval: above 1, the candidate is slower. The
+    verdict is ``faster`` or ``slower`` only where the interval leaves out 1 and the ratio differs from it by at least
+    ``threshold``. ``block_ratios`` has one ratio for each block of fresh processes.
     """
 
-    name: str
-    max_abs_error: float
-    max_relative_error: float
-    sqnr_db: float | None
-    max_steps: float | None = None
-    share_different: float | None = None
+    baseline: Measurement
+    candidate: Measurement
+    ratio: Estimate
+    verdict: Verdict
+    threshold: float
+    block_ratios: tuple[float, ...] = ()
+    codes: tuple[Code, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
