@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,9 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
-from edgefold.errors import DataError, ModelError, UnsupportedError
+from edgefold.batch import Batch, as_tensors, refuse_labels
+from edgefold.errors import ModelError, UnsupportedError
 from edgefold.export.program import Program
-
-Batch = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 # Ops that say nothing about the values of their input in inference.
 _IDENTITIES = frozenset(
@@ -79,29 +78,6 @@ def check_module(module: object) -> None:
             raise ModelError(f"weight '{name}' holds NaN or infinite values; load a sound checkpoint")
 
 
-def as_tensors(batch: Batch) -> tuple[Tensor, ...]:
-    """A batch as a tuple of contiguous tensors.
-
-    Raises:
-        DataError: it is not a tensor, a tuple of tensors or a dict of tensors.
-    """
-    match batch:
-        case Tensor():
-            values: Sequence[object] = (batch,)
-        case tuple() | list():
-            values = batch
-        case Mapping():
-            values = tuple(batch.values())
-        case _:
-            values = (batch,)
-    tensors = []
-    for value in values:
-        if not isinstance(value, Tensor):
-            raise DataError(f"input is a {type(value).__name__}, expected a torch.Tensor, a tuple of them or a dict of them")
-        tensors.append(value.detach().contiguous())
-    return tuple(tensors)
-
-
 def as_arguments(module: nn.Module, batch: Batch) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     """The positional and keyword arguments with which ``module`` takes the batch.
 
@@ -116,14 +92,8 @@ def as_arguments(module: nn.Module, batch: Batch) -> tuple[tuple[Tensor, ...], d
         for parameter in inspect.signature(module.forward).parameters.values()
         if parameter.default is parameter.empty and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]
-    if len(tensors) == 2 and len(required) == 1 and looks_like_labels(tensors[1]):
-        raise DataError("batch is an (image, label) pair, expected inputs only; give the image alone, e.g. (x for x, _ in data)")
+    refuse_labels(tensors, len(required), "batch")
     return tensors, {}
-
-
-def looks_like_labels(tensor: Tensor) -> bool:
-    """Whether a tensor has the form of class indices: integers, one a sample."""
-    return not tensor.is_floating_point() and tensor.ndim <= 1
 
 
 def run_once(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from edgefold.artifact import Artifact, Precision
+from edgefold.batch import Batch, as_tensors
 from edgefold.errors import DataError
-from edgefold.export.capture import Batch, as_tensors
 from edgefold.export.program import QuantizedProgram
 from edgefold.quantize.graph import output_nodes
 from edgefold.quantize.scheme import Q

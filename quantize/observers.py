@@ -51,7 +51,8 @@ class Observer(ObserverBase):  # type: ignore[misc]  # torchao is untyped
         self.high = 0.0
         self.count = 0
         self._edge = 0.0  # the histogram covers [-edge, edge)
-        self._counts: Histogram = np.zeros(BINS)
+        self._counts: Histogram = np.zeros(BINS)  # of the values that are not zero
+        self._total = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Adds the values of ``x``, of any shape."""
@@ -60,7 +61,9 @@ class Observer(ObserverBase):  # type: ignore[misc]  # torchao is untyped
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.count += 1
         self._widen(max(-low, high))
-        self._counts += torch.histc(values, BINS, -self._edge, self._edge).numpy()
+        # Exact zeros (half of the values after a ReLU) are exact in every range, and a spike in one bin misleads a search.
+        self._counts += torch.histc(values[values != 0], BINS, -self._edge, self._edge).numpy()
+        self._total += values.numel()
         return x
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
@@ -82,7 +85,7 @@ class Observer(ObserverBase):  # type: ignore[misc]  # torchao is untyped
         low = params.scale * (params.qmin - params.zero_point - 0.5)
         high = params.scale * (params.qmax - params.zero_point + 0.5)
         outside = self._counts[(centres < low) | (centres > high)].sum()
-        return float(outside / max(self._counts.sum(), 1.0))
+        return float(outside / max(self._total, 1))
 
     def _centres(self) -> Histogram:
         edges = np.linspace(-self._edge, self._edge, BINS + 1)
@@ -121,8 +124,7 @@ class PercentileObserver(Observer):
 
     def choose(self) -> tuple[float, float]:
         """See `Observer.choose`."""
-        total = self._counts.sum()
-        cumulated = np.cumsum(self._counts) / total if total else np.zeros(BINS)
+        cumulated = np.cumsum(self._counts) / max(self._counts.sum(), 1.0)
         edges = np.linspace(-self._edge, self._edge, BINS + 1)
         low = edges[np.searchsorted(cumulated, self.cut, side="right")]
         high = edges[min(int(np.searchsorted(cumulated, 1 - self.cut)) + 1, BINS)]

@@ -1,0 +1,77 @@
+import pytest
+import torch
+from torch import nn
+
+from edgefold.errors import DataError
+from edgefold.export.capture import capture
+from edgefold.quantize.calibrate import attach, calibrate, without
+from edgefold.quantize.insert import insert_qdq
+from edgefold.quantize.scheme import Q
+
+
+@pytest.fixture
+def conv() -> nn.Conv2d:
+    torch.manual_seed(0)
+    return nn.Conv2d(4, 4, 3, padding=1).eval()
+
+
+def test_ranges_come_from_all_batches(conv: nn.Conv2d) -> None:
+    graph = capture(conv, torch.zeros(1, 4, 4, 4)).graph
+    table = calibrate(graph, [(torch.full((1, 4, 4, 4), value),) for value in (-1.0, 0.5, 3.0)])
+    params = table.activations["input_1"]
+    assert (params.qmin - params.zero_point) * params.scale == pytest.approx(-1, abs=params.scale)
+    assert (params.qmax - params.zero_point) * params.scale == pytest.approx(3, abs=params.scale)
+    assert table.samples == 3
+
+
+def test_weights_have_one_scale_an_output_channel(conv: nn.Conv2d) -> None:
+    table = calibrate(capture(conv, torch.zeros(1, 4, 4, 4)).graph, [(torch.randn(1, 4, 4, 4),)])
+    expected = conv.weight.detach().abs().amax(dim=(1, 2, 3)) / 127
+    torch.testing.assert_close(table.weights["conv2d"], expected)
+
+
+def test_a_dead_channel_with_a_large_bias_stays_within_int32(conv: nn.Conv2d) -> None:
+    assert conv.bias is not None
+    with torch.no_grad():
+        conv.weight[1] = 1e-12
+        conv.bias[1] = 5.0
+    graph = capture(conv, torch.zeros(1, 4, 4, 4)).graph
+    sample = (torch.randn(1, 4, 4, 4),)
+    table = calibrate(graph, [sample])
+    assert 5.0 / (table.weights["conv2d"][1] * table.activations["input_1"].scale) < 2**31
+    with torch.no_grad():
+        output = insert_qdq(attach(graph, table), fold_weights=True)(*sample)[0]
+        error = (output - graph(*sample)[0]).abs().max()
+    assert float(error) < 2 * table.activations["conv2d"].scale
+
+
+def test_branches_are_observed_beside_the_graph(conv: nn.Conv2d) -> None:
+    graph = capture(conv, torch.zeros(1, 4, 4, 4)).graph
+    mask = torch.zeros_like(conv.weight, dtype=torch.bool)
+    mask[:2, :2], mask[2:, 2:] = True, True
+    sample = torch.randn(1, 4, 4, 4)
+    table = calibrate(graph, [(sample,)], branch_mask=lambda weight, groups: mask)
+    point = torch.conv2d(sample, conv.weight * ~mask, None, padding=1)
+    params = table.branches["conv2d"]["point"]
+    assert (params.qmax - params.zero_point) * params.scale == pytest.approx(float(point.detach().max()), abs=params.scale)
+    group = torch.conv2d(sample, conv.weight * mask, conv.bias, padding=1)
+    params = table.branches["conv2d"]["group"]
+    assert (params.qmin - params.zero_point) * params.scale == pytest.approx(float(group.detach().min()), abs=params.scale)
+
+
+def test_excluding_a_layer_keeps_the_other_scales() -> None:
+    graph = capture(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)).eval(), torch.zeros(1, 3, 4, 4)).graph
+    table = calibrate(graph, [(torch.randn(1, 3, 4, 4),)])
+    partial = without(table, graph, frozenset({"conv2d_1"}))
+    assert set(partial.weights) == {"conv2d"}
+    assert partial.activations == {name: table.activations[name] for name in ("input_1", "conv2d")}
+    carried = {node.name for node in attach(graph, partial).graph.nodes if Q in node.meta}
+    assert carried == {"input_1", "conv2d"}
+
+
+def test_no_data_and_broken_data_are_refused(conv: nn.Conv2d) -> None:
+    graph = capture(conv, torch.zeros(1, 4, 4, 4)).graph
+    with pytest.raises(DataError, match="empty"):
+        calibrate(graph, [])
+    with pytest.raises(DataError, match="sample 1 holds NaN"):
+        calibrate(graph, [(torch.zeros(1, 4, 4, 4),), (torch.full((1, 4, 4, 4), torch.nan),)])
