@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -21,8 +21,9 @@ from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
 from edgefold.errors import DataError
 from edgefold.quantize.annotate import Annotation, EdgefoldQuantizer, annotate
-from edgefold.quantize.graph import constant_of, is_constant
-from edgefold.quantize.observers import Observer, get_observer
+from edgefold.quantize.graph import add_buffer, constant_of, is_constant, output_nodes
+from edgefold.quantize.observers import OBSERVERS, HistogramObserver, Range, get_observer, qparams_of_range
+from edgefold.quantize.paired import walk
 from edgefold.quantize.scheme import BRANCH_Q, WEIGHT_SCALE, Q, QParams
 
 # Which taps of a conv weight (N, M/G, *kernel) belong to the group branch when the layer is lowered to two branches;
@@ -31,6 +32,7 @@ BranchMask = Callable[[Tensor, int], Tensor | None]
 
 # Integer biases are int32 with scale input_scale * weight_scale; a quarter of the range is left for the accumulator.
 _BIAS_LIMIT: Final = 2**29
+_JUDGES: Final = 16  # batches on which observers are compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,37 +42,70 @@ class ScaleTable:
     activations: dict[str, QParams]
     weights: dict[str, Tensor]  # float32 (N,), one scale an output channel
     branches: dict[str, dict[str, QParams]] = field(default_factory=dict)
+    biases: dict[str, Tensor] = field(default_factory=dict)  # corrected biases (N,), where they differ from the graph's
     clipped: dict[str, float] = field(default_factory=dict)  # share of the values outside the range
+    observer: str = "minmax"
     samples: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What calibration saw. ``activations`` has one observer a group, by the name of the group's first node."""
+
+    annotation: Annotation
+    activations: dict[str, HistogramObserver]
+    branches: dict[str, dict[str, HistogramObserver]]
+    samples: int
 
 
 def calibrate(
     graph: GraphModule,
-    batches: Iterable[tuple[Tensor, ...]],
+    batches: Sequence[tuple[Tensor, ...]],
     *,
-    observer: str = "minmax",
+    observer: str = "auto",
     branch_mask: BranchMask | None = None,
     keep_float: frozenset[str] = frozenset(),
     progress: Callable[[], None] = lambda: None,
 ) -> ScaleTable:
-    """Runs the graph over the batches and makes the table of scales.
+    """Runs the graph over the batches once and makes the table of scales.
 
     Args:
         graph: canonical ATen graph, float32; not changed.
         batches: inputs of the graph, each of the shape that it was captured for.
-        observer: how a range is chosen, see `edgefold.quantize.observers`.
+        observer: how a range is chosen, see `edgefold.quantize.observers`; ``auto`` tries all of them and takes the one whose
+            quantized network has the best SQNR on some of the batches.
         branch_mask: the group branch of a conv, see `BranchMask`.
         keep_float: convs and linears that are not quantized, by node name.
         progress: called after each batch.
 
     Raises:
         DataError: there is no batch, or one holds NaN or infinite values.
+        UsageError: there is no such observer.
     """
+    names = list(OBSERVERS) if observer == "auto" else [observer]
+    rules = {name: get_observer(name) for name in names}
+    statistics = collect(graph, batches, branch_mask=branch_mask, keep_float=keep_float, progress=progress)
+    tables = [make_table(graph, statistics, name, rule) for name, rule in rules.items()]
+    if len(tables) == 1:
+        return tables[0]
+    judges = batches[:: max(1, len(batches) // _JUDGES)][:_JUDGES]
+    return max(tables, key=lambda table: output_sqnr_db(attach(graph, table), judges))
+
+
+def collect(
+    graph: GraphModule,
+    batches: Iterable[tuple[Tensor, ...]],
+    *,
+    branch_mask: BranchMask | None = None,
+    keep_float: frozenset[str] = frozenset(),
+    progress: Callable[[], None] = lambda: None,
+) -> Statistics:
+    """Runs the graph over the batches and keeps a histogram of each quantized value; see `calibrate`."""
     annotation = annotate(graph, keep_float)
-    make = get_observer(observer)
-    prepared = _prepare(graph, annotation, make)
-    observers = _observers_by_node(prepared)
-    runner = _BranchRunner(prepared, make, branch_mask, frozenset(annotation.weighted))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecation notes inside torchao
+        prepared = prepare_pt2e(copy.deepcopy(graph), EdgefoldQuantizer(annotation, HistogramObserver))
+    runner = _BranchRunner(prepared, branch_mask, frozenset(annotation.weighted))
     samples = 0
     with torch.no_grad():
         for batch in batches:
@@ -81,16 +116,48 @@ def calibrate(
             progress()
     if not samples:
         raise DataError("calibration data is empty, expected at least one batch; give some inputs as the model sees them in use")
+    return Statistics(annotation, _observers_by_node(prepared), runner.branches, samples)
+
+
+def make_table(graph: GraphModule, statistics: Statistics, name: str, rule: Callable[[HistogramObserver], Range]) -> ScaleTable:
+    """The table of scales that the observer ``name``, with the given rule, makes of one calibration."""
     activations: dict[str, QParams] = {}
     clipped: dict[str, float] = {}
-    for first, *others in annotation.groups:
-        params = annotation.fixed.get(first) or observers[first].qparams()
+    for first, *others in statistics.annotation.groups:
+        seen = statistics.activations.get(first)
+        params = statistics.annotation.fixed.get(first)
+        if params is None:
+            assert seen is not None
+            params = qparams_of_range(*rule(seen))
         activations.update(dict.fromkeys((first, *others), params))
-        if first in observers:
-            clipped[first] = observers[first].clipped_share(params)
-    branches = {name: {branch: seen.qparams() for branch, seen in pair.items()} for name, pair in runner.branches.items()}
-    weights = _weight_scales(graph, annotation, activations)
-    return ScaleTable(activations, weights, branches, clipped, samples)
+        if seen is not None:
+            clipped[first] = seen.clipped_share(params)
+    branches = {
+        layer: {branch: qparams_of_range(*rule(seen)) for branch, seen in pair.items()}
+        for layer, pair in statistics.branches.items()
+    }
+    weights = _weight_scales(graph, statistics.annotation, activations)
+    return ScaleTable(activations, weights, branches, {}, clipped, name, statistics.samples)
+
+
+def output_sqnr_db(graph: GraphModule, samples: Sequence[tuple[Tensor, ...]]) -> float:
+    """10 log10(sum y^2 / sum (y - q)^2) over all outputs, of the float outputs y and the quantized outputs q.
+
+    Args:
+        graph: a graph whose nodes carry quantization parameters.
+        samples: inputs of the graph.
+    """
+    outputs = set(output_nodes(graph))
+    power = torch.zeros(2, dtype=torch.float64)
+
+    def add(node: Node, exact: list[Tensor], quantized: list[Tensor]) -> None:
+        if node in outputs:
+            for y, q in zip(exact, quantized, strict=True):
+                power[0] += y.double().square().sum()
+                power[1] += (y.double() - q.double()).square().sum()
+
+    walk(graph, samples, after=add)
+    return float(10 * torch.log10(power[0] / power[1].clamp_min(1e-30)))
 
 
 def attach(graph: GraphModule, table: ScaleTable) -> GraphModule:
@@ -100,6 +167,9 @@ def attach(graph: GraphModule, table: ScaleTable) -> GraphModule:
         for key, values in ((Q, table.activations), (WEIGHT_SCALE, table.weights), (BRANCH_Q, table.branches)):
             if node.name in values:
                 node.meta[key] = values[node.name]
+        if node.name in table.biases:
+            _set_bias(result, node, table.biases[node.name])
+    result.recompile()
     return result
 
 
@@ -112,23 +182,22 @@ def without(table: ScaleTable, graph: GraphModule, names: frozenset[str]) -> Sca
         activations={name: params for name, params in table.activations.items() if name in kept},
         weights={name: scale for name, scale in table.weights.items() if name not in names},
         branches={name: pair for name, pair in table.branches.items() if name not in names},
+        biases={name: bias for name, bias in table.biases.items() if name not in names},
     )
 
 
-def _prepare(graph: GraphModule, annotation: Annotation, make: Callable[..., Observer]) -> GraphModule:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecation notes inside torchao
-        prepared = prepare_pt2e(copy.deepcopy(graph), EdgefoldQuantizer(annotation, make))
-    assert isinstance(prepared, GraphModule)
-    return prepared
+def _set_bias(module: GraphModule, node: Node, bias: Tensor) -> None:
+    with module.graph.inserting_before(node):
+        corrected = add_buffer(module, f"{node.name}_bias_corrected", bias)
+    node.args = (*node.args[:2], corrected, *node.args[3:])
 
 
-def _observers_by_node(prepared: GraphModule) -> dict[str, Observer]:
+def _observers_by_node(prepared: GraphModule) -> dict[str, HistogramObserver]:
     """The observer of each observed node, by the node's name in the canonical graph."""
     modules = dict(prepared.named_modules(remove_duplicate=False))
-    found: dict[str, Observer] = {}
+    found: dict[str, HistogramObserver] = {}
     for node in prepared.graph.nodes:
-        if node.op == "call_module" and isinstance(modules[str(node.target)], Observer):
+        if node.op == "call_module" and isinstance(modules[str(node.target)], HistogramObserver):
             source = node.args[0]
             assert isinstance(source, Node)
             found[source.name] = modules[str(node.target)]
@@ -138,11 +207,9 @@ def _observers_by_node(prepared: GraphModule) -> dict[str, Observer]:
 class _BranchRunner(Interpreter):
     """Runs a prepared graph and observes, beside it, the two branches of each conv that has them."""
 
-    def __init__(
-        self, prepared: GraphModule, make: Callable[..., Observer], branch_mask: BranchMask | None, weighted: frozenset[str]
-    ) -> None:
+    def __init__(self, prepared: GraphModule, branch_mask: BranchMask | None, weighted: frozenset[str]) -> None:
         super().__init__(prepared)
-        self.branches: dict[str, dict[str, Observer]] = {}
+        self.branches: dict[str, dict[str, HistogramObserver]] = {}
         self._weights: dict[str, dict[str, Tensor]] = {}
         for node in prepared.graph.nodes:
             if branch_mask is None or node.name not in weighted or node.target is torch.ops.aten.linear.default:
@@ -151,7 +218,7 @@ class _BranchRunner(Interpreter):
             mask = branch_mask(weight, int(node.args[6]) if len(node.args) > 6 else 1)
             if mask is not None:
                 self._weights[node.name] = {"group": weight * mask, "point": weight * ~mask}
-                self.branches[node.name] = {"group": make(), "point": make()}
+                self.branches[node.name] = {"group": HistogramObserver(), "point": HistogramObserver()}
 
     def run_node(self, n: Node) -> Any:
         """Runs one node; a conv with branches also feeds their observers."""

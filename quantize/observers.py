@@ -1,7 +1,7 @@
 """How the range of an activation is chosen from the values seen in calibration.
 
-All observers keep a histogram of the values (`BINS` bins over the range seen so far, widened by powers of two, so that merging
-is exact) and differ in the range that they take from it:
+One observer collects a histogram (`BINS` bins over the range seen so far, widened by powers of two, so that merging is exact).
+A rule then takes a range from it; several rules can be tried on one calibration:
 
 * ``minmax``: all of it.
 * ``percentile``: cuts 0.01 % at the far end of each side (Wu et al., "Integer Quantization for Deep Learning Inference", 2020).
@@ -13,9 +13,8 @@ Zero always lies in the range, so that zero padding is exact.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -30,6 +29,7 @@ BINS: Final = 4096
 LEVELS: Final = 256
 _SMALLEST_SCALE: Final = 1e-30  # far above the denormals of float32, which kernels flush to zero
 Histogram = NDArray[np.float64]
+Range = tuple[float, float]
 
 
 def qparams_of_range(low: float, high: float, qmin: int = -128, qmax: int = 127) -> QParams:
@@ -40,158 +40,125 @@ def qparams_of_range(low: float, high: float, qmin: int = -128, qmax: int = 127)
     return QParams(scale, zero_point, qmin, qmax)
 
 
-class Observer(ObserverBase):  # type: ignore[misc]  # torchao is untyped
+class HistogramObserver(ObserverBase):  # type: ignore[misc]  # torchao is untyped
     """Collects the values of one activation (or of several that share parameters); passes its input through."""
-
-    name: ClassVar[str]
 
     def __init__(self, dtype: torch.dtype = torch.int8, **_: object) -> None:
         super().__init__(dtype)
         self.low = 0.0
         self.high = 0.0
-        self.count = 0
+        self.total = 0
+        self.counts: Histogram = np.zeros(BINS)  # of the values that are not zero
         self._edge = 0.0  # the histogram covers [-edge, edge)
-        self._counts: Histogram = np.zeros(BINS)  # of the values that are not zero
-        self._total = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Adds the values of ``x``, of any shape."""
         values = x.detach().float()
         low, high = (float(v) for v in torch.aminmax(values))
         self.low, self.high = min(self.low, low), max(self.high, high)
-        self.count += 1
         self._widen(max(-low, high))
         # Exact zeros (half of the values after a ReLU) are exact in every range, and a spike in one bin misleads a search.
-        self._counts += torch.histc(values[values != 0], BINS, -self._edge, self._edge).numpy()
-        self._total += values.numel()
+        self.counts += torch.histc(values[values != 0], BINS, -self._edge, self._edge).numpy()
+        self.total += values.numel()
         return x
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
-        """Scale and zero point, each of shape (1,)."""
-        params = self.qparams()
+        """Scale and zero point of the whole range, each of shape (1,)."""
+        params = qparams_of_range(self.low, self.high)
         return torch.tensor([params.scale]), torch.tensor([params.zero_point], dtype=torch.int64)
 
-    def qparams(self) -> QParams:
-        """The parameters for all values seen."""
-        return qparams_of_range(*self.choose())
+    def edges(self) -> Histogram:
+        """The edges of the bins, (BINS + 1,)."""
+        return np.linspace(-self._edge, self._edge, BINS + 1)
 
-    @abstractmethod
-    def choose(self) -> tuple[float, float]:
-        """The range (low, high) that the integers shall cover."""
+    def centres(self) -> Histogram:
+        """The centres of the bins, (BINS,)."""
+        edges = self.edges()
+        return (edges[:-1] + edges[1:]) / 2
 
     def clipped_share(self, params: QParams) -> float:
         """The share of values outside the range of ``params``."""
-        centres = self._centres()
+        centres = self.centres()
         low = params.scale * (params.qmin - params.zero_point - 0.5)
         high = params.scale * (params.qmax - params.zero_point + 0.5)
-        outside = self._counts[(centres < low) | (centres > high)].sum()
-        return float(outside / max(self._total, 1))
-
-    def _centres(self) -> Histogram:
-        edges = np.linspace(-self._edge, self._edge, BINS + 1)
-        return (edges[:-1] + edges[1:]) / 2
+        outside = self.counts[(centres < low) | (centres > high)].sum()
+        return float(outside / max(self.total, 1))
 
     def _widen(self, magnitude: float) -> None:
         if self._edge == 0.0:
             # A power of two, so that every later edge is a multiple of this one.
             self._edge = 2.0 ** np.ceil(np.log2(max(magnitude, 1e-12)))
         while magnitude > self._edge:
-            pairs = self._counts.reshape(BINS // 2, 2).sum(axis=1)
-            self._counts = np.concatenate([np.zeros(BINS // 4), pairs, np.zeros(BINS // 4)])
+            pairs = self.counts.reshape(BINS // 2, 2).sum(axis=1)
+            self.counts = np.concatenate([np.zeros(BINS // 4), pairs, np.zeros(BINS // 4)])
             self._edge *= 2
 
-    def _candidates(self, steps: int = 64) -> list[tuple[float, float]]:
-        """Ranges from all of it down to a tenth, both sides shrunk by one factor but never beyond what was seen."""
-        edge = max(-self.low, self.high)
-        return [(max(self.low, -edge * f), min(self.high, edge * f)) for f in np.linspace(1.0, 0.1, steps)]
 
-
-class MinMaxObserver(Observer):
+def minmax_range(seen: HistogramObserver) -> Range:
     """The whole range."""
-
-    name = "minmax"
-
-    def choose(self) -> tuple[float, float]:
-        """See `Observer.choose`."""
-        return self.low, self.high
+    return seen.low, seen.high
 
 
-class PercentileObserver(Observer):
-    """The range without the farthest 0.01 % of the values of each side."""
-
-    name = "percentile"
-    cut: ClassVar[float] = 1e-4
-
-    def choose(self) -> tuple[float, float]:
-        """See `Observer.choose`."""
-        cumulated = np.cumsum(self._counts) / max(self._counts.sum(), 1.0)
-        edges = np.linspace(-self._edge, self._edge, BINS + 1)
-        low = edges[np.searchsorted(cumulated, self.cut, side="right")]
-        high = edges[min(int(np.searchsorted(cumulated, 1 - self.cut)) + 1, BINS)]
-        return max(self.low, float(low)), min(self.high, float(high))
+def percentile_range(seen: HistogramObserver, cut: float = 1e-4) -> Range:
+    """The range without the share ``cut`` of the values at the far end of each side."""
+    cumulated = np.cumsum(seen.counts) / max(seen.counts.sum(), 1.0)
+    edges = seen.edges()
+    low = edges[np.searchsorted(cumulated, cut, side="right")]
+    high = edges[min(int(np.searchsorted(cumulated, 1 - cut)) + 1, BINS)]
+    return max(seen.low, float(low)), min(seen.high, float(high))
 
 
-class MseObserver(Observer):
+def mse_range(seen: HistogramObserver) -> Range:
     """The range with the least mean squared error of quantization, clipping included."""
+    inside = seen.counts > 0
+    values, weights = seen.centres()[inside], seen.counts[inside]
 
-    name = "mse"
+    def error(limits: Range) -> float:
+        params = qparams_of_range(*limits)
+        integers = np.clip(np.round(values / params.scale) + params.zero_point, params.qmin, params.qmax)
+        residual = np.abs((integers - params.zero_point) * params.scale - values)
+        # Inside the range the error is uniform whatever the bin's centre is: scale^2 / 12.
+        squares = np.where(residual <= params.scale / 2, params.scale**2 / 12, residual**2)
+        return float((weights * squares).sum())
 
-    def choose(self) -> tuple[float, float]:
-        """See `Observer.choose`."""
-        centres = self._centres()
-        inside = self._counts > 0
-        values, weights = centres[inside], self._counts[inside]
-
-        def error(limits: tuple[float, float]) -> float:
-            params = qparams_of_range(*limits)
-            integers = np.clip(np.round(values / params.scale) + params.zero_point, params.qmin, params.qmax)
-            residual = np.abs((integers - params.zero_point) * params.scale - values)
-            # Inside the range the error is uniform whatever the bin's centre is: scale^2 / 12.
-            squares = np.where(residual <= params.scale / 2, params.scale**2 / 12, residual**2)
-            return float((weights * squares).sum())
-
-        return min(self._candidates(), key=error)
+    return min(_candidates(seen), key=error)
 
 
-class EntropyObserver(Observer):
+def entropy_range(seen: HistogramObserver) -> Range:
     """The range whose quantized histogram diverges least from the clipped original."""
+    centres = seen.centres()
 
-    name = "entropy"
+    def divergence(limits: Range) -> float:
+        low, high = limits
+        inside = (centres >= low) & (centres <= high)
+        original = seen.counts[inside]
+        if original.size < LEVELS or not original.any():
+            return float("inf")
+        reference = original.copy()
+        reference[0] += seen.counts[centres < low].sum()
+        reference[-1] += seen.counts[centres > high].sum()
+        level = np.floor(np.linspace(0, LEVELS, original.size, endpoint=False)).astype(np.intp)
+        occupied = original > 0
+        sums = np.bincount(level, weights=original, minlength=LEVELS)
+        members = np.bincount(level, weights=occupied.astype(np.float64), minlength=LEVELS)
+        spread = np.where(occupied, (sums / np.maximum(members, 1))[level], 0.0)
+        p, q = reference / reference.sum(), spread / spread.sum()
+        both = p > 0
+        return float((p[both] * np.log(p[both] / np.maximum(q[both], 1e-12))).sum())
 
-    def choose(self) -> tuple[float, float]:
-        """See `Observer.choose`."""
-        centres = self._centres()
-
-        def divergence(limits: tuple[float, float]) -> float:
-            low, high = limits
-            inside = (centres >= low) & (centres <= high)
-            original = self._counts[inside].copy()
-            if original.size < LEVELS:
-                return float("inf")
-            reference = original.copy()
-            reference[0] += self._counts[centres < low].sum()
-            reference[-1] += self._counts[centres > high].sum()
-            level = np.floor(np.linspace(0, LEVELS, original.size, endpoint=False)).astype(np.intp)
-            occupied = original > 0
-            sums = np.bincount(level, weights=original, minlength=LEVELS)
-            counts = np.bincount(level, weights=occupied.astype(np.float64), minlength=LEVELS)
-            spread = np.where(occupied, (sums / np.maximum(counts, 1))[level], 0.0)
-            if not spread.sum():
-                return float("inf")
-            p, q = reference / reference.sum(), spread / spread.sum()
-            both = p > 0
-            return float((p[both] * np.log(p[both] / np.maximum(q[both], 1e-12))).sum())
-
-        return min(self._candidates(), key=divergence)
+    return min(_candidates(seen), key=divergence)
 
 
-OBSERVERS: Final[dict[str, Callable[..., Observer]]] = {
-    observer.name: observer for observer in (MinMaxObserver, PercentileObserver, MseObserver, EntropyObserver)
+OBSERVERS: Final[dict[str, Callable[[HistogramObserver], Range]]] = {
+    "minmax": minmax_range,
+    "percentile": percentile_range,
+    "mse": mse_range,
+    "entropy": entropy_range,
 }
 
 
-def get_observer(name: str) -> Callable[..., Observer]:
-    """The constructor of the observer of that name.
+def get_observer(name: str) -> Callable[[HistogramObserver], Range]:
+    """The rule of that name.
 
     Raises:
         UsageError: there is none.
@@ -199,3 +166,9 @@ def get_observer(name: str) -> Callable[..., Observer]:
     if name not in OBSERVERS:
         raise unknown_name("observer", name, OBSERVERS)
     return OBSERVERS[name]
+
+
+def _candidates(seen: HistogramObserver, steps: int = 64) -> list[Range]:
+    """Ranges from all of it down to a tenth, both sides shrunk to one magnitude but never beyond what was seen."""
+    edge = max(-seen.low, seen.high)
+    return [(max(seen.low, -edge * f), min(seen.high, edge * f)) for f in np.linspace(1.0, 0.1, steps)]
