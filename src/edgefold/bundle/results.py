@@ -12,7 +12,7 @@ from edgefold.bundle.manifest import RESULTS, ArtifactEntry, Manifest
 from edgefold.errors import ArtifactError
 from edgefold.report.content import Accuracy, Failure, Shipment, Variant
 from edgefold.report.table import Row, rows
-from edgefold.results import Measurement, ParityReport, from_dict, to_dict
+from edgefold.results import Measurement, ParityReport, RuntimeAgreement, from_dict, to_dict
 
 REPORT = "report.html"
 SUMMARY = "summary.json"
@@ -38,6 +38,7 @@ class Summary:
     description: str = ""
     parameters: int | None = None
     notes: tuple[str, ...] = ()
+    agreement: tuple[RuntimeAgreement, ...] = ()
 
 
 def summarize(shipment: Shipment) -> Summary:
@@ -50,6 +51,7 @@ def summarize(shipment: Shipment) -> Summary:
         description=shipment.description,
         parameters=shipment.parameters,
         notes=shipment.notes,
+        agreement=shipment.agreement,
     )
 
 
@@ -99,6 +101,7 @@ def read_shipment(root: Path, manifest: Manifest) -> Shipment:
         description=manifest.description,
         parameters=summary.parameters,
         notes=summary.notes,
+        agreement=summary.agreement,
     )
 
 

@@ -56,7 +56,7 @@ def accuracy_chart(table: Sequence[Row]) -> str:
     if references:
         at = y(references[0])
         parts.append(element("line", x1=x.start, x2=x.end, y1=at, y2=at, class_="reference"))
-        parts.append(label(x.end, at - 5, "float network in torch", class_="axis", text_anchor="end"))
+        parts.append(label(x.start + 6, at - 5, "float network in torch", class_="axis"))
     parts += [_point(row, x(row.median_ns or 0.0), y(row.accuracy or 0.0)) for row in points]
     return picture(WIDTH, height, "".join(parts), "Accuracy against median latency")
 

@@ -5,11 +5,11 @@ The table on the terminal, the report page, the model card and the JSON results 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from edgefold.artifact import Artifact, Format, Precision
 from edgefold.export.plan import FoldPlan, LoweringPlan
-from edgefold.results import Measurement, ParityReport
+from edgefold.results import Measurement, ParityReport, RuntimeAgreement
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,8 @@ class Shipment:
     date: str
     description: str = ""
     parameters: int | None = None  # effective parameters of the folded network
-    notes: tuple[str, ...] = field(default_factory=tuple)
+    notes: tuple[str, ...] = ()
+    agreement: tuple[RuntimeAgreement, ...] = ()
 
     @property
     def passed(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from edgefold.report.charts import accuracy_chart, latency_chart, legend
 from edgefold.report.content import Shipment
 from edgefold.report.plan_pictures import choice_summary, choices, layer_cards, totals
-from edgefold.report.table import HEADERS, cells, duration, rows, size
+from edgefold.report.table import HEADERS, cells, duration, percent, rows, size
 from edgefold.report.verdict import verdict
 from edgefold.results import Measurement
 
@@ -59,6 +59,7 @@ def render(shipment: Shipment) -> str:
         conditions=[_conditions(name, measurement) for name, measurement in measured],
         device=measured[0][1].device if measured else None,
         size=size,
+        percent=percent,
     )
 
 

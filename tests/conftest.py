@@ -1,0 +1,136 @@
+"""What tests of several areas share."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgefold.artifact import Artifact, Format, Precision, TensorSpec, sha256_of
+from edgefold.export.plan import (
+    Candidate,
+    FoldedLayer,
+    FoldPlan,
+    KernelMap,
+    LoweredLayer,
+    Lowering,
+    LoweringPlan,
+    NumericClass,
+)
+from edgefold.report.content import Accuracy, Shipment, Variant
+from edgefold.results import Code, DeviceInfo, Measurement, OutputParity, ParityReport, Run, RuntimeAgreement
+
+DEVICE = DeviceInfo(url="host", machine="x86_64", system="Linux 6.1", cpu="Test CPU", features=("avx2",), memory_bytes=8 << 30)
+
+
+@pytest.fixture
+def make_shipment(tmp_path: Path) -> Callable[[], Shipment]:
+    """Makes a shipment of six variants with plausible results; the artifacts are files with made-up content."""
+
+    def make() -> Shipment:
+        folder = tmp_path / "artifacts"
+        folder.mkdir(exist_ok=True)
+        variants = tuple(_variant(folder, form, precision) for form in Format for precision in (Precision.FP32, Precision.INT8))
+        return Shipment(
+            name="hetnet-test",
+            variants=variants,
+            fold=FoldPlan((_layer("stem", 1, 8, 1), _layer("stage1.0.conv1", 8, 8, 4), _layer("head", 12, 10, 1, folded=False))),
+            date="2026-01-02T03:04:05+00:00",
+            description="A network that only tests know",
+            parameters=12345,
+            agreement=(RuntimeAgreement("onnx-int8", "tflite-int8", 1.0, 0.02, 0.999),),
+        )
+
+    return make
+
+
+@pytest.fixture
+def shipment(make_shipment: Callable[[], Shipment]) -> Shipment:
+    """A shipment in which everything passed."""
+    return make_shipment()
+
+
+def _variant(folder: Path, form: Format, precision: Precision) -> Variant:
+    path = folder / f"net-{precision}{form.suffix}"
+    name = f"{form}-{precision}"
+    integer = precision == Precision.INT8
+    path.write_bytes(name.encode() * (200 if integer else 800))
+    spec = TensorSpec("input", (1, 1, 28, 28), "float32", "nchw")
+    artifact = Artifact(
+        path, form, precision, sha256_of(path), (spec,), (replace(spec, name="output", shape=(1, 10), layout="torch"),)
+    )
+    return Variant(
+        name=name,
+        format=form,
+        precision=precision,
+        artifact=artifact,
+        lowering=_lowering(form, precision),
+        parity=_parity(path.name, form, precision),
+        accuracy=Accuracy("top-1", 0.921 if integer else 0.925, 0.925, 1000, "built-in slice", True, "within 0.5 points of fp32"),
+        measurement=_measurement(artifact, 400_000 if integer else 900_000),
+    )
+
+
+def _lowering(form: Format, precision: Precision) -> LoweringPlan:
+    offers = tuple(
+        Candidate(lowering, NumericClass.FLOAT, macs, 4 * macs, cost, "estimated")
+        for lowering, macs, cost in ((Lowering.DENSE, 9000, 30_000.0), (Lowering.GROUPED, 3000, 12_000.0))
+    )
+    layers = (
+        LoweredLayer("stem", (), Lowering.KEEP, "a plain convolution"),
+        LoweredLayer("stage1.0.conv1", offers, Lowering.GROUPED, "cheapest"),
+    )
+    return LoweringPlan(form, precision, "host", layers, gathers=1)
+
+
+def _parity(name: str, form: Format, precision: Precision) -> ParityReport:
+    if precision == Precision.INT8:
+        output = OutputParity("output", 0.1, 5e-3, 41.5, max_steps=1.0, share_different=0.02)
+        return ParityReport(name, form, precision, "fake-quantized torch", (output,), 32, True, "SQNR >= 30 dB")
+    output = OutputParity("output", 1e-6, 2e-7, 120.0)
+    return ParityReport(name, form, precision, "torch float32", (output,), 32, True, "max error <= 1e-4 of the output range")
+
+
+def _measurement(artifact: Artifact, base_ns: int) -> Measurement:
+    generator = random.Random(artifact.path.name)
+
+    def run() -> Run:
+        samples = tuple(round(base_ns * generator.lognormvariate(0.0, 0.05)) for _ in range(64))
+        return Run(samples, load_ns=3_000_000, first_ns=2 * base_ns, warmup_ns=(2 * base_ns, base_ns))
+
+    return Measurement(
+        artifact=artifact.path.name,
+        artifact_sha256=artifact.sha256,
+        format=artifact.format,
+        runtime=f"{artifact.format} 1.0",
+        threads=1,
+        runs=tuple(run() for _ in range(5)),
+        peak_rss_bytes=60_000_000,
+        device=DEVICE,
+        codes=(Code.FREQUENCY_UNKNOWN,),
+        interval_ns=(base_ns * 0.99, base_ns * 1.01),
+        noise=0.02,
+    )
+
+
+def _layer(name: str, inputs: int, outputs: int, parts: int, *, folded: bool = True) -> FoldedLayer:
+    groups = tuple((tuple(range(p, inputs, parts)), tuple(range(p, outputs, parts))) for p in range(parts))
+    full = sum(len(m) * len(n) for m, n in groups)
+    kernel_map = KernelMap(outputs, inputs, (3, 3), full, inputs * outputs - full, 0, groups)
+    return FoldedLayer(
+        name=name,
+        kind="HetConv2d",
+        folded=folded,
+        reason="" if folded else "aten.clamp is not affine",
+        geometry=f"{inputs}->{outputs} k3x3 s1 p1,1,1,1 d1 g1",
+        kernel_map=kernel_map if folded else None,
+        ops_before=2 * inputs * outputs + 1,
+        parameters_before=inputs * outputs * 9,
+        parameters=full * 9 + inputs * outputs - full,
+        macs_before=inputs * outputs * 9 * 784,
+        macs=(full * 9 + inputs * outputs - full) * 784,
+        max_relative_error=3e-16,
+    )

@@ -1,0 +1,104 @@
+"""The report as its reader sees it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgefold.report.content import Failure, Shipment
+from edgefold.report.page import render
+from edgefold.results import Code
+
+
+@pytest.fixture
+def page_file(shipment: Shipment, tmp_path: Path) -> Path:
+    path = tmp_path / "report.html"
+    path.write_text(render(shipment), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("width", [1200, 360])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_it_without_complaints_or_requests(browser: Any, page_file: Path, width: int, scheme: str) -> None:
+    page = browser.look(page_file.as_uri(), width=width, height=900, scheme=scheme)
+
+    assert page.complaints == []
+    assert [url for url in page.requests if not url.startswith("data:")] == [page_file.as_uri()]
+    assert page.overflow_px == 0  # the page itself never scrolls sideways, only what is inside a box of its own
+    brightness = sum(int(channel) for channel in re.findall(r"\d+", page.background)[:3]) / 3
+    assert (brightness > 200) == (scheme == "light")
+    assert len(page.screenshot) > 10_000
+
+
+def test_the_browser_would_notice_what_the_report_must_not_do(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "bad.html"
+    path.write_text('<img src="missing.png"><script>console.error("no")</script><div style="width: 2000px">wide</div>')
+    page = browser.look(path.as_uri(), width=360, height=900, scheme="light")
+
+    assert page.complaints
+    assert any(url.endswith("missing.png") for url in page.requests)
+    assert page.overflow_px > 0
+
+
+def test_everything_is_in_the_page(shipment: Shipment) -> None:
+    html = render(shipment)
+
+    assert "6 of 6 artifacts pass all checks" in html
+    for variant in shipment.variants:
+        assert variant.name in html
+    assert html.count('class="card') == 1 + len(shipment.fold.layers)  # the grid, and one a layer
+    assert "aten.clamp is not affine" in html
+    assert html.count("<svg") >= 2
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", html)
+    assert len(html) < 200_000
+
+
+def test_a_failure_leads(shipment: Shipment) -> None:
+    first = replace(
+        shipment.variants[0],
+        artifact=None,
+        parity=None,
+        accuracy=None,
+        measurement=None,
+        failure=Failure("emit", "UnsupportedError", "op 'x' has no form in onnx; replace it"),
+    )
+    html = render(replace(shipment, variants=(first, *shipment.variants[1:])))
+
+    assert "5 of 6 artifacts pass all checks" in html
+    assert html.index("has no form in onnx") < html.index("<table>")
+    assert "FAILED" in html
+
+
+def test_emulated_times_are_never_shown_as_latency(make_shipment: Callable[[], Shipment]) -> None:
+    shipment = make_shipment()
+    variants = tuple(
+        replace(v, measurement=replace(v.measurement, codes=(Code.EMULATED,)))
+        for v in shipment.variants
+        if v.measurement is not None
+    )
+    html = render(replace(shipment, variants=variants))
+
+    assert '<td class="number">emulated</td>' in html
+    assert "Latency of each artifact" not in html
+    assert "Accuracy against median latency" not in html
+    assert "Fastest" not in html
+
+
+def test_hostile_names_are_text(shipment: Shipment) -> None:
+    html = render(replace(shipment, name="<script>alert(1)</script>", description='"><img src=x>'))
+
+    assert "<script>" not in html
+    assert "<img src=x>" not in html
+
+
+def test_a_shipment_without_any_result_still_has_a_page(shipment: Shipment) -> None:
+    empty = tuple(replace(v, lowering=None, parity=None, accuracy=None, measurement=None) for v in shipment.variants)
+    html = render(replace(shipment, variants=empty, fold=replace(shipment.fold, layers=()), agreement=()))
+
+    assert "6 of 6 artifacts" in html
+    assert "<h2>Latency</h2>" not in html
