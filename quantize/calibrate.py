@@ -21,7 +21,7 @@ from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
 from edgefold.errors import DataError
 from edgefold.quantize.annotate import Annotation, EdgefoldQuantizer, annotate
-from edgefold.quantize.graph import add_buffer, constant_of, is_constant, output_nodes
+from edgefold.quantize.graph import add_buffer, constant_of, groups_of, is_constant, output_nodes
 from edgefold.quantize.observers import OBSERVERS, HistogramObserver, Range, get_observer, qparams_of_range
 from edgefold.quantize.paired import walk
 from edgefold.quantize.scheme import BRANCH_Q, WEIGHT_SCALE, Q, QParams
@@ -215,7 +215,7 @@ class _BranchRunner(Interpreter):
             if branch_mask is None or node.name not in weighted or node.target is torch.ops.aten.linear.default:
                 continue
             weight = constant_of(prepared, node.args[1])
-            mask = branch_mask(weight, int(node.args[6]) if len(node.args) > 6 else 1)
+            mask = branch_mask(weight, groups_of(node))
             if mask is not None:
                 self._weights[node.name] = {"group": weight * mask, "point": weight * ~mask}
                 self.branches[node.name] = {"group": HistogramObserver(), "point": HistogramObserver()}

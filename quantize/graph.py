@@ -38,6 +38,13 @@ def module_path(node: Node) -> str:
     return str(path) or node.name
 
 
+def groups_of(node: Node) -> int:
+    """The groups of a conv (``aten.conv2d`` and so on); 1 for a linear layer."""
+    groups = node.args[6] if len(node.args) > 6 else 1
+    assert isinstance(groups, int)
+    return groups
+
+
 def output_nodes(module: GraphModule) -> tuple[Node, ...]:
     """The nodes whose values a flattened graph returns."""
     (values,) = module.graph.output_node().args
