@@ -26,18 +26,17 @@ from edgefold.results import Code, DeviceInfo, Measurement, OutputParity, Parity
 DEVICE = DeviceInfo(url="host", machine="x86_64", system="Linux 6.1", cpu="Test CPU", features=("avx2",), memory_bytes=8 << 30)
 
 
-@pytest.fixture
-def make_shipment(tmp_path: Path) -> Callable[[], Shipment]:
-    """Makes a shipment of six variants with plausible results; the artifacts are files with made-up content."""
+@pytest.fixture(scope="session")
+def make_shipment() -> Callable[[Path], Shipment]:
+    """Makes a shipment of six variants with plausible results; the artifacts are files in a folder, with made-up content."""
 
-    def make() -> Shipment:
-        folder = tmp_path / "artifacts"
+    def make(folder: Path) -> Shipment:
         folder.mkdir(exist_ok=True)
-        variants = tuple(_variant(folder, form, precision) for form in Format for precision in (Precision.FP32, Precision.INT8))
+        layers = (_layer("stem", 1, 8, 1), _layer("stage1.0.conv1", 8, 8, 4), _layer("head", 12, 10, 1, folded=False))
         return Shipment(
             name="hetnet-test",
-            variants=variants,
-            fold=FoldPlan((_layer("stem", 1, 8, 1), _layer("stage1.0.conv1", 8, 8, 4), _layer("head", 12, 10, 1, folded=False))),
+            variants=tuple(_variant(folder, form, p) for form in Format for p in (Precision.FP32, Precision.INT8)),
+            fold=FoldPlan(layers),
             date="2026-01-02T03:04:05+00:00",
             description="A network that only tests know",
             parameters=12345,
@@ -48,9 +47,9 @@ def make_shipment(tmp_path: Path) -> Callable[[], Shipment]:
 
 
 @pytest.fixture
-def shipment(make_shipment: Callable[[], Shipment]) -> Shipment:
+def shipment(make_shipment: Callable[[Path], Shipment], tmp_path: Path) -> Shipment:
     """A shipment in which everything passed."""
-    return make_shipment()
+    return make_shipment(tmp_path / "artifacts")
 
 
 def _variant(folder: Path, form: Format, precision: Precision) -> Variant:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,8 +73,7 @@ def test_a_failure_leads(shipment: Shipment) -> None:
     assert "FAILED" in html
 
 
-def test_emulated_times_are_never_shown_as_latency(make_shipment: Callable[[], Shipment]) -> None:
-    shipment = make_shipment()
+def test_emulated_times_are_never_shown_as_latency(shipment: Shipment) -> None:
     variants = tuple(
         replace(v, measurement=replace(v.measurement, codes=(Code.EMULATED,)))
         for v in shipment.variants

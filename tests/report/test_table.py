@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ def test_speedup_is_over_fp32_in_the_same_runtime(shipment: Shipment) -> None:
     assert table["onnx-fp32"].speedup == 1.0
 
 
-def _with(shipment: Shipment, name: str, **changes: object) -> Shipment:
+def _with(shipment: Shipment, name: str, **changes: Any) -> Shipment:
     def change(variant: Variant) -> Variant:
         assert variant.measurement is not None
         return replace(variant, measurement=replace(variant.measurement, **changes)) if variant.name == name else variant
@@ -35,7 +36,7 @@ def _with(shipment: Shipment, name: str, **changes: object) -> Shipment:
 
 
 @pytest.mark.parametrize("changes", [{"threads": 4}, {"runtime": "other 2.0"}, {"codes": (Code.EMULATED,)}])
-def test_no_speedup_between_what_cannot_be_compared(shipment: Shipment, changes: dict[str, object]) -> None:
+def test_no_speedup_between_what_cannot_be_compared(shipment: Shipment, changes: dict[str, Any]) -> None:
     table = {row.name: row for row in rows(_with(shipment, "onnx-int8", **changes))}
 
     assert table["onnx-int8"].speedup is None

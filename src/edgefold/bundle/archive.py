@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import stat
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -17,6 +20,8 @@ MAX_RESULTS_BYTES = 1 << 30
 MAX_PAYLOAD_BYTES = 8 << 30
 MAX_FILES = 10_000
 _CHUNK = 1 << 20
+# What zipfile raises on damaged archives, encrypted ones (RuntimeError) and methods of other tools (NotImplementedError).
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, OverflowError, EOFError, RuntimeError, NotImplementedError)
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that zip can hold
 
 
@@ -62,8 +67,10 @@ def extract_zip(source: Path, target: Path) -> Manifest:
                     with archive.open(info) as stream:
                         _extract(stream, target / name, info.file_size, promised.get(name), source)
             return manifest
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        # RuntimeError: encrypted; NotImplementedError: a compression method that this Python lacks.
+    except (*_DAMAGE, OSError) as error:
+        # EINVAL: an offset before the start of the file. All other errors of the system are about disks, not about the zip.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         raise ArtifactError(f"'{source}' is not a readable zip ({error}); expected a bundle that edgefold wrote") from error
 
 
@@ -101,6 +108,8 @@ def _entries(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.ZipInf
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise ArtifactError(f"entry '{name}' of '{source}' is not a plain file; a bundle holds plain files only")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ArtifactError(f"entry '{name}' of '{source}' is compressed in a way that bundles are not; get a clean copy")
         if name.endswith("/"):
             continue
         try:

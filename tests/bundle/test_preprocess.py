@@ -1,0 +1,83 @@
+"""From pixels to tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgefold.bundle.preprocess import Preprocessing
+from edgefold.errors import DataError, UsageError
+
+GREY = Preprocessing(height=4, width=6, channels=1, mean=(0.25,), std=(0.5,))
+COLOUR = Preprocessing(height=4, width=6, channels=3, mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0), resize="bilinear")
+
+
+def test_grey_pixels_follow_the_formula() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6), dtype=np.uint8)
+    tensor = GREY(pixels)
+
+    assert tensor.shape == (1, 1, 4, 6)
+    assert tensor.dtype == np.float32
+    np.testing.assert_allclose(tensor[0, 0], (pixels.astype(np.float64) / 255 - 0.25) / 0.5, rtol=0, atol=1e-6)
+
+
+def test_grey_takes_both_shapes_and_pil_images() -> None:
+    pixels = np.arange(24, dtype=np.uint8).reshape(4, 6)
+
+    np.testing.assert_array_equal(GREY(pixels), GREY(pixels[:, :, None]))
+    np.testing.assert_array_equal(GREY(pixels), GREY(Image.fromarray(pixels)))
+
+
+def test_colour_channels_have_their_own_numbers() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    tensor = COLOUR(pixels)
+
+    for c in range(3):
+        expected = (pixels[:, :, c].astype(np.float64) / 255 - COLOUR.mean[c]) / COLOUR.std[c]
+        np.testing.assert_allclose(tensor[0, c], expected, rtol=0, atol=1e-6)
+    assert tensor.flags.c_contiguous
+
+
+def test_resize_keeps_a_flat_image_flat_and_a_gradient_in_order() -> None:
+    flat = np.full((16, 24, 3), 77, dtype=np.uint8)
+    np.testing.assert_allclose(COLOUR(flat)[0, 1], (77 / 255 - 0.2) / 1.0, atol=1e-6)
+
+    ramp = np.broadcast_to(np.arange(0, 240, 10, dtype=np.uint8)[None, :, None], (16, 24, 3))
+    row = COLOUR(np.ascontiguousarray(ramp))[0, 0, 0]
+    assert (np.diff(row) > 0).all()
+
+
+def test_float_tensors_are_prepared_already() -> None:
+    tensor = np.random.default_rng(2).random((2, 1, 4, 6))
+
+    np.testing.assert_array_equal(GREY(tensor), tensor.astype(np.float32))
+    np.testing.assert_array_equal(GREY(tensor[0]), tensor[:1].astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (np.zeros((5, 6), np.uint8), "5x6 pixels; expected 4x6"),
+        (np.zeros((4, 6, 3), np.uint8), r"\(4, 6, 3\); expected \(height, width, 1\)"),
+        (np.zeros((1, 2, 4, 6), np.uint8), "has shape"),
+        (np.zeros((4, 6), np.int64), "dtype int64"),
+        (np.zeros((4, 6), np.float32), r"float image has shape \(4, 6\); expected \(1, 4, 6\)"),
+        (np.zeros((1, 3, 4, 6), np.float32), "float image has shape"),
+    ],
+)
+def test_what_does_not_fit_is_refused(image: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        GREY(image)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"height": 0}, {"mean": (0.1, 0.2)}, {"std": ()}, {"std": (0.0,)}, {"divisor": float("nan")}, {"resize": "bicubic"}],
+)
+def test_impossible_numbers_are_refused(changes: dict[str, Any]) -> None:
+    valid: dict[str, Any] = {"height": 4, "width": 6, "channels": 1, "mean": (0.1,), "std": (0.2,)}
+    with pytest.raises(UsageError, match="preprocessing has"):
+        Preprocessing(**{**valid, **changes})
