@@ -1,0 +1,92 @@
+"""ONNX, for ONNX Runtime.
+
+Opset 18 is the one that the exporter's own op library is written in, so nothing passes through a version converter; it has
+per-channel QuantizeLinear/DequantizeLinear (since opset 13) and, with IR version 8, is read by every ONNX Runtime since 1.14
+(January 2023), the mobile packages included.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from edgefold.artifact import Artifact, Format, atomic_path, sha256_of
+from edgefold.errors import RuntimeFailure, UnsupportedError
+from edgefold.export.emitters import metadata
+from edgefold.export.emitters.base import EmitOptions
+from edgefold.export.emitters.prepare import Prepared, prepare
+from edgefold.export.emitters.quiet import converter
+from edgefold.export.program import LoweredProgram
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+OPSET = 18
+IR_VERSION = 8
+_PROTOBUF_LIMIT = 2**31 - 1
+
+
+class OnnxEmitter:
+    """Writes one ``.onnx`` file, weights included."""
+
+    format: ClassVar[Format] = Format.ONNX
+
+    def emit(self, lowered: LoweredProgram, options: EmitOptions, out: Path) -> Artifact:
+        """See `edgefold.export.emitters.base.Emitter.emit`."""
+        prepared = prepare(lowered, options, fold_weights=True)
+        with converter("torch.onnx", self.format):
+            model = _convert(prepared)
+        _finish(model, prepared)
+        with atomic_path(out, force=options.force) as temporary:
+            _write(model, temporary)
+        return Artifact(out, self.format, lowered.precision, sha256_of(out), prepared.inputs, prepared.outputs)
+
+
+def _convert(prepared: Prepared) -> ir.Model:
+    import torch
+
+    program = torch.onnx.export(
+        prepared.export(),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=[spec.name for spec in prepared.inputs],
+        output_names=[spec.name for spec in prepared.outputs],
+        verbose=False,
+    )
+    assert program is not None
+    return program.model
+
+
+def _finish(model: ir.Model, prepared: Prepared) -> None:
+    from edgefold.export.passes.infra import run_passes
+    from edgefold.export.passes.onnx_pipeline import FLOAT
+
+    run_passes(model, FLOAT)
+    model.ir_version = IR_VERSION
+    model.producer_name, _, model.producer_version = metadata.producer().partition(" ")
+    model.graph.name = "edgefold"
+    model.metadata_props[metadata.KEY] = metadata.encode(prepared.precision, prepared.inputs, prepared.outputs)
+    for kind, values, specs in (
+        ("input", model.graph.inputs, prepared.inputs),
+        ("output", model.graph.outputs, prepared.outputs),
+    ):
+        found = tuple(_declared(value) for value in values)
+        expected = tuple((spec.name, spec.shape, spec.dtype) for spec in specs)
+        if found != expected:
+            raise RuntimeFailure(f"ONNX file declares {kind}s {found}, expected {expected}; please report this bug")
+
+
+def _declared(value: ir.Value) -> tuple[str | None, tuple[int, ...], str]:
+    assert value.shape is not None
+    assert value.dtype is not None
+    shape = tuple(size if isinstance(size, int) else -1 for size in value.shape.dims)
+    return value.name, shape, value.dtype.numpy().name
+
+
+def _write(model: ir.Model, path: Path) -> None:
+    import onnx_ir as ir
+
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    if size > _PROTOBUF_LIMIT:
+        raise UnsupportedError(f"weights take {size} bytes, more than the 2 GB that one ONNX file holds; use another format")
+    ir.save(model, path)

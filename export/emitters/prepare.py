@@ -1,0 +1,95 @@
+"""The part that all emitters share: from a lowered program to the graph and the tensor specs that its file will have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+
+from edgefold.artifact import Precision, TensorSpec
+from edgefold.errors import UsageError
+from edgefold.export.emitters.base import EmitOptions, check_options, is_static_integer
+from edgefold.export.passes.infra import clone, run_passes
+from edgefold.export.passes.io_layout import IO_CHANNELS_LAST, TO_NHWC, is_image
+from edgefold.export.program import LoweredProgram
+from edgefold.quantize.insert import insert_qdq
+from edgefold.quantize.scheme import Q, QParams
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A graph of ATen ops (with quantize and dequantize nodes where it is quantized) and what its file shall declare.
+
+    The graph's own inputs and outputs are still float32; ``inputs`` and ``outputs`` have the types asked for.
+    """
+
+    graph: GraphModule
+    example_inputs: tuple[Tensor, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    precision: Precision
+
+    def export(self) -> ExportedProgram:
+        """The graph as the converters read it."""
+        return torch.export.export(self.graph, self.example_inputs, strict=False)
+
+
+def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool) -> Prepared:
+    """Apply the layout, insert quantization, and say what the ends will be.
+
+    Args:
+        fold_weights: see `edgefold.quantize.insert.insert_qdq`.
+
+    Raises:
+        UsageError: the options do not go with the precision, or integer ends are asked for where an end is not quantized.
+    """
+    check_options(lowered.precision, options)
+    program = lowered.program
+    graph = clone(program.graph)
+    examples = tuple(tensor.detach().contiguous() for tensor in program.example_inputs)
+    add_values(graph, examples)
+    placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    results = output_values(graph)
+    inputs = tuple(_spec(node, name, options) for node, name in zip(placeholders, program.input_names, strict=True))
+    outputs = tuple(_spec(node, name, options) for node, name in zip(results, program.output_names, strict=True))
+    if options.layout == "nhwc":
+        examples = tuple(
+            tensor.permute(TO_NHWC).contiguous() if is_image(node) else tensor
+            for node, tensor in zip(placeholders, examples, strict=True)
+        )
+        graph, _ = run_passes(graph, (IO_CHANNELS_LAST,))
+    if is_static_integer(lowered.precision):
+        graph = insert_qdq(graph, fold_weights=fold_weights)
+    return Prepared(graph, examples, inputs, outputs, lowered.precision)
+
+
+def add_values(graph: GraphModule, examples: tuple[Tensor, ...]) -> None:
+    """Set ``meta["val"]`` of every node to a tensor without storage: rewrites need not keep it up to date."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+    FakeTensorProp(graph, FakeTensorMode(allow_non_fake_inputs=True)).propagate(*examples)
+
+
+def output_values(graph: GraphModule) -> list[Node]:
+    """The nodes that the graph returns, one an output; a node that is returned twice is there twice."""
+    values = graph.graph.output_node().args[0]
+    assert isinstance(values, tuple | list)
+    return [value for value in values if isinstance(value, Node)]
+
+
+def _spec(node: Node, name: str, options: EmitOptions) -> TensorSpec:
+    value: Tensor = node.meta["val"]
+    image = is_image(node)
+    shape = tuple(value.permute(TO_NHWC).shape if image and options.layout == "nhwc" else value.shape)
+    layout = options.layout if image else "torch"
+    if options.io == "float32" or not value.is_floating_point():
+        return TensorSpec(name, shape, str(value.dtype).removeprefix("torch."), layout)
+    params: QParams | None = node.meta.get(Q)
+    if params is None:
+        raise UsageError(f"--io {options.io}: '{name}' is not quantized in this network; use --io float32")
+    zero_point = params.zero_point + (128 if options.io == "uint8" else 0)
+    return TensorSpec(name, shape, options.io, layout, params.scale, zero_point)

@@ -1,0 +1,61 @@
+"""TFLite, for LiteRT and its predecessors.
+
+The LiteRT converter writes the flatbuffer; what it leaves to be desired (names, ends, leftovers) is edited in the flatbuffer
+itself. Operator versions stay at what tflite-runtime 2.14 (2023) reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+from edgefold.artifact import Artifact, Format, TensorSpec, atomic_path, sha256_of
+from edgefold.export.emitters import metadata
+from edgefold.export.emitters.base import EmitOptions
+from edgefold.export.emitters.prepare import Prepared, prepare
+from edgefold.export.emitters.quiet import converter
+from edgefold.export.passes.infra import run_passes
+from edgefold.export.passes.tflite_ends import check_ends, name_ends, set_metadata
+from edgefold.export.passes.tflite_model import dump, load
+from edgefold.export.passes.tflite_names import STACK_AS_PATH
+from edgefold.export.passes.tflite_pipeline import FLOAT
+from edgefold.export.program import LoweredProgram
+
+
+class TfliteEmitter:
+    """Writes one ``.tflite`` file."""
+
+    format: ClassVar[Format] = Format.TFLITE
+
+    def emit(self, lowered: LoweredProgram, options: EmitOptions, out: Path) -> Artifact:
+        """See `edgefold.export.emitters.base.Emitter.emit`."""
+        prepared = prepare(lowered, options, fold_weights=False)
+        with converter("litert_torch", self.format):
+            data = _convert(prepared)
+        inputs, outputs = (tuple(_without_64_bits(spec) for spec in specs) for specs in (prepared.inputs, prepared.outputs))
+        model, _ = run_passes(load(data), FLOAT)
+        name_ends(model, inputs, outputs)
+        text = metadata.encode(lowered.precision, inputs, outputs)
+        set_metadata(model, metadata.KEY, text, metadata.producer())
+        check_ends(model, inputs, outputs)
+        with atomic_path(out, force=options.force) as temporary:
+            temporary.write_bytes(dump(model))
+        return Artifact(out, self.format, lowered.precision, sha256_of(out), inputs, outputs)
+
+
+def _convert(prepared: Prepared) -> bytes:
+    import litert_torch
+
+    graph, _ = run_passes(prepared.graph, (STACK_AS_PATH,))
+    for module in graph.modules():
+        module.training = False
+    result = litert_torch.convert(graph, prepared.example_inputs)
+    data: bytes = result._exporter.to_bytes()
+    return data
+
+
+def _without_64_bits(spec: TensorSpec) -> TensorSpec:
+    """The converter narrows 64-bit tensors, which phones' accelerators do not take."""
+    narrow = {"int64": "int32", "float64": "float32"}
+    return replace(spec, dtype=narrow.get(spec.dtype, spec.dtype))
