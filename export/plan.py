@@ -91,6 +91,14 @@ class LoweredLayer:
     candidates: tuple[Candidate, ...]
     choice: Lowering
     reason: str
+    geometry: str = ""  # "32->64 k3x3 s1x1 p1x1 d1x1 @14x14 g4*8->16 +point"
+    structure: str = ""  # "4 groups of 8->16 + 1x1"
+    kernel_map: KernelMap | None = None
+
+    @property
+    def chosen(self) -> Candidate:
+        """The candidate that was chosen."""
+        return next(candidate for candidate in self.candidates if candidate.lowering is self.choice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,3 +110,4 @@ class LoweringPlan:
     device: str
     layers: tuple[LoweredLayer, ...]
     gathers: int
+    lowering: str = "auto"  # what was asked for

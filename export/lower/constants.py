@@ -1,0 +1,28 @@
+"""Computes the parts of a graph that depend on no input, so that weights are attributes and nothing else."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.node import map_arg
+
+from edgefold.quantize.graph import add_buffer, constant_of
+
+
+def fold_constants(module: GraphModule) -> None:
+    """Replaces every op whose operands are all attributes by its result, in place."""
+    for node in list(module.graph.nodes):
+        operands = node.all_input_nodes
+        if node.op != "call_function" or not operands or any(operand.op != "get_attr" for operand in operands):
+            continue
+        args, kwargs = map_arg((node.args, node.kwargs), lambda operand: constant_of(module, operand))
+        with torch.no_grad():
+            value = node.target(*args, **kwargs)
+        if not isinstance(value, Tensor):
+            continue
+        with module.graph.inserting_before(node):
+            constant = add_buffer(module, f"{node.name}_constant", value)
+        constant.meta["val"] = node.meta.get("val")
+        node.replace_all_uses_with(constant)
+        module.graph.erase_node(node)

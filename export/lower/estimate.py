@@ -1,0 +1,85 @@
+"""A time for every lowering of every layer, from its multiply-accumulates: for layers that no table has.
+
+    time = Σ over ops ( macs / rate(op) + elements · move + overhead )
+
+The rate of a convolution falls with the output channels n of a group, because its kernel works on tiles of channels:
+rate = peak · n / (n + half). What differs between runtimes is ``half`` of the group convolution: large for ONNX
+Runtime's INT8 kernel, which runs one im2col and one small matrix product a group. Only ratios between the lowerings
+of one layer matter.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from edgefold.artifact import Format, Precision
+from edgefold.export.lower.geometry import LayerGeometry
+from edgefold.export.plan import Lowering
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The constants of one runtime in one number format."""
+
+    peak: float  # multiply-accumulates a ns of a wide plain convolution
+    half: float  # output channels at which a plain convolution has half of it
+    half_group: float  # the same for one group of a group convolution
+    move: float  # ns an element of an add, concat or slice
+    overhead: float  # ns an op
+
+
+RULES: Final[dict[tuple[Format, bool], Rule]] = {
+    (Format.ONNX, False): Rule(60.0, 8.0, 8.0, 0.15, 2_000.0),
+    (Format.ONNX, True): Rule(450.0, 32.0, 80.0, 0.05, 3_000.0),
+    (Format.TFLITE, False): Rule(60.0, 8.0, 10.0, 0.15, 1_000.0),
+    (Format.TFLITE, True): Rule(200.0, 16.0, 16.0, 0.05, 1_000.0),
+    (Format.EXECUTORCH, False): Rule(60.0, 8.0, 10.0, 0.15, 1_000.0),
+    (Format.EXECUTORCH, True): Rule(200.0, 16.0, 16.0, 0.05, 1_000.0),
+}
+
+_INTEGER: Final = frozenset({Precision.INT8, Precision.INT8_FULL, Precision.INT16X8, Precision.INT8_DYNAMIC})
+
+
+def rule_for(format: Format, precision: Precision) -> Rule:
+    """The rule of a runtime; precisions that compute in float share one."""
+    return RULES[format, precision in _INTEGER]
+
+
+def estimate_ns(geometry: LayerGeometry, lowering: Lowering, format: Format, precision: Precision) -> float:
+    """The estimated time of one layer."""
+    rule = rule_for(format, precision)
+    positions = math.prod(geometry.out_space)
+    taps = math.prod(geometry.kernel)
+    outputs = positions * geometry.out_channels
+    if lowering is Lowering.DENSE or not geometry.groups:
+        return _conv(rule, geometry.in_channels * geometry.out_channels * taps * positions, geometry.out_channels, rule.half)
+    time = 0.0
+    if lowering is Lowering.SPLIT:
+        for reads, writes in geometry.groups:
+            time += _conv(rule, reads * writes * taps * positions, writes, rule.half) + rule.overhead
+        time += rule.overhead + rule.move * (outputs + geometry.in_channels * math.prod(geometry.space))
+    else:
+        reads, writes = geometry.groups[0]
+        time += _conv(rule, reads * writes * len(geometry.groups) * taps * positions, writes, rule.half_group)
+    if geometry.point:
+        point = _conv(rule, geometry.in_channels * geometry.out_channels * positions, geometry.out_channels, rule.half)
+        time += point + rule.overhead + rule.move * outputs
+    return time
+
+
+def gather_ns(elements: int, format: Format, precision: Precision) -> float:
+    """The estimated time of a channel gather of so many elements."""
+    rule = rule_for(format, precision)
+    return 2.0 * rule.move * elements + 4.0 * rule.overhead
+
+
+def gather_limit(budget_ns: float, format: Format, precision: Precision) -> int:
+    """How many elements a gather may move within a time; below 0 none."""
+    rule = rule_for(format, precision)
+    return math.floor((budget_ns - 4.0 * rule.overhead) / (2.0 * rule.move))
+
+
+def _conv(rule: Rule, macs: int, writes: int, half: float) -> float:
+    return macs / (rule.peak * writes / (writes + half)) + rule.overhead

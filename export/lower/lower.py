@@ -1,0 +1,84 @@
+"""Lowering: from the canonical network to the one that a runtime computes fastest.
+
+Three steps, on a copy of the graph: choose a form for each convolution (`select`), permute weights so that its
+channel groups are contiguous (`permute`), and write the chosen forms (`rewrite`). The weights stay float;
+quantization parameters travel with the nodes, so nothing is calibrated again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch.fx import GraphModule
+
+from edgefold.artifact import Format, Precision
+from edgefold.errors import unknown_name
+from edgefold.export.lower.candidates import options_of
+from edgefold.export.lower.constants import fold_constants
+from edgefold.export.lower.conv import Conv
+from edgefold.export.lower.costs import CostModel
+from edgefold.export.lower.nodes import record_values
+from edgefold.export.lower.permute import Orders
+from edgefold.export.lower.rewrite import Rewriter
+from edgefold.export.lower.select import Pricing, choose
+from edgefold.export.lower.tables import shipped_table
+from edgefold.export.passes.infra import clone
+from edgefold.export.plan import Lowering, LoweringPlan
+from edgefold.export.program import LoweredProgram, Program
+from edgefold.quantize.graph import constant_of
+
+
+def lower(
+    program: Program,
+    *,
+    format: Format,
+    precision: Precision,
+    lowering: Lowering | Literal["auto"] = "auto",
+    device: str = "host",
+    costs: CostModel | None = None,
+) -> LoweredProgram:
+    """The program with the form of each layer chosen for one format, precision and device. ``program`` is not changed.
+
+    Args:
+        program: canonical network, float weights; quantization parameters in its nodes' ``meta`` are carried along.
+        format: what it will be emitted as.
+        precision: the numbers it will be emitted with.
+        lowering: one form for all layers (the nearest where a layer lacks it), or "auto": the cheapest by cost.
+        device: where it will run; for the plan.
+        costs: times measured on that device. Without them, or where they do not know a layer, the shipped table of this class of
+            CPU is asked (if the device is the host), then the cost is estimated.
+
+    Raises:
+        UsageError: ``lowering`` is unknown.
+    """
+    wanted = _lowering(lowering)
+    graph = clone(program.graph)
+    record_values(graph, program.example_inputs)
+    fold_constants(graph)
+    orders = Orders(graph)
+    models: Sequence[CostModel] = [model for model in (costs, shipped_table() if device == "host" else None) if model is not None]
+    convs = [conv for conv in map(Conv.of, graph.graph.nodes) if conv is not None]
+    layers = [options_of(conv, constant_of(graph, conv.weight)) for conv in convs]
+    choices = choose(layers, orders, Pricing(format, precision, models), wanted)
+    gathers = orders.apply()
+    for choice in choices:
+        conv = Conv.of(choice.options.conv.node)
+        assert conv is not None
+        Rewriter(graph, conv, choice.option, orders.read_order(conv.node), orders.write_order(conv.node)).run()
+    graph.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    graph.graph.lint()
+    result = GraphModule(graph, graph.graph)  # without the attributes that no node reads any more
+    record_values(result, program.example_inputs)
+    plan = LoweringPlan(format, precision, device, tuple(choice.layer for choice in choices), gathers, lowering=str(lowering))
+    lowered = Program(result, program.example_inputs, program.input_names, program.output_names)
+    return LoweredProgram(lowered, format, precision, plan)
+
+
+def _lowering(name: Lowering | str) -> Lowering | None:
+    if name == "auto":
+        return None
+    try:
+        return Lowering(name)
+    except ValueError:
+        raise unknown_name("lowering", str(name), [*Lowering, "auto"]) from None

@@ -1,0 +1,224 @@
+"""Permutes the weights of a graph so that the channel groups of its convolutions lie together, at no cost at run time.
+
+The strided HetConv form groups channels by residue modulo P. A group convolution wants each group contiguous, so the
+producers of its input write their channels in another order (the rows of their weights are permuted) and its
+consumers read them so (the columns are). `Orders` grants such wishes one after the other; a wish that does not fit
+the orders that others have fixed is granted through a gather, and `apply` counts those that are left.
+
+Wishes of a group convolution come first, then the natural order at graph inputs, outputs and barriers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from edgefold.export.lower.carry import Flow, Parameter, Reading
+from edgefold.export.lower.carry_rules import RULES, pointwise
+from edgefold.export.lower.conv import Conv
+from edgefold.export.lower.nodes import shape_of
+from edgefold.export.lower.spaces import Indices, Layout
+from edgefold.quantize.graph import add_buffer, constant_of
+from edgefold.quantize.scheme import WEIGHT_SCALE, Q
+
+_ORIGIN = ("nn_module_stack", "stack_trace", "val", Q)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Channel groups of a convolution that are to lie together.
+
+    ``reads[g]`` and ``writes[g]`` are the input and output channels of group ``g``; together they are all channels.
+    ``aligned``: group ``g`` must have the same place in input and output (a group convolution; plain ones on slices need not).
+    """
+
+    node: Node
+    reads: tuple[Indices, ...]
+    writes: tuple[Indices, ...]
+    aligned: bool = True
+
+
+class Orders:
+    """The channel orders of a graph, which is changed by `apply` only."""
+
+    def __init__(self, module: GraphModule) -> None:
+        self._module = module
+        self._flow = Flow(module)
+        self._flow.run(RULES, pointwise)
+        for node in module.graph.nodes:
+            conv = Conv.of(node)
+            if conv is not None and conv.groups > 1 and not conv.depthwise:
+                self.grant(_own_groups(conv))
+
+    def grant(self, wish: Wish, *, limit: int | None = None) -> int | None:
+        """Grants a wish and returns the number of elements that gathers must move for it, 0 for none.
+
+        None, and nothing changed, if that is more than ``limit`` elements a sample.
+        """
+        conv = Conv.of(wish.node)
+        assert conv is not None
+        gather_in, gather_out = math.prod(shape_of(conv.source) or ()), math.prod(shape_of(conv.node) or ())
+        variants = [(0, False, False), (gather_in, True, False), (gather_out, False, True), (gather_in + gather_out, True, True)]
+        for moved, fresh_in, fresh_out in sorted(variants):
+            if limit is not None and moved > limit:
+                return None
+            reads = Layout.free(conv.in_channels) if fresh_in else self._flow.reading(Reading(conv.node, conv.source))
+            writes = Layout.free(conv.out_channels) if fresh_out else self._flow.writing(conv.node)
+            if reads is None or writes is None or not self._fits(wish, reads, writes):
+                continue
+            if fresh_in:
+                self._flow.read[conv.node, conv.source] = reads
+            if fresh_out:
+                self._flow.written[conv.node] = writes
+            return moved
+        raise AssertionError(f"{wish.node} takes no group order, not even through gathers")
+
+    def _fits(self, wish: Wish, reads: Layout, writes: Layout) -> bool:
+        if wish.aligned:
+            return not isinstance(self._flow.solver.arrange([reads, writes], [wish.reads, wish.writes]), str)
+        mark = self._flow.solver.mark()
+        for layout, groups in ((reads, wish.reads), (writes, wish.writes)):
+            if isinstance(self._flow.solver.arrange([layout], [groups]), str):
+                self._flow.solver.undo(mark)
+                return False
+        return True
+
+    def apply(self) -> int:
+        """Rewrites the graph in place and returns the number of gathers that it needed."""
+        self._settle()
+        for node in self._module.graph.nodes:
+            if WEIGHT_SCALE in node.meta and (layout := self._flow.writing(node)) is not None:
+                node.meta[WEIGHT_SCALE] = node.meta[WEIGHT_SCALE][_tensor(layout.order())]
+        self._permute_parameters()
+        gathers = self._insert_gathers()
+        self._module.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+        self._module.graph.lint()
+        self._module.recompile()
+        return gathers
+
+    def read_order(self, node: Node) -> Indices:
+        """The order in which a convolution reads its input channels."""
+        conv = Conv.of(node)
+        assert conv is not None
+        layout = self._flow.reading(Reading(node, conv.source))
+        return np.arange(conv.in_channels) if layout is None else layout.order()
+
+    def write_order(self, node: Node) -> Indices:
+        """The order in which a convolution writes its output channels."""
+        layout = self._flow.writing(node)
+        assert layout is not None
+        return layout.order()
+
+    def _settle(self) -> None:
+        """Closes the gaps between what is written and what is read, the largest tensors first."""
+        flow = self._flow
+        gaps = [(node, layout, flow.layout(node)) for node, layout in flow.written.items()]
+        gaps += [(producer, layout, flow.layout(producer)) for (_, producer), layout in flow.read.items()]
+        for _, one, other in sorted(gaps, key=lambda gap: -math.prod(shape_of(gap[0]) or ())):
+            if other is not None:
+                flow.solver.unify(one, other)  # what cannot be made equal becomes a gather
+
+    def _permute_parameters(self) -> None:
+        by_operand: dict[tuple[Node, int], list[Parameter]] = {}
+        for parameter in self._flow.parameters:
+            by_operand.setdefault((parameter.node, parameter.argument), []).append(parameter)
+        for (node, argument), parameters in by_operand.items():
+            orders = {parameter.dim: self._order(parameter) for parameter in parameters}
+            value = constant_of(self._module, node.args[argument])  # type: ignore[arg-type]  # absorbed operands are nodes
+            for dim, order in orders.items():
+                value = value.index_select(dim, _tensor(order))
+            if any(not _is_natural(order) for order in orders.values()):
+                self._replace(node, argument, value)
+        for node in list(self._module.graph.nodes):
+            conv = Conv.of(node)
+            if conv is not None and conv.groups > 1 and not conv.depthwise:
+                self._permute_groups(conv)
+
+    def _order(self, parameter: Parameter) -> Indices:
+        layout = (
+            self._flow.reading(parameter.follows)
+            if isinstance(parameter.follows, Reading)
+            else self._flow.writing(parameter.node)
+        )
+        assert layout is not None
+        return layout.order()
+
+    def _permute_groups(self, conv: Conv) -> None:
+        """The weight (N, M / G, ...) of a group convolution: rows as written, columns as each group reads them."""
+        reads, writes = self.read_order(conv.node), self.write_order(conv.node)
+        if _is_natural(reads) and _is_natural(writes):
+            return
+        rows, columns = conv.out_channels // conv.groups, conv.in_channels // conv.groups
+        weight = constant_of(self._module, conv.weight)[_tensor(writes)]
+        pieces = [
+            weight[place * rows : (place + 1) * rows][:, _tensor(reads[place * columns : (place + 1) * columns] % columns)]
+            for place in range(conv.groups)
+        ]
+        self._replace(conv.node, 1, torch.cat(pieces))
+
+    def _replace(self, node: Node, argument: int, value: Tensor) -> None:
+        old = node.args[argument]
+        assert isinstance(old, Node)
+        with self._module.graph.inserting_before(node):
+            constant = add_buffer(self._module, f"{str(old.target).replace('.', '_')}_ordered", value)
+        constant.meta["val"] = old.meta.get("val")
+        node.update_arg(argument, constant)
+
+    def _insert_gathers(self) -> int:
+        made: dict[tuple[Node, bytes], Node] = {}
+        for user in list(self._module.graph.nodes):
+            for producer in user.all_input_nodes:
+                wanted, stored = self._flow.reading(Reading(user, producer)), self._stored(producer)
+                if wanted is None or stored is None or user in made.values():
+                    continue
+                positions = np.argsort(stored.order())[wanted.order()]
+                tensor = self._tensor_of(producer)
+                if not _is_natural(positions):
+                    key = (tensor, positions.tobytes())
+                    if key not in made:
+                        made[key] = self._gather(tensor, positions, stored.axis)
+                    tensor = made[key]
+                user.replace_input_with(producer, tensor)
+        return len(made)
+
+    def _tensor_of(self, node: Node) -> Node:
+        while node in self._flow.absorbed:
+            node = self._flow.absorbed[node]
+        return node
+
+    def _stored(self, node: Node) -> Layout | None:
+        """The layout in which the data that a node stands for is stored."""
+        if node in self._flow.absorbed:
+            below = self._stored(self._flow.absorbed[node])
+            assert below is not None
+            return below.relabelled(self._flow.shuffles[node].permutation)
+        return self._flow.writing(node)
+
+    def _gather(self, tensor: Node, positions: Indices, axis: int) -> Node:
+        graph = self._module.graph
+        last = tensor if tensor.op != "placeholder" else [node for node in graph.nodes if node.op == "placeholder"][-1]
+        with graph.inserting_after(last):
+            index = add_buffer(self._module, f"{tensor.name}_order", _tensor(positions))
+        with graph.inserting_after(index):
+            gather = graph.call_function(torch.ops.aten.index_select.default, (tensor, axis, index))
+        gather.meta = {key: tensor.meta[key] for key in _ORIGIN if key in tensor.meta}
+        return gather
+
+
+def _own_groups(conv: Conv) -> Wish:
+    rows, columns = np.arange(conv.out_channels), np.arange(conv.in_channels)
+    return Wish(conv.node, tuple(np.split(columns, conv.groups)), tuple(np.split(rows, conv.groups)))
+
+
+def _is_natural(order: Indices) -> bool:
+    return bool((order == np.arange(len(order))).all())
+
+
+def _tensor(order: Sequence[int] | Indices) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(order))

@@ -1,0 +1,40 @@
+"""Where the 1×1 branch of a convolution reads.
+
+Output i of a convolution reads its centre tap c = (K - 1) // 2 at input position i·s + c·d − p. A 1×1 convolution with the
+same stride reads at i·s − q, so q = p − c·d: zero for the usual odd kernel with 'same' padding. A positive q is
+padding of the 1×1 convolution, a negative one crops the start of its input; an output that comes out too long is
+cropped at its end, and one that comes out too short cannot be made this way (padding at the end only).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgefold.export.fold.structure import centre_tap
+from edgefold.export.lower.conv import Conv
+
+
+@dataclass(frozen=True, slots=True)
+class PointPlacement:
+    """How to apply the 1×1, by dimension: skip ``crop`` entries, pad by ``padding``, keep ``keep`` outputs (None: all)."""
+
+    tap: tuple[int, ...]
+    crop: tuple[int, ...]
+    padding: tuple[int, ...]
+    keep: tuple[int | None, ...]
+
+
+def place_point(conv: Conv) -> PointPlacement | str:
+    """The placement for a convolution, or the reason why there is none."""
+    crops, paddings, keeps = [], [], []
+    taps = centre_tap(conv.kernel)
+    for dim, tap in enumerate(taps):
+        shift = conv.padding[dim] - tap * conv.dilation[dim]
+        crop, padding = max(-shift, 0), max(shift, 0)
+        length = (conv.in_space[dim] - crop + 2 * padding - 1) // conv.stride[dim] + 1
+        if length < conv.out_space[dim]:
+            return "a 1x1 convolution cannot be aligned with the centre of its kernel"
+        crops.append(crop)
+        paddings.append(padding)
+        keeps.append(conv.out_space[dim] if length > conv.out_space[dim] else None)
+    return PointPlacement(taps, tuple(crops), tuple(paddings), tuple(keeps))

@@ -1,0 +1,143 @@
+"""Chooses how each layer is computed.
+
+`choose` takes the layers with the most to gain first. A layer takes its cheapest candidate whose channel order fits
+without a gather, or with one where the time that it saves is more than the gather's. A uniform lowering takes the
+named candidate, or the nearest one that the layer has, whatever it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from edgefold.artifact import Format, Precision
+from edgefold.export.lower.candidates import Option, Options
+from edgefold.export.lower.costs import CostModel, known_cost
+from edgefold.export.lower.estimate import estimate_ns, gather_limit
+from edgefold.export.lower.permute import Orders
+from edgefold.export.plan import Candidate, LoweredLayer, Lowering, NumericClass
+from edgefold.quantize.graph import module_path
+from edgefold.quantize.scheme import WEIGHT_SCALE
+
+# What stands in for a lowering that a layer does not have.
+NEAREST: Final = {
+    Lowering.KEEP: (Lowering.KEEP, Lowering.DENSE),
+    Lowering.DENSE: (Lowering.DENSE, Lowering.KEEP),
+    Lowering.GROUPED: (Lowering.GROUPED, Lowering.KEEP, Lowering.SPLIT, Lowering.DENSE),
+    Lowering.SPLIT: (Lowering.SPLIT, Lowering.GROUPED, Lowering.KEEP, Lowering.DENSE),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The option taken for a layer, and its entry in the plan."""
+
+    options: Options
+    option: Option
+    layer: LoweredLayer
+
+
+class Pricing:
+    """The costs of candidates in one format and precision, from the first model that knows them."""
+
+    def __init__(self, format: Format, precision: Precision, models: Sequence[CostModel]) -> None:
+        self.format, self.precision = format, precision
+        self._models = models
+
+    def candidates(self, layer: Options) -> tuple[Candidate, ...]:
+        """The plan's entries for the options of a layer, in their order.
+
+        Times of one layer are compared with each other, so they are measured ones only if all of them are.
+        """
+        known = [
+            known_cost(self._models, option.geometry, option.lowering, self.format, self.precision) for option in layer.options
+        ]
+        measured = all(one is not None for one in known)
+        result = []
+        for option, cost in zip(layer.options, known, strict=True):
+            if measured and cost is not None:
+                nanoseconds, source = cost
+            else:
+                nanoseconds = estimate_ns(option.geometry, option.lowering, self.format, self.precision)
+                source = "estimated"
+            weights = option.geometry.weights(option.lowering)
+            quantized = WEIGHT_SCALE in layer.conv.node.meta
+            result.append(
+                Candidate(
+                    option.lowering,
+                    _numeric_class(option, quantized),
+                    macs=option.geometry.macs(option.lowering),
+                    weight_bytes=weights * (1 if quantized else 4),
+                    cost_ns=nanoseconds,
+                    source=source,
+                )
+            )
+        return tuple(result)
+
+
+def _numeric_class(option: Option, quantized: bool) -> NumericClass:
+    if not quantized:
+        return NumericClass.FLOAT
+    return NumericClass.FUSED if option.point is None else NumericClass.BRANCHED
+
+
+def choose(layers: Sequence[Options], orders: Orders, pricing: Pricing, lowering: Lowering | None) -> list[Choice]:
+    """One choice a layer, in the order given; ``lowering`` is None for the cheapest. Grants the wishes of what it chooses."""
+    priced = [(layer, pricing.candidates(layer)) for layer in layers]
+    choices: dict[int, Choice] = {}
+    for index in sorted(range(len(priced)), key=lambda index: -_gain(priced[index][1])):
+        layer, candidates = priced[index]
+        pick = _cheapest if lowering is None else _named
+        option, reason = pick(layer, candidates, orders, pricing, lowering)
+        entry = LoweredLayer(
+            module_path(layer.conv.node),
+            candidates,
+            option.lowering,
+            reason,
+            str(option.geometry),
+            layer.structure,
+            layer.kernel_map,
+        )
+        choices[index] = Choice(layer, option, entry)
+    return [choices[index] for index in range(len(priced))]
+
+
+def _gain(candidates: Sequence[Candidate]) -> float:
+    costs = [candidate.cost_ns for candidate in candidates]
+    return max(costs) - min(costs)
+
+
+def _cheapest(
+    layer: Options, candidates: Sequence[Candidate], orders: Orders, pricing: Pricing, lowering: Lowering | None
+) -> tuple[Option, str]:
+    if len(layer.options) == 1:
+        return layer.options[0], next(iter(layer.missing.values()), "it has one form only")
+    ranked = sorted(zip(layer.options, candidates, strict=True), key=lambda pair: pair[1].cost_ns)
+    refused = ""
+    for place, (option, candidate) in enumerate(ranked):
+        wish = option.wish(layer.conv)
+        if wish is None:
+            return option, f"cheapest of {len(ranked)} candidates ({candidate.source}){refused}"
+        saved = ranked[min(place + 1, len(ranked) - 1)][1].cost_ns - candidate.cost_ns
+        moved = orders.grant(wish, limit=max(gather_limit(saved, pricing.format, pricing.precision), 0))
+        if moved is not None:
+            gathers = f", with gathers of {moved} elements" if moved else ""
+            return option, f"cheapest of {len(ranked)} candidates ({candidate.source}){gathers}{refused}"
+        refused = f"; {option.lowering} would need gathers that cost more than it saves"
+    raise AssertionError("a layer always has a candidate without a wish")
+
+
+def _named(
+    layer: Options, candidates: Sequence[Candidate], orders: Orders, pricing: Pricing, lowering: Lowering | None
+) -> tuple[Option, str]:
+    assert lowering is not None
+    have = {option.lowering: option for option in layer.options}
+    name = next(name for name in NEAREST[lowering] if name in have)
+    option = have[name]
+    wish = option.wish(layer.conv)
+    moved = orders.grant(wish) if wish is not None else 0
+    reason = f"asked for {lowering}"
+    if name is not lowering:
+        reason += f", but {layer.missing[lowering]}"
+    return option, f"{reason}, with gathers of {moved} elements" if moved else reason
