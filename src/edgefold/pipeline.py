@@ -1,0 +1,238 @@
+"""The flow, one function a stage: fold, quantize, export. What it composes lives in the packages below.
+
+`edgefold.ship` runs all of it for several formats and precisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from edgefold.artifact import Artifact, Format, Precision
+from edgefold.errors import UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from edgefold.batch import Batch
+    from edgefold.export.fold import FoldResult
+    from edgefold.export.lower.costs import CostModel
+    from edgefold.export.program import LoweredProgram, Program, QuantizedProgram
+
+Lowerings = Literal["auto", "keep", "dense", "grouped", "split"]
+
+
+def fold(module: nn.Module, example_inputs: Batch) -> FoldResult:
+    """The canonical network: every linear convolution, however written, is one conv with its mask fused in.
+
+    Args:
+        module: in eval mode, float32; it is not changed.
+        example_inputs: one minibatch, NCHW.
+
+    Raises:
+        ModelError: not a module in eval mode with finite weights, or it fails on the inputs.
+        DataError: the inputs are no batch, or an (image, label) pair.
+        UnsupportedError: the module cannot be captured as a graph.
+    """
+    from edgefold.export.fold import fold_module
+
+    return fold_module(module, example_inputs)
+
+
+def quantize_model(
+    model: nn.Module | FoldResult,
+    example_inputs: Batch,
+    *,
+    calibration: Iterable[Batch] | Tensor,
+    scheme: Precision | str = "int8",
+    observer: str = "auto",
+    progress: Callable[[], None] = lambda: None,
+) -> QuantizedProgram:
+    """Calibrates the canonical network once; the result can be exported to every format.
+
+    Args:
+        model: a module, which is folded first, or a fold result.
+        example_inputs: one minibatch, NCHW.
+        calibration: inputs as the network sees them in use; read once.
+        scheme: an integer precision.
+        observer: how ranges are chosen: ``auto``, ``minmax``, ``percentile``, ``mse`` or ``entropy``.
+        progress: called after each calibration sample.
+
+    Raises:
+        UsageError: unknown scheme or observer.
+        DataError: calibration is empty, holds labels, NaN or infinite values, or has another shape than the example.
+    """
+    from edgefold.batch import samples_like
+    from edgefold.errors import DataError
+    from edgefold.export.lower.branches import group_branch
+    from edgefold.export.program import Program, QuantizedProgram
+    from edgefold.quantize.calibrate import attach, calibrate
+    from edgefold.quantize.correct import correct_biases
+
+    precision = as_precision(scheme)
+    if not is_calibrated(precision):
+        raise UsageError(f"scheme '{precision}' is not calibrated; give 'int8'")
+    folded = as_folded(model, example_inputs)
+    program = folded.program
+    samples = list(samples_like(calibration, program.example_inputs, "calibration"))
+    if not samples:
+        raise DataError("calibration data is empty, expected at least one batch; give some inputs as the model sees them in use")
+    table = calibrate(program.graph, samples, observer=observer, branch_mask=group_branch, progress=progress)
+    table = correct_biases(program.graph, table, samples[:JUDGED])
+    quantized = Program(attach(program.graph, table), program.example_inputs, program.input_names, program.output_names)
+    return QuantizedProgram(quantized, table, precision, folded.plan)
+
+
+def export_model(
+    model: nn.Module | FoldResult | QuantizedProgram,
+    example_inputs: Batch | None = None,
+    *,
+    format: Format | str,
+    precision: Precision | str | None = None,
+    calibration: Iterable[Batch] | Tensor | None = None,
+    lowering: Lowerings = "auto",
+    device: str | None = None,
+    costs: CostModel | None = None,
+    io: Literal["float32", "int8", "uint8"] = "float32",
+    layout: Literal["nchw", "nhwc"] = "nchw",
+    out: Path | str,
+    force: bool = False,
+) -> Artifact:
+    """Writes one file.
+
+    Args:
+        model: a module is folded, and quantized if the precision asks for it; a fold result is not folded again; a quantized
+            program is not quantized again.
+        example_inputs: one minibatch, NCHW; needed for a module.
+        format: ``onnx``, ``tflite`` or ``executorch``.
+        precision: ``fp32`` (default), ``int8`` and so on; not for a quantized program.
+        calibration: inputs for an integer precision; not for a quantized program.
+        lowering: how layers are computed.
+        device: where it will run; the host by default.
+        costs: measured times of layers on that device.
+        io: element type of the quantized inputs and outputs.
+        layout: order of 4-D inputs and outputs in the file.
+        out: the file; without a suffix it gets the format's own.
+        force: replace an existing file.
+
+    Raises:
+        UsageError: options that do not go together.
+        OutputError: ``out`` exists or cannot be written.
+        UnsupportedError: an op that the format cannot express.
+        RuntimeFailure: the converter broke.
+    """
+    from edgefold.export.emitters.base import EmitOptions, get_emitter
+
+    chosen = as_format(format)
+    options = EmitOptions(io=io, layout=layout, force=force)
+    target = as_output(Path(out), chosen)
+    check_free(target, force=force)
+    lowered = lower_model(
+        model,
+        example_inputs,
+        format=chosen,
+        precision=precision,
+        calibration=calibration,
+        lowering=lowering,
+        device=device,
+        costs=costs,
+    )
+    return get_emitter(chosen).emit(lowered, options, target)
+
+
+def lower_model(
+    model: nn.Module | FoldResult | QuantizedProgram,
+    example_inputs: Batch | None = None,
+    *,
+    format: Format | str,
+    precision: Precision | str | None = None,
+    calibration: Iterable[Batch] | Tensor | None = None,
+    lowering: Lowerings = "auto",
+    device: str | None = None,
+    costs: CostModel | None = None,
+) -> LoweredProgram:
+    """The network with the form of each layer chosen for one format, precision and device; see `export_model`."""
+    from edgefold.export.lower.lower import lower
+    from edgefold.export.program import QuantizedProgram
+
+    program: Program
+    if isinstance(model, QuantizedProgram):
+        if precision is not None or calibration is not None:
+            raise UsageError(f"the model is quantized already ({model.scheme}); do not give precision or calibration")
+        program, chosen = model.program, model.scheme
+    else:
+        chosen = as_precision(precision or Precision.FP32)
+        if example_inputs is None:
+            raise UsageError("example_inputs are missing; give one minibatch of the shape that the model takes")
+        if is_calibrated(chosen):
+            if calibration is None:
+                raise UsageError(f"precision '{chosen}' needs calibration data; give some inputs as the model sees them in use")
+            program = quantize_model(model, example_inputs, calibration=calibration, scheme=chosen).program
+        else:
+            if calibration is not None:
+                raise UsageError(f"precision '{chosen}' needs no calibration data; leave it out or give precision='int8'")
+            program = as_folded(model, example_inputs).program
+    return lower(program, format=as_format(format), precision=chosen, lowering=lowering, device=device or "host", costs=costs)
+
+
+def as_folded(model: nn.Module | FoldResult, example_inputs: Batch) -> FoldResult:
+    """The fold result as it is, or that of a module."""
+    from edgefold.export.fold import FoldResult
+
+    return model if isinstance(model, FoldResult) else fold(model, example_inputs)
+
+
+def as_format(name: Format | str) -> Format:
+    """The format of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in list(Format):
+        raise unknown_name("format", str(name), list(Format))
+    return Format(name)
+
+
+def as_precision(name: Precision | str) -> Precision:
+    """The precision of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in list(Precision):
+        raise unknown_name("precision", str(name), list(Precision))
+    return Precision(name)
+
+
+def is_calibrated(precision: Precision) -> bool:
+    """Whether a precision needs activations' ranges from calibration data."""
+    return precision in (Precision.INT8, Precision.INT8_FULL, Precision.INT16X8)
+
+
+def as_output(out: Path, format: Format) -> Path:
+    """``out`` with the format's suffix if it has none.
+
+    Raises:
+        UsageError: it has another one.
+    """
+    if not out.suffix:
+        return out.with_suffix(format.suffix)
+    if out.suffix != format.suffix:
+        raise UsageError(f"output '{out}' ends in '{out.suffix}', a file of format '{format}' ends in '{format.suffix}'")
+    return out
+
+
+def check_free(out: Path, *, force: bool) -> None:
+    """Refuses an existing output before any work is done.
+
+    Raises:
+        OutputError: it exists and ``force`` is not set.
+    """
+    from edgefold.errors import OutputError
+
+    if out.exists() and not force:
+        raise OutputError(f"output '{out}' exists already; choose another name or give --force")
+
+
+JUDGED = 128  # calibration samples that bias correction walks through

@@ -1,0 +1,231 @@
+"""The whole flow for one network: every format in every precision, verified, measured and bundled.
+
+One variant that fails does not stop the others: it is in the bundle's results with the stage and the sentence that says why.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgefold.artifact import Format, Precision
+from edgefold.errors import DataError, UsageError
+from edgefold.network import ALL_FORMATS, DEFAULT_PRECISIONS, Evaluation, Network, Progress, Quiet, ShipOptions
+from edgefold.report.content import Shipment
+from edgefold.variants import emit_all, measure_all, quantize_all, verify_all
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from edgefold.batch import Batch
+    from edgefold.bundle.preprocess import Preprocessing
+    from edgefold.bundle.reader import Bundle
+    from edgefold.device_bench import BenchOptions
+    from edgefold.export.program import QuantizedProgram
+    from edgefold.network import Metric
+    from edgefold.pipeline import Lowerings
+
+
+def ship(
+    module_or_name: nn.Module | str,
+    example_inputs: Batch | None = None,
+    calibration: Iterable[Batch] | Tensor | None = None,
+    evaluation: Evaluation | tuple[Tensor, NDArray[np.int64] | Sequence[int]] | None = None,
+    metric: Metric | None = None,
+    preprocess: Preprocessing | None = None,
+    labels: Sequence[str] | None = None,
+    *,
+    formats: Sequence[Format | str] = ALL_FORMATS,
+    precisions: Sequence[Precision | str] = DEFAULT_PRECISIONS,
+    device: str = "host",
+    lowering: Lowerings = "auto",
+    out: Path | str,
+    force: bool = False,
+    bench_options: BenchOptions | None = None,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Folds, quantizes, exports, verifies, measures and bundles a network.
+
+    Args:
+        module_or_name: a module in eval mode, or the name of a model as the command line takes it, which brings its example
+            inputs and, if it is built in, its data.
+        example_inputs: one minibatch, NCHW; needed for a module.
+        calibration: inputs as the network sees them in use; needed for integer precisions.
+        evaluation: inputs and class indices, for the accuracy of each artifact.
+        metric: of (outputs, class indices), higher is better; top-1 by default.
+        preprocess: from an image to the network's input; written into the bundle.
+        labels: names of the classes.
+        formats: any of ``onnx``, ``tflite``, ``executorch``.
+        precisions: any of ``fp32``, ``int8`` and so on.
+        device: where it is measured.
+        lowering: how layers are computed.
+        out: the folder; its zip is put beside it.
+        force: replace an existing bundle.
+        bench_options: how it is measured.
+        name: how the network is called; by default its class or the name given.
+        progress: told what is going on.
+
+    Raises:
+        InputError: the network, its data or the options cannot be used, or ``out`` cannot be written. What goes wrong with one
+            variant alone is not raised but recorded in the bundle.
+    """
+    from edgefold.pipeline import as_format, as_precision
+
+    if isinstance(module_or_name, str):
+        network = named_network(module_or_name)
+    elif example_inputs is None:
+        raise UsageError("example_inputs are missing; give one minibatch of the shape that the model takes")
+    else:
+        network = Network(type(module_or_name).__name__, module_or_name, example_inputs)
+    given: dict[str, Any] = {
+        "name": name,
+        "example_inputs": example_inputs,
+        "calibration": calibration,
+        "evaluation": as_evaluation(evaluation),
+        "metric": metric,
+        "preprocessing": preprocess,
+        "labels": None if labels is None else tuple(labels),
+        "calibration_source": None if calibration is None else "given by the caller",
+    }
+    network = replace(network, **{key: value for key, value in given.items() if value is not None})
+    options = ShipOptions(
+        formats=tuple(as_format(value) for value in formats),
+        precisions=tuple(as_precision(value) for value in precisions),
+        device=device,
+        lowering=lowering,
+        bench=bench_options,
+        force=force,
+    )
+    return ship_network(network, Path(out), options, progress)
+
+
+def ship_network(network: Network, out: Path, options: ShipOptions | None = None, progress: Progress | None = None) -> Bundle:
+    """Makes the bundle ``out`` (a folder, and the zip of it beside it) of a network.
+
+    Raises:
+        InputError: the network, its data or the options cannot be used, or ``out`` cannot be written. What goes wrong with one
+            variant alone is not raised but recorded in the bundle.
+    """
+    from edgefold.bundle.reader import load_bundle
+    from edgefold.bundle.writer import Contract, check_output, write_bundle
+    from edgefold.pipeline import fold
+
+    options = options or ShipOptions()
+    progress = progress or Quiet()
+    if not options.formats or not options.precisions:
+        raise UsageError("nothing to ship: give at least one format and one precision")
+    check_output(out, force=options.force)
+    progress.stage("fold")
+    folded = fold(network.module, network.example_inputs)
+    quantized, samples = quantize_all(network, folded, options, progress)
+    with tempfile.TemporaryDirectory(prefix="edgefold-ship-") as folder:
+        variants = emit_all(folded, quantized, options, Path(folder), progress)
+        variants, agreements = verify_all(variants, network, folded, quantized, options, progress)
+        variants = measure_all(variants, options, progress)
+        shipment = Shipment(
+            name=network.name,
+            variants=tuple(variants),
+            fold=folded.plan,
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            description=network.description,
+            parameters=sum(layer.parameters for layer in folded.plan.layers) or None,
+            notes=(*network.notes, *_notes(network)),
+            agreement=agreements,
+        )
+        contract = Contract(
+            preprocessing=network.preprocessing,
+            labels=network.labels,
+            scales=tuple(_scales(program) for program in quantized.values()),
+            calibration=_calibration(network, samples),
+            tools=tool_versions(),
+        )
+        progress.stage("bundle")
+        write_bundle(shipment, contract, out, force=options.force)
+    return load_bundle(out)
+
+
+def named_network(name: str) -> Network:
+    """The network that a name stands for, with the data that comes with it; see `edgefold.models.sources.load_source`."""
+    from edgefold.models.sources import load_source
+
+    source = load_source(name)
+    return Network(
+        name=source.name,
+        module=source.module,
+        example_inputs=source.example_inputs,
+        calibration=None if source.calibration is None else source.calibration,
+        evaluation=None if source.evaluation is None else Evaluation(*source.evaluation),
+        preprocessing=source.preprocess,
+        labels=source.labels,
+    )
+
+
+def as_evaluation(value: Evaluation | tuple[Tensor, Any] | None) -> Evaluation | None:
+    """Evaluation data as it is, or from an (images, class indices) pair.
+
+    Raises:
+        DataError: the numbers of images and labels differ, or there are none.
+    """
+    import numpy as np
+
+    if value is None or isinstance(value, Evaluation):
+        return value
+    images, labels = value
+    found = Evaluation((images,), np.asarray(labels, dtype=np.int64))
+    if not len(images) or len(images) != len(found.labels):
+        raise DataError(
+            f"evaluation has {len(images)} images and {len(found.labels)} labels, expected the same number, at least 1"
+        )
+    return found
+
+
+def _notes(network: Network) -> tuple[str, ...]:
+    notes = []
+    if network.random_calibration:
+        notes.append("Calibrated with random data: sizes and latencies hold, INT8 accuracy does not.")
+    if network.evaluation is None:
+        notes.append("No evaluation data was given: outputs were compared on random inputs, accuracy was not measured.")
+    return tuple(notes)
+
+
+def _scales(program: QuantizedProgram) -> Any:
+    from edgefold.bundle.manifest import ActivationScale, Scales, WeightScale
+
+    table = program.table
+    activations = tuple(
+        ActivationScale(name=name, scale=p.scale, zero_point=p.zero_point, qmin=p.qmin, qmax=p.qmax)
+        for name, p in table.activations.items()
+    )
+    weights = tuple(WeightScale(name=name, scales=tuple(scale.tolist())) for name, scale in table.weights.items())
+    return Scales(scheme=program.scheme, activations=activations, weights=weights)
+
+
+def _calibration(network: Network, samples: Sequence[tuple[Tensor, ...]]) -> Any:
+    from edgefold.batch import digest
+    from edgefold.bundle.manifest import Calibration
+
+    if not samples:
+        return None
+    return Calibration(
+        samples=len(samples), sha256=digest(samples), random=network.random_calibration, source=network.calibration_source
+    )
+
+
+def tool_versions() -> dict[str, str]:
+    """The installed versions of the packages that make and run artifacts."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("torch", "torchao", "onnx", "onnxruntime", "litert-torch", "ai-edge-litert", "executorch", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,185 @@
+"""The variants of a network, stage by stage: each stage adds to every variant what it found, or the reason why it could not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgefold.artifact import Precision
+from edgefold.errors import DataError, EdgefoldError
+from edgefold.network import Network, Progress, ShipOptions
+from edgefold.report.content import Accuracy, Failure, Variant
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgefold.export.fold import FoldResult
+    from edgefold.export.program import QuantizedProgram
+    from edgefold.network import Arrays, Metric
+    from edgefold.results import RuntimeAgreement
+
+
+def quantize_all(
+    network: Network, folded: FoldResult, options: ShipOptions, progress: Progress
+) -> tuple[dict[Precision, QuantizedProgram], list[tuple[Tensor, ...]]]:
+    """One program a scheme, all from the same samples, and those samples."""
+    from edgefold.batch import samples_like
+    from edgefold.pipeline import is_calibrated, quantize_model
+
+    schemes = [precision for precision in options.precisions if is_calibrated(precision)]
+    if not schemes:
+        return {}, []
+    if network.calibration is None:
+        raise DataError(
+            f"precision '{schemes[0]}' needs calibration data, and model '{network.name}' brings none; "
+            "give --calibration PATH (or 'random', which only shows speed)"
+        )
+    samples = list(samples_like(network.calibration, folded.program.example_inputs, "calibration"))
+    programs = {}
+    for scheme in schemes:
+        progress.stage("calibrate", len(samples))
+        programs[scheme] = quantize_model(
+            folded, network.example_inputs, calibration=samples, scheme=scheme, observer=options.observer, progress=progress.step
+        )
+    return programs, samples
+
+
+def emit_all(
+    folded: FoldResult, quantized: dict[Precision, QuantizedProgram], options: ShipOptions, folder: Path, progress: Progress
+) -> list[Variant]:
+    """Lower and write every variant into ``folder``."""
+    from edgefold.export.emitters.base import EmitOptions, get_emitter
+    from edgefold.export.lower.lower import lower
+
+    progress.stage("export", len(options.formats) * len(options.precisions))
+    variants = []
+    for format in options.formats:
+        for precision in options.precisions:
+            variant, stage = Variant(f"{format}-{precision}", format, precision), "lower"
+            try:
+                program = quantized[precision].program if precision in quantized else folded.program
+                lowered = lower(program, format=format, precision=precision, lowering=options.lowering, device=options.device)
+                variant, stage = replace(variant, lowering=lowered.plan), "emit"
+                artifact = get_emitter(format).emit(lowered, EmitOptions(), folder / f"{variant.name}{format.suffix}")
+                variant = replace(variant, artifact=artifact)
+            except EdgefoldError as error:
+                variant = replace(variant, failure=_failure(stage, error))
+            variants.append(variant)
+            progress.step()
+    return variants
+
+
+def verify_all(
+    variants: Sequence[Variant],
+    network: Network,
+    folded: FoldResult,
+    quantized: dict[Precision, QuantizedProgram],
+    options: ShipOptions,
+    progress: Progress,
+) -> tuple[list[Variant], tuple[RuntimeAgreement, ...]]:
+    """Run every artifact on the evaluation inputs and compare it with torch, and the runtimes with each other."""
+    from edgefold.export.verify import compare, reference_outputs
+    from edgefold.runtime import run
+
+    evaluation = network.evaluation
+    inputs = evaluation.inputs if evaluation else _seeded_inputs(folded.program.example_inputs, options.parity_samples)
+    few = tuple(tensor[: options.parity_samples] for tensor in inputs)
+    progress.stage("verify", len(variants))
+    # A batch of the example's size: the graph's shapes are fixed.
+    size = len(folded.program.example_inputs[0])
+    exact = reference_outputs(folded.program.graph, inputs, batch=size)
+    references = {precision: reference_outputs(program, few, batch=size) for precision, program in quantized.items()}
+    checked: list[Variant] = []
+    outputs: dict[str, Arrays] = {}
+    for variant in variants:
+        if variant.artifact is not None:
+            try:
+                found = run(variant.artifact, [tensor.numpy() for tensor in inputs])
+                outputs[variant.name] = found
+                program = quantized.get(variant.precision)
+                reference = references.get(variant.precision) or tuple(array[: len(few[0])] for array in exact)
+                parity = compare(
+                    variant.artifact,
+                    program or network.module,
+                    tuple(array[: len(few[0])] for array in found),
+                    reference,
+                )
+                variant = replace(variant, parity=parity, accuracy=_accuracy(found, exact, network, options.max_drop))
+            except EdgefoldError as error:
+                variant = replace(variant, failure=_failure("verify", error))
+        checked.append(variant)
+        progress.step()
+    return checked, _agreements(checked, outputs, quantized)
+
+
+def _agreements(
+    variants: Sequence[Variant], outputs: dict[str, Arrays], quantized: dict[Precision, QuantizedProgram]
+) -> tuple[RuntimeAgreement, ...]:
+    """Every pair of runtimes, for each precision whose outputs lie on a grid of integers."""
+    from edgefold.export.verify import agreement, output_steps
+
+    found = []
+    for precision, program in quantized.items():
+        names = [variant.name for variant in variants if variant.precision is precision and variant.name in outputs]
+        for position, first in enumerate(names):
+            for second in names[position + 1 :]:
+                found.append(agreement(first, second, outputs[first], outputs[second], output_steps(program)))
+    return tuple(found)
+
+
+def _accuracy(outputs: Arrays, exact: Arrays, network: Network, max_drop: float) -> Accuracy | None:
+    from edgefold.export.verify import top1
+
+    evaluation = network.evaluation
+    if evaluation is None:
+        return None
+    metric: Metric = network.metric or (lambda arrays, labels: top1(arrays[0], labels))
+    value, reference = metric(outputs, evaluation.labels), metric(exact, evaluation.labels)
+    return Accuracy(
+        metric=getattr(network.metric, "__name__", "metric") if network.metric else "top-1",
+        value=value,
+        reference=reference,
+        samples=len(evaluation.labels),
+        data=evaluation.data,
+        passed=bool(value >= reference - max_drop / 100 - 1e-9),
+        criterion=f"within {max_drop:g} points of the float network",
+    )
+
+
+def measure_all(variants: Sequence[Variant], options: ShipOptions, progress: Progress) -> list[Variant]:
+    """Measure every artifact that is there."""
+    from edgefold.device_bench import BenchOptions, bench
+
+    bench_options = options.bench or BenchOptions()
+    made = [variant for variant in variants if variant.artifact is not None and variant.failure is None]
+    progress.stage("measure", len(made) * (bench_options.processes + 1))
+    measured = []
+    for variant in variants:
+        if variant in made and variant.artifact is not None:
+            try:
+                measurement = bench(variant.artifact, options.device, options=bench_options, progress=progress.step)
+                variant = replace(variant, measurement=measurement)
+            except EdgefoldError as error:
+                variant = replace(variant, failure=_failure("bench", error))
+        measured.append(variant)
+    return measured
+
+
+def _failure(stage: str, error: EdgefoldError) -> Failure:
+    return Failure(stage, type(error).__name__, str(error))
+
+
+def _seeded_inputs(example: tuple[Tensor, ...], samples: int) -> tuple[Tensor, ...]:
+    """Standard normal inputs of the example's shapes, always the same ones."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    count = max(1, samples // len(example[0])) * len(example[0])
+    return tuple(
+        torch.randn(count, *tensor.shape[1:], generator=generator)
+        if tensor.is_floating_point()
+        else tensor.repeat(count, *[1] * (tensor.ndim - 1))
+        for tensor in example
+    )
