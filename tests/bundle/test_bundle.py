@@ -23,7 +23,7 @@ from edgefold.runtime.session import describe
 
 LABELS = tuple(f"label {i}" for i in range(10))
 CONTRACT = Contract(
-    preprocessing=Preprocessing(28, 28, 1, (0.286,), (0.353,)),
+    preprocessing=Preprocessing(28, 28, (0.286,), (0.353,), "gray"),
     labels=LABELS,
     calibration=Calibration(samples=100, sha256="0" * 64, random=False, source="the training set"),
     tools={"torch": "2.0"},
@@ -168,7 +168,7 @@ def test_run_uses_the_preprocessing_and_the_real_runtime(shipment: Shipment, tmp
         assert found.precision is not None
         artifact = Artifact(tiny / file, found.format, found.precision, sha256_of(tiny / file), found.inputs, found.outputs)
         variants.append(Variant(name, found.format, found.precision, artifact))
-    contract = Contract(preprocessing=Preprocessing(16, 16, 3, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+    contract = Contract(preprocessing=Preprocessing(16, 16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
     write_bundle(replace(shipment, variants=tuple(variants)), contract, tmp_path / "out")
     pixels = np.random.default_rng(3).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 

@@ -11,8 +11,8 @@ from PIL import Image
 from edgefold.bundle.preprocess import Preprocessing
 from edgefold.errors import DataError, UsageError
 
-GREY = Preprocessing(height=4, width=6, channels=1, mean=(0.25,), std=(0.5,))
-COLOUR = Preprocessing(height=4, width=6, channels=3, mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0), resize="bilinear")
+GREY = Preprocessing(height=4, width=6, mean=(0.25,), std=(0.5,), colour="gray")
+COLOUR = Preprocessing(height=4, width=6, mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0), resize="stretch")
 
 
 def test_grey_pixels_follow_the_formula() -> None:
@@ -50,6 +50,33 @@ def test_resize_keeps_a_flat_image_flat_and_a_gradient_in_order() -> None:
     assert (np.diff(row) > 0).all()
 
 
+def test_bgr_is_rgb_turned_round() -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    turned = Preprocessing(4, 6, mean=COLOUR.mean[::-1], std=COLOUR.std[::-1], colour="bgr")
+
+    np.testing.assert_array_equal(turned(pixels), COLOUR(pixels)[:, ::-1])
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 41), (41, 30), (24, 24), (7, 90)])
+def test_crop_is_that_of_torchvision(height: int, width: int) -> None:
+    transforms = pytest.importorskip("torchvision.transforms", reason="the zoo extra is not installed")
+    pixels = np.random.default_rng(4).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    prepare = Preprocessing(16, 16, (0.0,) * 3, (1.0,) * 3, resize="crop", shorter_side=20, interpolation="bicubic")
+    bicubic = transforms.InterpolationMode.BICUBIC
+    reference = transforms.Compose([transforms.Resize(20, bicubic), transforms.CenterCrop(16), transforms.ToTensor()])
+
+    np.testing.assert_allclose(prepare(pixels)[0], reference(Image.fromarray(pixels)).numpy(), rtol=0, atol=1e-6)
+
+
+def test_what_a_model_source_says_is_kept() -> None:
+    from edgefold.models.loaded import Preprocess
+
+    source = Preprocess((4, 6), (0.1, 0.2, 0.3), (0.5, 1.0, 2.0), resize=8, interpolation="bicubic")
+    made = Preprocessing.of(source)
+    assert (made.height, made.width, made.shorter_side, made.resize, made.interpolation) == (4, 6, 8, "crop", "bicubic")
+    assert Preprocessing.of(Preprocess((4, 6), (0.1,), (0.5,), "gray")).resize == "stretch"
+
+
 def test_float_tensors_are_prepared_already() -> None:
     tensor = np.random.default_rng(2).random((2, 1, 4, 6))
 
@@ -75,9 +102,21 @@ def test_what_does_not_fit_is_refused(image: Any, words: str) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"height": 0}, {"mean": (0.1, 0.2)}, {"std": ()}, {"std": (0.0,)}, {"divisor": float("nan")}, {"resize": "bicubic"}],
+    [
+        {"height": 0},
+        {"mean": (0.1, 0.2)},
+        {"std": ()},
+        {"std": (0.0,)},
+        {"divisor": float("nan")},
+        {"resize": "bicubic"},
+        {"colour": "rgba"},
+        {"interpolation": "cubic"},
+        {"resize": "crop"},
+        {"resize": "crop", "shorter_side": 3},
+        {"shorter_side": 9},
+    ],
 )
 def test_impossible_numbers_are_refused(changes: dict[str, Any]) -> None:
-    valid: dict[str, Any] = {"height": 4, "width": 6, "channels": 1, "mean": (0.1,), "std": (0.2,)}
+    valid: dict[str, Any] = {"height": 4, "width": 6, "colour": "gray", "mean": (0.1,), "std": (0.2,)}
     with pytest.raises(UsageError, match="preprocessing has"):
         Preprocessing(**{**valid, **changes})

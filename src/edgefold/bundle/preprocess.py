@@ -6,7 +6,7 @@ tensor[0, c, y, x] = (pixel[y, x, c] / divisor - mean[c]) / std[c]
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from edgefold.errors import DataError, UsageError
 
@@ -14,28 +14,46 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edgefold.models.loaded import Preprocess
+
+COLOURS = {"gray": 1, "rgb": 3, "bgr": 3}
+RESIZES = ("none", "stretch", "crop")
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
     """From pixels in 0..255 to a float tensor of shape (1, channels, height, width).
 
-    ``resize`` is "none" (an image of another size is refused) or "bilinear" (antialiased, straight to the target size).
+    ``resize`` is "none" (an image of another size is refused), "stretch" (straight to the target size) or "crop" (the shorter
+    side to ``shorter_side``, then the middle of the target size). Resizing is antialiased. ``colour`` is the order of the
+    channels that the network wants: "gray", "rgb" or "bgr"; images are given as grey or RGB.
 
     Raises:
-        UsageError: sizes below 1, or another number of means or deviations than channels.
+        UsageError: an unknown word, sizes below 1, or another number of means or deviations than channels.
     """
 
     height: int
     width: int
-    channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    colour: str = "rgb"
     divisor: float = 255.0
     resize: str = "none"
+    shorter_side: int | None = None
+    interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
-        if min(self.height, self.width, self.channels) < 1:
-            raise UsageError(f"preprocessing has size {self.height}x{self.width}x{self.channels}; every number must be 1 or more")
+        for name, valid in (("colour", COLOURS), ("resize", RESIZES), ("interpolation", INTERPOLATIONS)):
+            if getattr(self, name) not in valid:
+                raise UsageError(f"preprocessing has {name} '{getattr(self, name)}'; expected one of: {', '.join(valid)}")
+        if min(self.height, self.width) < 1:
+            raise UsageError(f"preprocessing has size {self.height}x{self.width}; both must be 1 or more")
+        if (self.resize == "crop") != (self.shorter_side is not None) or (self.shorter_side or self._size) < self._size:
+            raise UsageError(
+                f"preprocessing has resize '{self.resize}' and shorter_side {self.shorter_side}; "
+                f"'crop' (and it alone) needs a shorter side of at least {self._size}"
+            )
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise UsageError(
                 f"preprocessing has {len(self.mean)} means and {len(self.std)} deviations for {self.channels} channels; "
@@ -43,14 +61,35 @@ class Preprocessing:
             )
         if not self.divisor > 0 or not all(value > 0 for value in self.std):
             raise UsageError(f"preprocessing has divisor {self.divisor} and deviations {self.std}; all must be above 0")
-        if self.resize not in ("none", "bilinear"):
-            raise UsageError(f"preprocessing has resize '{self.resize}'; expected 'none' or 'bilinear'")
+
+    @classmethod
+    def of(cls, source: Preprocess) -> Self:
+        """What a model's source says of its images."""
+        return cls(
+            height=source.size[0],
+            width=source.size[1],
+            mean=source.mean,
+            std=source.std,
+            colour=source.colour,
+            resize="stretch" if source.resize is None else "crop",
+            shorter_side=source.resize,
+            interpolation=source.interpolation,
+        )
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of the tensor."""
+        return COLOURS[self.colour]
+
+    @property
+    def _size(self) -> int:
+        return max(self.height, self.width)
 
     def __call__(self, image: Any) -> NDArray[np.float32]:
         """The input tensor (1, C, H, W) for an image.
 
-        ``image`` is uint8 of shape (H, W) or (H, W, C), or a `PIL.Image`. A float array is taken as preprocessed already:
-        (C, H, W) or (N, C, H, W).
+        ``image`` is uint8 of shape (H, W) or (H, W, C), grey or RGB, or a `PIL.Image`. A float array is taken as prepared
+        already: (C, H, W) or (N, C, H, W).
 
         Raises:
             DataError: another dtype, shape or number of channels.
@@ -63,6 +102,8 @@ class Preprocessing:
         if array.dtype != np.uint8:
             raise DataError(f"image has dtype {array.dtype}; give uint8 pixels or a float tensor")
         pixels = self._resized(self._with_channels(array))
+        if self.colour == "bgr":
+            pixels = pixels[:, :, ::-1]
         scaled = pixels.astype(np.float32) / np.float32(self.divisor)  # (H, W, C)
         normal = (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return np.ascontiguousarray(normal.transpose(2, 0, 1)[None])
@@ -86,15 +127,25 @@ class Preprocessing:
         return pixels
 
     def _resized(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        import numpy as np
-
-        if pixels.shape[:2] == (self.height, self.width):
-            return pixels
+        height, width = pixels.shape[:2]
         if self.resize == "none":
-            height, width = pixels.shape[:2]
-            raise DataError(f"image has {height}x{width} pixels; expected {self.height}x{self.width}, resize it first")
+            if (height, width) != (self.height, self.width):
+                raise DataError(f"image has {height}x{width} pixels; expected {self.height}x{self.width}, resize it first")
+            return pixels
+        if self.shorter_side is None:
+            return self._scaled(pixels, self.height, self.width)
+        # As torchvision: the longer side is rounded down, the crop is centred with its halves rounded to even.
+        short = min(height, width)
+        scaled = self._scaled(pixels, *(side * self.shorter_side // short for side in (height, width)))
+        top, left = round((scaled.shape[0] - self.height) / 2), round((scaled.shape[1] - self.width) / 2)
+        return scaled[top : top + self.height, left : left + self.width]
+
+    def _scaled(self, pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+        import numpy as np
         from PIL import Image
 
-        size = (self.width, self.height)
-        planes = [Image.fromarray(pixels[:, :, c]).resize(size, Image.Resampling.BILINEAR) for c in range(self.channels)]
+        if pixels.shape[:2] == (height, width):
+            return pixels
+        method = Image.Resampling[self.interpolation.upper()]
+        planes = [Image.fromarray(pixels[:, :, c]).resize((width, height), method) for c in range(pixels.shape[2])]
         return np.stack([np.asarray(plane) for plane in planes], axis=2)
