@@ -115,6 +115,7 @@ def test_the_worker_is_python_3_9_and_needs_only_numpy() -> None:
         "numpy",
         "os",
         "pathlib",
+        "signal",
         "sys",
         "time",
         "typing",

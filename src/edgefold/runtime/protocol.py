@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -29,12 +28,6 @@ def python_path() -> list[str]:
     return [entry for entry in sys.path if entry and Path(entry).is_absolute()]
 
 
-def environment(threads: int) -> dict[str, str]:
-    """The environment of a process that runs a model: libraries that count threads by variables get the same number."""
-    count = str(threads)
-    return {**os.environ, "OMP_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count, "MKL_NUM_THREADS": count}
-
-
 def ask(job: dict[str, Any], folder: Path, *, timeout_s: float) -> dict[str, Any]:
     """Answers one job in a fresh process on this machine; its files are in ``folder``.
 
@@ -52,7 +45,6 @@ def ask(job: dict[str, Any], folder: Path, *, timeout_s: float) -> dict[str, Any
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout_s,
-            env=environment(int(job.get("threads", 1))),
         )
     except subprocess.TimeoutExpired as error:
         raise RuntimeFailure(

@@ -8,7 +8,7 @@ The job is one JSON object; its paths are relative to its own folder::
 
     {"mode": "describe" | "run" | "bench" | "memory", "format": "onnx" | "tflite" | "executorch", "model": "m.onnx",
      "threads": 1, "cores": [0, 1], "inputs": ["input_0.npy", ...],
-     "min_samples": 64, "min_time_s": 0.5, "warmup_max_s": 12.0, "max_s": 24.0}
+     "min_samples": 64, "min_time_s": 0.5, "warmup_max_s": 12.0, "max_s": 24.0, "limit_s": 84.0}
 
 An input file holds (samples, *the file's own shape); ``run`` writes ``output_<i>.npy`` of (samples, *shape) beside the job,
 ``bench`` times the first sample only and writes its outputs. The answer is one line of JSON on stdout,
@@ -22,6 +22,7 @@ import gc
 import importlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -36,6 +37,8 @@ Spec = dict[str, Any]  # name, shape (-1: dynamic), dtype, scale, zero_point
 # Two moving averages of the samples, a fast and a slow one, agree when the times have stopped falling
 # (AndroidX Microbenchmark's warm-up).
 FAST, SLOW, TOLERANCE, AGREEING = 0.1, 0.005, 0.04, 40
+# Where they never agree (another process keeps stepping in), it ends after this time and this many samples.
+WARMUP_S, WARMUP_SAMPLES = 3.0, 60
 MEMORY_RUNS = 8
 
 
@@ -226,8 +229,10 @@ class WarmUp:
         """Takes the next sample."""
         if not self.slow:
             self.fast = self.slow = float(sample_ns)
-        self.fast += FAST * (sample_ns - self.fast)
-        self.slow += SLOW * (sample_ns - self.slow)
+        # One interrupted sample would keep the fast average away for many more.
+        sample = min(float(sample_ns), 2 * self.slow)
+        self.fast += FAST * (sample - self.fast)
+        self.slow += SLOW * (sample - self.slow)
         self.agreeing = self.agreeing + 1 if abs(self.fast / max(self.slow, 1.0) - 1) <= TOLERANCE else 0
         return self.agreeing >= AGREEING
 
@@ -291,10 +296,13 @@ def bench(model: Any, first: list[Any], job: dict[str, Any]) -> dict[str, Any]:
     samples: list[int] = []
     gc.collect()
     gc.disable()
-    while not converged and time.perf_counter() - start < job["warmup_max_s"]:
+    while not converged:
         model.bind(first)
         warmup.append(timed(model.invoke))
         converged = settle.add(warmup[-1])
+        spent = time.perf_counter() - start
+        if spent >= job["warmup_max_s"] or (spent >= WARMUP_S and len(warmup) >= WARMUP_SAMPLES):
+            break
     total_ns = 0
     while len(samples) < job["min_samples"] or total_ns < job["min_time_s"] * 1e9:
         model.bind(first)
@@ -308,8 +316,13 @@ def bench(model: Any, first: list[Any], job: dict[str, Any]) -> dict[str, Any]:
 
 def work(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Does one job."""
+    if job.get("limit_s"):
+        # Ends this process also when whoever asked is gone, and while a runtime hangs in C.
+        signal.setitimer(signal.ITIMER_REAL, job["limit_s"])
     if job.get("cores"):
         os.sched_setaffinity(0, job["cores"])
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(job.get("threads", 1))
     model = MODELS[job["format"]]()
     base_rss = status_bytes("VmRSS")
     load_ns = timed(lambda: model.load(str(folder / job["model"]), int(job.get("threads", 1))))

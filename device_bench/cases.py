@@ -1,0 +1,97 @@
+"""A case: one model with its inputs and its jobs, in one folder that is pushed to a device as it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefold.artifact import Artifact, Format, Precision, TensorSpec, sha256_of
+from edgefold.device_bench.options import BenchOptions
+from edgefold.runtime.session import check_hash, describe, save_inputs, to_file, torch_shape
+
+Array = NDArray[Any]
+
+BENCH_JOB, MEMORY_JOB = "bench.json", "memory.json"
+# A worker ends itself this long after its budget, also where nobody can reach it any more.
+GRACE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One model to be measured. ``inputs`` are stacked in the file's own types: (1, *shape) an input."""
+
+    path: Path
+    format: Format
+    sha256: str
+    precision: Precision | None
+    input_specs: tuple[TensorSpec, ...]
+    output_specs: tuple[TensorSpec, ...]
+    inputs: tuple[Array, ...]
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+
+def make_case(artifact: Artifact | Path | str, *, seed: int, inputs: Sequence[Array] | None = None) -> Case:
+    """A case for an artifact or any model file.
+
+    ``inputs`` are in torch's layout, of which the first sample is used; without them seeded ones are made, the same for every
+    format.
+
+    Raises:
+        ArtifactError: not a model file, or a hash that does not match.
+        ModelError: inputs that do not fit.
+    """
+    precision: Precision | None
+    if isinstance(artifact, Artifact):
+        path, form, precision = artifact.path, artifact.format, artifact.precision
+        wants, gives = artifact.inputs, artifact.outputs
+        check_hash(path, artifact.sha256)
+    else:
+        path = Path(artifact)
+        found = describe(path)
+        form, precision, wants, gives = found.format, found.precision, found.inputs, found.outputs
+    arrays = seeded_inputs(wants, seed) if inputs is None else list(inputs)
+    stacked = tuple(array[:1] for array in to_file(wants, arrays, name=path.name))
+    return Case(path.resolve(), form, sha256_of(path), precision, wants, gives, stacked)
+
+
+def seeded_inputs(specs: Sequence[TensorSpec], seed: int) -> list[Array]:
+    """One input of each kind in torch's layout: uniform in [-1, 1), or 0 and 1 where it is not a real number."""
+    rng = np.random.default_rng(seed)
+    arrays: list[Array] = []
+    for spec in specs:
+        shape = tuple(size if size > 0 else 1 for size in torch_shape(spec))
+        values = rng.random(shape)
+        real = spec.scale is not None or np.issubdtype(np.dtype(spec.dtype), np.floating)
+        arrays.append((2 * values - 1).astype(np.float32) if real else (values < 0.5).astype(spec.dtype))
+    return arrays
+
+
+def write_case(case: Case, folder: Path, options: BenchOptions, extra: dict[str, Any]) -> None:
+    """Writes everything that a worker needs into an empty folder; ``extra`` goes into each job."""
+    (folder / case.name).symlink_to(case.path)
+    budget_s = options.max_secs / options.processes
+    job = {
+        "format": case.format.value,
+        "model": case.name,
+        "threads": options.threads,
+        "cores": options.core_list(),
+        "inputs": save_inputs(folder, case.inputs),
+        "min_samples": options.min_samples,
+        "min_time_s": options.min_time_s,
+        "warmup_max_s": budget_s / 2,
+        "max_s": budget_s,
+        "limit_s": budget_s + GRACE_S,
+        **extra,
+    }
+    for name, mode in ((BENCH_JOB, "bench"), (MEMORY_JOB, "memory")):
+        (folder / name).write_text(json.dumps({"mode": mode, **job}), encoding="utf-8")

@@ -1,0 +1,164 @@
+"""Is B faster than A on this device? Both are measured side by side, so that whatever drifts meets both alike.
+
+Processes run in blocks A B B A: a linear drift over a block cancels out. Each block gives one ratio of its medians; the
+blocks are independent, so their geometric mean has a t interval. Measured apart from each other, two results only compare
+when the device, its state and the runtime are the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from edgefold.artifact import Artifact
+from edgefold.device_bench import stats
+from edgefold.device_bench.bench import host_outputs
+from edgefold.device_bench.cases import Case, make_case
+from edgefold.device_bench.launch import choose_launcher
+from edgefold.device_bench.method import PlacedCase, assemble, cool_down, placed
+from edgefold.device_bench.options import BenchOptions
+from edgefold.device_bench.parity import compare_outputs
+from edgefold.device_bench.runners import open_runner
+from edgefold.device_bench.runners.base import Runner
+from edgefold.errors import UsageError
+from edgefold.results import Code, Comparison, DeviceInfo, Estimate, Measurement, Run, Verdict
+
+DEFAULT_THRESHOLD = 0.01
+MIN_BLOCKS = 6
+# Codes with which a time is not that of a device in a known state.
+SPOILING = (Code.THROTTLED, Code.HOT, Code.OUTPUT_MISMATCH)
+
+
+def compare(
+    a: Artifact | Path | str,
+    b: Artifact | Path | str,
+    device: str = "host",
+    options: BenchOptions | None = None,
+    *,
+    threshold: float = DEFAULT_THRESHOLD,
+    ssh_config: Path | None = None,
+    progress: Callable[[], None] = lambda: None,
+) -> Comparison:
+    """Two artifacts, interleaved on one device; ``a`` is the baseline.
+
+    ``options.processes`` counts the fresh processes of each; it is raised to what the blocks need (12).
+
+    Raises:
+        InputError: a file, the options or the device's name cannot be used.
+        RuntimeFailure: a runtime crashed or refused its file.
+        DeviceError: the device cannot be reached.
+    """
+    options = options or BenchOptions(processes=2 * MIN_BLOCKS, min_time_s=0.25)
+    cases = [make_case(artifact, seed=options.seed) for artifact in (a, b)]
+    with open_runner(device, ssh_config=ssh_config) as runner:
+        return compare_cases(cases[0], cases[1], runner, options, threshold=threshold, progress=progress)
+
+
+def compare_cases(
+    a: Case,
+    b: Case,
+    runner: Runner,
+    options: BenchOptions,
+    *,
+    threshold: float = DEFAULT_THRESHOLD,
+    progress: Callable[[], None] = lambda: None,
+) -> Comparison:
+    """The same for two cases and an open runner."""
+    blocks = max(MIN_BLOCKS, math.ceil(options.processes / 2))
+    launchers = [choose_launcher(runner, case.format) for case in (a, b)]
+    with placed(a, runner, launchers[0], options) as first, placed(b, runner, launchers[1], options) as second:
+        before, gate_reached = cool_down(runner, runner.info(), options)
+        runs: tuple[list[Run], list[Run]] = ([], [])
+        during = before
+        for block in range(blocks):
+            for side in (0, 1, 1, 0):
+                runs[side].append((first, second)[side].process())
+                progress()
+            if block == blocks // 2:
+                during = runner.info()
+        states = (before, during, runner.info())
+        baseline, candidate = (
+            _finish(place, tuple(side), states, gate_reached=gate_reached)
+            for place, side in ((first, runs[0]), (second, runs[1]))
+        )
+    logs = [_log_ratio(runs[1][2 * i : 2 * i + 2], runs[0][2 * i : 2 * i + 2]) for i in range(blocks)]
+    estimate = stats.mean_ratio(logs)
+    codes = tuple(code for code in Code if code in baseline.codes or code in candidate.codes)
+    return Comparison(
+        baseline=baseline,
+        candidate=candidate,
+        ratio=estimate,
+        verdict=verdict_of(estimate, threshold),
+        threshold=threshold,
+        block_ratios=tuple(math.exp(each) for each in logs),
+        codes=codes,
+    )
+
+
+def compare_measurements(baseline: Measurement, candidate: Measurement, *, threshold: float = DEFAULT_THRESHOLD) -> Comparison:
+    """Two results that were measured apart from each other, such as today's and a stored one.
+
+    Raises:
+        UsageError: they are not comparable: another device, device state, runtime, or number of threads.
+    """
+    reasons = incomparable(baseline, candidate)
+    if reasons:
+        raise UsageError(
+            f"'{candidate.artifact}' and '{baseline.artifact}' cannot be compared: {'; '.join(reasons)}; measure both again alike"
+        )
+    sides = [[run.samples_ns for run in each.runs] for each in (candidate, baseline)]
+    estimate = stats.ratio(sides[0], sides[1])
+    codes = tuple(code for code in Code if code in baseline.codes or code in candidate.codes)
+    return Comparison(baseline, candidate, estimate, verdict_of(estimate, threshold), threshold, codes=codes)
+
+
+def incomparable(baseline: Measurement, candidate: Measurement) -> list[str]:
+    """Why two results do not compare, in words; empty when they do."""
+    pairs = {
+        "device": (baseline.device.url, candidate.device.url),
+        "machine": (baseline.device.machine, candidate.device.machine),
+        "CPU": (baseline.device.cpu, candidate.device.cpu),
+        "system": (baseline.device.os_version, candidate.device.os_version),
+        "runtime": (baseline.runtime, candidate.runtime),
+        "threads": (baseline.threads, candidate.threads),
+        "cores": (baseline.cores, candidate.cores),
+        "governors": (_governors(baseline.device), _governors(candidate.device)),
+        "largest frequencies": (_limits(baseline.device), _limits(candidate.device)),
+    }
+    reasons = [f"{name} {old} and {new}" for name, (old, new) in pairs.items() if old != new]
+    for each in (baseline, candidate):
+        reasons += [f"'{each.artifact}' is marked {code}" for code in SPOILING if code in each.codes]
+    return reasons
+
+
+def verdict_of(ratio: Estimate, threshold: float) -> Verdict:
+    """Faster or slower only where the interval leaves out 1 and the ratio is at least the threshold away from it."""
+    if ratio.low > 1 and ratio.value >= 1 + threshold:
+        return Verdict.SLOWER
+    if ratio.high < 1 and ratio.value <= 1 / (1 + threshold):
+        return Verdict.FASTER
+    return Verdict.NO_DIFFERENCE
+
+
+def _finish(
+    place: PlacedCase, runs: tuple[Run, ...], states: tuple[DeviceInfo, DeviceInfo, DeviceInfo], *, gate_reached: bool
+) -> Measurement:
+    reference = None if place.runner.url in ("host", "fake") else host_outputs(place.case)
+    parity = None if reference is None else compare_outputs(place.case.output_specs, place.outputs(), reference)
+    return assemble(place, runs, states, place.memory(), gate_reached=gate_reached, parity=parity)
+
+
+def _log_ratio(candidate: list[Run], baseline: list[Run]) -> float:
+    """Mean of the logarithms of the process medians, candidate minus baseline."""
+    first, second = (sum(math.log(median(run.samples_ns)) for run in side) / len(side) for side in (candidate, baseline))
+    return first - second
+
+
+def _governors(device: DeviceInfo) -> tuple[str | None, ...]:
+    return tuple(core.governor for core in device.cores)
+
+
+def _limits(device: DeviceInfo) -> tuple[int | None, ...]:
+    return tuple(core.max_khz for core in device.cores)

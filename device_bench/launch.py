@@ -1,0 +1,95 @@
+"""What answers a job on a device: this interpreter, a Python that is installed there, or the native runner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgefold.artifact import Format
+from edgefold.device_bench.runners.base import RemotePath, Runner
+from edgefold.errors import DeviceError
+from edgefold.runtime.protocol import WORKER, python_path, worker_argv
+
+PROBE_TIMEOUT_S = 120.0
+# The modules of which one must be there, as the worker looks for them.
+MODULES = {
+    Format.ONNX: ("onnxruntime",),
+    Format.TFLITE: ("ai_edge_litert", "tflite_runtime"),
+    Format.EXECUTORCH: ("executorch",),
+}
+
+
+class Launcher(Protocol):
+    """Knows the command that answers a job in a pushed folder."""
+
+    def files(self) -> list[Path]:
+        """What must lie in the folder of each case."""
+        ...
+
+    def job(self) -> dict[str, Any]:
+        """What must stand in each job."""
+        ...
+
+    def argv(self, folder: RemotePath, job: str) -> list[str]:
+        """The command."""
+        ...
+
+
+class HostLauncher:
+    """The worker under this process's own interpreter."""
+
+    def files(self) -> list[Path]:
+        """Nothing: the worker is run from where it is installed."""
+        return []
+
+    def job(self) -> dict[str, Any]:
+        """Where this process finds its packages."""
+        return {"sys_path": python_path()}
+
+    def argv(self, folder: RemotePath, job: str) -> list[str]:
+        """The command."""
+        return worker_argv(f"{folder}/{job}")
+
+
+class PythonLauncher:
+    """The worker, sent over, under the device's own Python."""
+
+    def __init__(self, python: str = "python3") -> None:
+        self._python = python
+
+    def files(self) -> list[Path]:
+        """The worker itself."""
+        return [WORKER]
+
+    def job(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def argv(self, folder: RemotePath, job: str) -> list[str]:
+        """The command."""
+        return [self._python, "-I", f"{folder}/{WORKER.name}", f"{folder}/{job}"]
+
+
+def has_python(runner: Runner, form: Format, python: str = "python3") -> bool:
+    """Whether the device has Python with numpy and a runtime for the format."""
+    names = ", ".join(repr(name) for name in MODULES[form])
+    script = (
+        "import importlib.util as u, sys; has = lambda name: u.find_spec(name) is not None; "
+        f"sys.exit(0 if sys.version_info >= (3, 9) and has('numpy') and any(map(has, ({names},))) else 1)"
+    )
+    return runner.run([python, "-I", "-c", script], timeout_s=PROBE_TIMEOUT_S).returncode == 0
+
+
+def choose_launcher(runner: Runner, form: Format) -> Launcher:
+    """The best way to answer jobs of a format on a device.
+
+    Raises:
+        DeviceError: the device has no Python with a runtime for the format, and no other way is at hand.
+    """
+    if runner.url == "host":
+        return HostLauncher()
+    if runner.url == "fake" or has_python(runner, form):
+        return PythonLauncher()
+    raise DeviceError(
+        f"device '{runner.url}' has no Python with numpy and {' or '.join(MODULES[form])}; install one of them there"
+    )

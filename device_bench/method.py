@@ -1,0 +1,193 @@
+"""How a latency figure is made: fresh processes that warm up until their times settle, then steady state.
+
+One process gives load time, first inference and steady-state samples; memory is a pass of its own, since looking at it disturbs
+the times. The device's state is read before, in the middle and after. Nothing here knows how the device is reached.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefold.device_bench import stats
+from edgefold.device_bench.cases import BENCH_JOB, GRACE_S, MEMORY_JOB, Case, write_case
+from edgefold.device_bench.codes import Evidence, codes_of
+from edgefold.device_bench.launch import Launcher
+from edgefold.device_bench.options import BenchOptions
+from edgefold.device_bench.parity import compare_outputs, is_right
+from edgefold.device_bench.runners.base import RemotePath, Runner
+from edgefold.results import DeviceInfo, Measurement, Run
+from edgefold.runtime.protocol import read_answer
+from edgefold.runtime.session import from_file
+
+Array = NDArray[Any]
+Wait = Callable[[float], object]  # seconds
+
+GATE_STEP_S = 2.0
+IDLE_MARGIN_C = 2.0
+# Starting a process, loading a runtime and the model, and a slow connection, on top of the worker's own budget.
+START_S = 120.0
+
+
+@dataclass
+class PlacedCase:
+    """A case on a device, ready to be run in fresh processes."""
+
+    case: Case
+    runner: Runner
+    launcher: Launcher
+    options: BenchOptions
+    folder: RemotePath
+
+    def __post_init__(self) -> None:
+        self.runtime = ""
+        self.fallback_ops: tuple[str, ...] = ()
+        self.output_names: list[str] = []
+
+    def process(self) -> Run:
+        """One fresh process."""
+        answer = self._ask(BENCH_JOB)
+        self.runtime = answer["runtime"]
+        self.fallback_ops = tuple(answer.get("fallback_ops", ()))
+        self.output_names = list(answer["outputs"])
+        return Run(
+            samples_ns=tuple(answer["samples_ns"]),
+            load_ns=answer["load_ns"],
+            first_ns=answer["first_ns"],
+            warmup_ns=tuple(answer["warmup_ns"]),
+            converged=answer["converged"],
+        )
+
+    def memory(self) -> dict[str, int]:
+        """Peak and other memory of a process that only loads and runs, in bytes."""
+        answer = self._ask(MEMORY_JOB)
+        return {key: int(answer.get(key, 0)) for key in ("peak_rss_bytes", "base_rss_bytes", "pss_bytes")}
+
+    def outputs(self) -> tuple[Array, ...]:
+        """What the last process computed, in torch's layout."""
+        arrays = []
+        with tempfile.TemporaryDirectory(prefix="edgefold-") as local:
+            for name in self.output_names:
+                self.runner.pull(f"{self.folder}/{name}", Path(local) / name)
+                arrays.append(np.load(Path(local) / name, allow_pickle=False))
+        if len(arrays) != len(self.case.output_specs):
+            return ()
+        return tuple(from_file(spec, array) for spec, array in zip(self.case.output_specs, arrays, strict=True))
+
+    def _ask(self, job: str) -> dict[str, Any]:
+        timeout_s = self.options.max_secs / self.options.processes + GRACE_S + START_S
+        done = self.runner.run(self.launcher.argv(self.folder, job), timeout_s=timeout_s)
+        return read_answer(done.returncode, done.stdout, done.stderr, model=self.case.name, format=self.case.format)
+
+
+@contextmanager
+def placed(case: Case, runner: Runner, launcher: Launcher, options: BenchOptions) -> Iterator[PlacedCase]:
+    """Puts a case on the device and takes it away again."""
+    with tempfile.TemporaryDirectory(prefix="edgefold-") as temporary:
+        folder = Path(temporary)
+        write_case(case, folder, options, launcher.job())
+        for extra in launcher.files():
+            (folder / extra.name).symlink_to(extra)
+        remote = runner.push(folder)
+    try:
+        yield PlacedCase(case, runner, launcher, options, remote)
+    finally:
+        runner.remove(remote)
+
+
+def cool_down(runner: Runner, idle: DeviceInfo, options: BenchOptions, wait: Wait | None = None) -> tuple[DeviceInfo, bool]:
+    """Waits until the device is as cool as it was when idle, or below the gate; its state then, and whether it got there."""
+    pause = wait or threading.Event().wait
+    limit = max(options.gate_c, (idle.temperature_c or 0.0) + IDLE_MARGIN_C)
+    state = runner.info()
+    for _ in range(math.ceil(options.gate_max_s / GATE_STEP_S)):
+        if state.temperature_c is None or state.temperature_c <= limit:
+            return state, True
+        pause(GATE_STEP_S)
+        state = runner.info()
+    return state, state.temperature_c is None or state.temperature_c <= limit
+
+
+def measure(
+    place: PlacedCase,
+    *,
+    idle: DeviceInfo | None = None,
+    reference: Sequence[Array] | None = None,
+    wait: Wait | None = None,
+    progress: Callable[[], None] = lambda: None,
+) -> Measurement:
+    """One artifact in one configuration.
+
+    ``idle`` is the device's state before any work; ``reference`` what the model must compute for the case's inputs, in torch's
+    layout; ``progress`` is called after each process.
+
+    Raises:
+        RuntimeFailure: the runtime crashed or refused the file.
+        DeviceError: the device cannot be reached any more.
+    """
+    options, runner = place.options, place.runner
+    before, gate_reached = cool_down(runner, idle or runner.info(), options, wait)
+    runs = []
+    during = before
+    for number in range(options.processes):
+        runs.append(place.process())
+        if number == options.processes // 2:
+            during = runner.info()
+        progress()
+    parity = None if reference is None else compare_outputs(place.case.output_specs, place.outputs(), reference)
+    memory = place.memory()
+    states = (before, during, runner.info())
+    return assemble(place, tuple(runs), states, memory, gate_reached=gate_reached, parity=parity)
+
+
+def assemble(
+    place: PlacedCase,
+    runs: tuple[Run, ...],
+    states: tuple[DeviceInfo, DeviceInfo, DeviceInfo],
+    memory: dict[str, int],
+    *,
+    gate_reached: bool,
+    parity: tuple[Any, ...] | None,
+) -> Measurement:
+    """The measurement that these runs make. ``parity`` is ``None`` without a reference, empty where the shapes differ."""
+    options, case = place.options, place.case
+    samples = [run.samples_ns for run in runs]
+    median = stats.percentile(samples, 50, seed=options.seed)
+    assert median is not None
+    noise = stats.aa_noise(samples, seed=options.seed)
+    matched = None if parity is None else bool(parity) and all(is_right(each, case.precision) for each in parity)
+    evidence = Evidence(runs, noise, states, options, gate_reached, matched, place.fallback_ops)
+    return Measurement(
+        artifact=case.name,
+        artifact_sha256=case.sha256,
+        format=case.format,
+        runtime=place.runtime,
+        threads=options.threads,
+        runs=runs,
+        device=states[1],
+        codes=codes_of(evidence),
+        interval_ns=(median.low, median.high),
+        # JSON has no infinity; with fewer than four processes nothing is known, and FEW_SAMPLES says so.
+        noise=noise if math.isfinite(noise) else 1.0,
+        device_before=states[0],
+        device_after=states[2],
+        cores=options.cores,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        precision=case.precision,
+        p90_ns=stats.percentile(samples, 90, seed=options.seed),
+        p99_ns=stats.percentile(samples, 99, seed=options.seed),
+        outliers=sum(stats.outliers(each) for each in samples),
+        parity=parity or (),
+        fallback_ops=place.fallback_ops,
+        **memory,
+    )

@@ -1,0 +1,92 @@
+"""One way to reach a device: what every runner can do, and the rules that all of them keep.
+
+A runner is a context manager. What it pushes lives in one folder of its own with a generated name, which is gone when the
+context ends, however it ends, unless it was told to keep it. Names on the device are generated here and never come from the
+caller, and commands are lists of arguments: whoever goes through a shell quotes each.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from edgefold.errors import UsageError
+from edgefold.results import DeviceInfo
+
+RemotePath = str  # absolute, on the device
+
+# Hosts, users and serials: what DNS, IPv6, usb and emulator names need, and nothing that a shell or ssh could read as more.
+SAFE_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.:@%+-]{0,252}")
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A command that came to its end on the device. ``returncode`` is negative or 128 + n after signal n."""
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Runner(Protocol):
+    """A device that can be reached. All methods raise `edgefold.errors.DeviceError` when it is not, or not any more."""
+
+    @property
+    def url(self) -> str:
+        """How the device is named: ``host``, ``ssh://user@board``, ``adb://SERIAL``."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+    def info(self) -> DeviceInfo:
+        """The device and its state now."""
+        ...
+
+    def push(self, local: Path) -> RemotePath:
+        """Copies a file, or a folder with all in it, to a new place on the device; every hash is compared there."""
+        ...
+
+    def pull(self, remote: RemotePath, local: Path) -> None:
+        """Copies one file from the device; its hash is compared here."""
+        ...
+
+    def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:
+        """Runs a command to its end; one that takes longer is killed on the device and raises."""
+        ...
+
+    def remove(self, remote: RemotePath) -> None:
+        """Removes what `push` made."""
+        ...
+
+
+def checked_name(kind: str, name: str) -> str:
+    """A host, user or serial that is safe to give to ssh and adb.
+
+    Raises:
+        UsageError: it begins with ``-`` or holds anything but letters, digits and ``._:@%+-``.
+    """
+    if not SAFE_NAME.fullmatch(name):
+        raise UsageError(
+            f"{kind} {name[:80]!r} cannot be used: expected letters, digits and ._:@%+- with no dash in front; "
+            "check the --device URL"
+        )
+    return name
+
+
+def unique_name(stem: str = "edgefold") -> str:
+    """A new name for something on a device; runs at the same time never meet."""
+    return f"{stem}-{secrets.token_hex(8)}"
+
+
+def files_below(local: Path) -> list[tuple[str, Path]]:
+    """Each file of a folder (or the file itself) with its relative posix name."""
+    if local.is_file():
+        return [(local.name, local)]
+    return sorted((path.relative_to(local).as_posix(), path) for path in local.rglob("*") if path.is_file())

@@ -1,0 +1,93 @@
+"""Verdicts on devices whose truth is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from shutil import copy
+
+import pytest
+
+from edgefold.device_bench.bench import bench_case
+from edgefold.device_bench.cases import Case, make_case
+from edgefold.device_bench.compare import compare, compare_cases, compare_measurements, verdict_of
+from edgefold.device_bench.options import BenchOptions
+from edgefold.device_bench.runners.fake import FakeDevice, FakeRunner
+from edgefold.errors import UsageError
+from edgefold.results import Code, Estimate, Measurement, Verdict
+
+OPTIONS = BenchOptions(processes=12, gate_max_s=0)
+
+
+@pytest.fixture
+def pair(tiny: Path, tmp_path: Path) -> tuple[Case, Case]:
+    """The same model twice, as a.onnx and b.onnx."""
+    return tuple(make_case(copy(tiny / "tiny.onnx", tmp_path / name), seed=0) for name in ("a.onnx", "b.onnx"))  # type: ignore[return-value]  # two of them
+
+
+def device(ratio: float, seed: int) -> FakeDevice:
+    return FakeDevice(latency_ns=lambda model, process: 1e6 * (ratio if model == "b.onnx" else 1.0), spread=0.02, seed=seed)
+
+
+def verdict(pair: tuple[Case, Case], made: FakeDevice) -> Verdict:
+    with FakeRunner(made) as runner:
+        return compare_cases(*pair, runner, OPTIONS).verdict
+
+
+def test_a_against_a_shows_no_difference(pair: tuple[Case, Case]) -> None:
+    assert [verdict(pair, device(1.0, seed)) for seed in range(20)].count(Verdict.NO_DIFFERENCE) >= 19
+
+
+def test_three_percent_are_found_in_both_directions(pair: tuple[Case, Case]) -> None:
+    assert [verdict(pair, device(1.03, seed)) for seed in range(10)] == [Verdict.SLOWER] * 10
+    assert [verdict(pair, device(1 / 1.03, seed)) for seed in range(10)] == [Verdict.FASTER] * 10
+
+
+def test_drift_does_not_make_a_verdict(pair: tuple[Case, Case]) -> None:
+    # The device slows down by 1 % with each process: 27 % over the comparison.
+    drifting = FakeDevice(spread=0.005)
+    drifting.latency_ns = lambda model, process: 1e6 * 1.01 ** len(drifting.jobs)
+    assert verdict(pair, drifting) is Verdict.NO_DIFFERENCE
+
+
+def test_processes_are_interleaved_in_blocks(pair: tuple[Case, Case]) -> None:
+    made = device(1.0, 0)
+    verdict(pair, made)
+    benches = [job[-6] for job in made.jobs if job.startswith("bench")]
+    assert "".join(benches) == "abba" * 6
+
+
+def test_a_difference_below_the_threshold_is_none() -> None:
+    assert verdict_of(Estimate(1.005, 1.002, 1.008), 0.01) is Verdict.NO_DIFFERENCE
+    assert verdict_of(Estimate(1.005, 1.002, 1.008), 0.003) is Verdict.SLOWER
+    assert verdict_of(Estimate(1.05, 0.99, 1.11), 0.01) is Verdict.NO_DIFFERENCE
+
+
+def result(tiny: Path, latency_ns: float, seed: int = 0) -> Measurement:
+    with FakeRunner(FakeDevice(latency_ns=lambda model, process: latency_ns, seed=seed)) as runner:
+        return bench_case(make_case(tiny / "tiny.onnx", seed=0), runner, BenchOptions(gate_max_s=0))
+
+
+def test_stored_results_compare_when_the_device_was_the_same(tiny: Path) -> None:
+    found = compare_measurements(result(tiny, 1e6), result(tiny, 1.1e6, 1))
+    assert found.verdict is Verdict.SLOWER
+    assert found.ratio.low < 1.1 < found.ratio.high
+
+
+def test_incomparable_results_are_refused_with_every_reason(tiny: Path) -> None:
+    base = result(tiny, 1e6)
+    device = replace(base.device, cpu="8x Cortex-A55")
+    other = replace(base, threads=2, runtime="fake 2.0", codes=(Code.THROTTLED,), device=device)
+    with pytest.raises(UsageError) as caught:
+        compare_measurements(base, other)
+    text = str(caught.value)
+    assert "CPU 4x Cortex-A76 and 8x Cortex-A55" in text
+    assert "runtime fake 1.0 and fake 2.0" in text
+    assert "threads 1 and 2" in text
+    assert "'tiny.onnx' is marked THROTTLED" in text
+
+
+def test_by_name(tiny: Path) -> None:
+    found = compare(tiny / "tiny.onnx", tiny / "tiny.tflite", "fake", OPTIONS)
+    assert (found.baseline.artifact, found.candidate.artifact) == ("tiny.onnx", "tiny.tflite")
+    assert len(found.block_ratios) == 6
