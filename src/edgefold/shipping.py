@@ -6,7 +6,7 @@ One variant that fails does not stop the others: it is in the bundle's results w
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -151,19 +151,28 @@ def ship_network(network: Network, out: Path, options: ShipOptions | None = None
     return load_bundle(out)
 
 
-def named_network(name: str) -> Network:
+def named_network(
+    name: str, *, kwargs: Mapping[str, Any] | None = None, weights: Path | None = None, trust: bool = False
+) -> Network:
     """The network that a name stands for, with the data that comes with it; see `edgefold.models.sources.load_source`."""
+    from edgefold.bundle.preprocess import Preprocessing
     from edgefold.models.sources import load_source
 
-    source = load_source(name)
+    source = load_source(name, kwargs=kwargs, weights=weights, trust=trust)
+    data = source.data or "its own data"
+    evaluation = None
+    if source.evaluation is not None:
+        images, labels = source.evaluation.images, source.evaluation.labels.numpy()
+        evaluation = Evaluation((images,), labels, f"{len(labels):,} test images of {data}")
     return Network(
         name=source.name,
         module=source.module,
         example_inputs=source.example_inputs,
-        calibration=None if source.calibration is None else source.calibration,
-        evaluation=None if source.evaluation is None else Evaluation(*source.evaluation),
-        preprocessing=source.preprocess,
-        labels=source.labels,
+        calibration=None if source.calibration is None else source.calibration.images,
+        calibration_source="" if source.calibration is None else f"{data} (training images)",
+        evaluation=evaluation,
+        preprocessing=None if source.preprocess is None else Preprocessing.of(source.preprocess),
+        labels=source.classes or (),
     )
 
 
