@@ -172,7 +172,7 @@ def named_network(
         calibration_source="" if source.calibration is None else f"{data} (training images)",
         evaluation=evaluation,
         preprocessing=None if source.preprocess is None else Preprocessing.of(source.preprocess),
-        labels=source.classes or (),
+        labels=source.labels or (),
     )
 
 
