@@ -1,1 +1,1 @@
-"""TODO-doc."""
+"""Lightweight convolutional blocks and networks, trained checkpoints, data, training and model sources."""

@@ -1,1 +1,1 @@
-"""TODO-doc."""
+"""The convolutional blocks, one file each."""

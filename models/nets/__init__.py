@@ -1,1 +1,1 @@
-"""TODO-doc."""
+"""The networks, one file each; `edgefold.models.networks` lists them by name."""

@@ -1,0 +1,278 @@
+"""Image data sets with labels: IDX files, the Fashion-MNIST folder, ``.npz`` files, and the shipped slice.
+
+An IDX file is a big-endian header (two zero bytes, type code 0x08 for unsigned bytes, the number of dimensions, one 32-bit size a
+dimension) and then the raw values, last dimension fastest (Y. LeCun, "The MNIST database"). Images are kept as unsigned bytes,
+NCHW, and normalised when used: x = (pixel / 255 − mean) / std.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from edgefold.errors import DataError
+
+FASHION_MNIST_FOLDER: Final = Path("/usr/share/datasets/fashion-mnist")  # of Debian's dataset-fashion-mnist
+FASHION_MNIST_CLASSES: Final = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+# Over the 60,000 training images, of pixels scaled to [0, 1].
+FASHION_MNIST_MEAN: Final = (0.2860406,)
+FASHION_MNIST_STD: Final = (0.3530242,)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSet:
+    """Labelled images.
+
+    ``images`` is uint8 (B, C, H, W), ``labels`` int64 (B,); ``mean`` and ``std`` are per channel, of pixels in [0, 1].
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def normalised(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """Images ``start`` to ``stop`` as float32 network input, (B, C, H, W)."""
+        return normalise(self.images[start:stop], self.mean, self.std)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """A training and a test set of one source, with its name and the SHA-256 over the files or arrays it came from."""
+
+    name: str
+    train: ImageSet
+    test: ImageSet
+    sha256: str
+
+
+def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 (B, C, H, W) -> float32: (pixel / 255 − mean) / std."""
+    scale = 1.0 / (255.0 * torch.tensor(std)).view(1, -1, 1, 1)
+    shift = (torch.tensor(mean) / torch.tensor(std)).view(1, -1, 1, 1)
+    return images.float() * scale - shift
+
+
+def read_idx(path: Path) -> npt.NDArray[np.uint8]:
+    """The array of an IDX file, plain or gzipped (told apart by content, not by name).
+
+    Raises:
+        DataError: there is no such file, it is not IDX of unsigned bytes, or its length does not fit its header.
+    """
+    raw = _read_maybe_gzip(path)
+    if len(raw) < 4 or raw[:2] != b"\0\0":
+        raise DataError(f"'{path}' is not an IDX file: it starts with {raw[:4].hex() or 'nothing'}, expected 0000 08 0N")
+    if raw[2] != 0x08:
+        raise DataError(f"'{path}' holds values of IDX type 0x{raw[2]:02x}, expected 0x08 (unsigned bytes)")
+    dimensions = raw[3]
+    start = 4 + 4 * dimensions
+    if dimensions == 0 or len(raw) < start:
+        raise DataError(
+            f"'{path}' has an IDX header of {dimensions} dimensions in {len(raw)} bytes, expected at least one, complete"
+        )
+    shape = tuple(int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions))
+    expected = math.prod(shape)
+    if len(raw) - start != expected:
+        raise DataError(
+            f"'{path}' holds {len(raw) - start} values, but its header promises {'×'.join(map(str, shape))} = {expected}; "
+            "the file is damaged, get it again"
+        )
+    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape).copy()
+
+
+def _read_maybe_gzip(path: Path) -> bytes:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read: {error.strerror}; give the path of an IDX file") from error
+    if raw[:2] != b"\x1f\x8b":
+        return raw
+    try:
+        return gzip.decompress(raw)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"'{path}' is a damaged gzip file: {error}; get it again") from error
+
+
+def read_labelled_idx(
+    images: Path,
+    labels: Path,
+    *,
+    classes: tuple[str, ...] | None = None,
+    mean: tuple[float, ...] = (0.5,),
+    std: tuple[float, ...] = (0.5,),
+) -> ImageSet:
+    """An image set from a pair of IDX files: (B, H, W) or (B, C, H, W) images and (B,) labels.
+
+    Raises:
+        DataError: a file is damaged, has the wrong number of dimensions, or the two do not fit together.
+    """
+    return image_set(read_idx(images), read_idx(labels), str(images), classes=classes, mean=mean, std=std)
+
+
+def image_set(
+    images: npt.NDArray[Any],
+    labels: npt.NDArray[Any],
+    source: str,
+    *,
+    classes: tuple[str, ...] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> ImageSet:
+    """Checked arrays as an image set.
+
+    Args:
+        images: uint8, (B, H, W) or (B, C, H, W).
+        labels: integers, (B,).
+        source: what an error message calls the arrays.
+        classes: class names; by default the numbers up to the largest label.
+        mean: per channel, of pixels in [0, 1]; by default 0.5.
+        std: likewise.
+
+    Raises:
+        DataError: wrong type or shape, no images, or labels outside the classes.
+    """
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise DataError(f"'{source}' holds images of {images.dtype} {images.shape}, expected uint8 (B, H, W) or (B, C, H, W)")
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
+        raise DataError(
+            f"'{source}' holds labels of {labels.dtype} {labels.shape} for {len(images)} images, expected one integer an image"
+        )
+    if images.size == 0:
+        raise DataError(f"'{source}' holds no images, expected at least one")
+    count = len(classes) if classes is not None else int(labels.max()) + 1
+    if labels.min() < 0 or labels.max() >= count:
+        raise DataError(f"'{source}' holds labels from {labels.min()} to {labels.max()}, expected 0 to {count - 1}")
+    tensor = torch.from_numpy(np.ascontiguousarray(images if images.ndim == 4 else images[:, None]))
+    channels = tensor.shape[1]
+    names = classes if classes is not None else tuple(str(label) for label in range(count))
+    mean = (0.5,) * channels if mean is None else mean
+    std = (0.5,) * channels if std is None else std
+    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+        raise DataError(f"'{source}' has {channels} channels, but mean {mean} and std {std}; expected one positive std a channel")
+    return ImageSet(tensor, torch.from_numpy(labels.astype(np.int64)), names, mean, std)
+
+
+def read_fashion_mnist(folder: Path = FASHION_MNIST_FOLDER) -> TrainingData:
+    """Fashion-MNIST (Xiao et al., 2017) from a folder with its four IDX files, gzipped or not.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    digest = hashlib.sha256()
+    sets = []
+    for split in ("train", "t10k"):
+        arrays = []
+        for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
+            path = _plain_or_gzip(folder, f"{split}-{kind}")
+            array = read_idx(path)
+            digest.update(array.tobytes())
+            arrays.append(array)
+        sets.append(
+            image_set(
+                arrays[0],
+                arrays[1],
+                str(folder / f"{split}-images-idx3-ubyte"),
+                classes=FASHION_MNIST_CLASSES,
+                mean=FASHION_MNIST_MEAN,
+                std=FASHION_MNIST_STD,
+            )
+        )
+    return TrainingData("fashion-mnist", sets[0], sets[1], digest.hexdigest())
+
+
+def _plain_or_gzip(folder: Path, name: str) -> Path:
+    for path in (folder / f"{name}.gz", folder / name):
+        if path.exists():
+            return path
+    raise DataError(
+        f"folder '{folder}' has no '{name}.gz' and no '{name}'; give the folder of Fashion-MNIST's IDX files "
+        "(on Debian and Ubuntu: apt install dataset-fashion-mnist)"
+    )
+
+
+def read_npz(path: Path) -> TrainingData:
+    """Training data from a ``.npz`` with ``train_images``, ``train_labels``, ``test_images``, ``test_labels``.
+
+    Optional: ``classes`` (strings), ``mean`` and ``std`` (per channel, of pixels in [0, 1]). Without mean and std the
+    training images' own are used.
+
+    Raises:
+        DataError: not an ``.npz``, an array is missing or has the wrong type or shape.
+    """
+    arrays = load_npz(path, ("train_images", "train_labels", "test_images", "test_labels"))
+    digest = hashlib.sha256()
+    for key in ("train_images", "train_labels", "test_images", "test_labels"):
+        digest.update(np.ascontiguousarray(arrays[key]).tobytes())
+    classes = tuple(str(name) for name in arrays["classes"]) if "classes" in arrays else None
+    train = image_set(arrays["train_images"], arrays["train_labels"], f"{path}: train", classes=classes)
+    pixels = train.images.double() / 255
+    mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp(min=1 / 255)
+    statistics = {
+        "mean": tuple(float(value) for value in arrays.get("mean", mean.numpy())),
+        "std": tuple(float(value) for value in arrays.get("std", std.numpy())),
+    }
+    sets = [
+        image_set(arrays[f"{split}_images"], arrays[f"{split}_labels"], f"{path}: {split}", classes=train.classes, **statistics)
+        for split in ("train", "test")
+    ]
+    return TrainingData(path.stem, sets[0], sets[1], digest.hexdigest())
+
+
+def load_npz(path: Path, required: tuple[str, ...]) -> Mapping[str, npt.NDArray[Any]]:
+    """The arrays of an ``.npz`` file, without pickles.
+
+    Raises:
+        DataError: it cannot be read, is no ``.npz``, holds Python objects, or lacks a required array.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read: {error.strerror or error}; give the path of an .npz file") from error
+    except (ValueError, zipfile.BadZipFile, AttributeError) as error:
+        raise DataError(f"'{path}' is not an .npz file of plain arrays: {error}") from error
+    missing = [key for key in required if key not in arrays]
+    if missing:
+        raise DataError(f"'{path}' has the arrays {sorted(arrays)}, expected also {missing}")
+    return arrays
+
+
+def load_training_data(path: Path | None = None) -> TrainingData:
+    """Training data from a Fashion-MNIST folder (the default) or an ``.npz`` file.
+
+    Raises:
+        DataError: nothing there can be read as training data.
+    """
+    path = FASHION_MNIST_FOLDER if path is None else path
+    if path.is_file() and path.suffix == ".npz":
+        return read_npz(path)
+    if path.is_dir() or path == FASHION_MNIST_FOLDER:
+        return read_fashion_mnist(path)
+    raise DataError(f"'{path}' is not a folder of IDX files and no .npz file; give one of these as training data")

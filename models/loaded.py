@@ -1,0 +1,78 @@
+"""A model with all that is known about it: what a source gives and what shipping takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+
+from edgefold.errors import ModelError
+from edgefold.models.data import ImageSet
+from edgefold.models.packing import check_finite
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """How a picture becomes the network's input.
+
+    The shorter side is scaled to ``resize`` pixels (``None``: the picture is scaled to ``size`` as it is), the centre of ``size``
+    (H, W) is cut out, and each channel becomes (pixel / 255 − mean) / std. ``colour`` is ``gray``, ``rgb`` or ``bgr``.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    colour: str = "rgb"
+    layout: str = "nchw"
+    resize: int | None = None
+    interpolation: str = "bilinear"
+
+
+class LabelledImages(NamedTuple):
+    """Network inputs, float32 (B, C, H, W), normalised, and their classes, int64 (B,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, data: ImageSet) -> LabelledImages:
+        """All images of a set, normalised."""
+        return cls(data.normalised(), data.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in eval mode with finite weights. What its source does not tell is ``None``.
+
+    ``accuracy`` is the recorded top-1 share on the full test set of ``data``.
+    """
+
+    name: str  # fit for a file name
+    module: nn.Module
+    example_inputs: tuple[Tensor, ...]
+    calibration: LabelledImages | None = None
+    evaluation: LabelledImages | None = None
+    labels: tuple[str, ...] | None = None  # class names
+    preprocess: Preprocess | None = None
+    data: str | None = None
+    accuracy: float | None = None
+
+
+def example_image(size: tuple[int, ...]) -> Tensor:
+    """A seeded random input of shape (1, \\*size), standard normal."""
+    return torch.randn(1, *size, generator=Generator().manual_seed(0))
+
+
+def checked(module: nn.Module, name: str) -> nn.Module:
+    """``module`` in eval mode.
+
+    Raises:
+        ModelError: a parameter or buffer holds NaN or infinity, or is on the meta device.
+    """
+    for key, value in (*module.named_parameters(), *module.named_buffers()):
+        if value.is_meta:
+            raise ModelError(f"model '{name}' has no values in '{key}' (meta device); load its weights first")
+        check_finite(value, key, name)
+    return module.eval()

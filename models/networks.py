@@ -1,0 +1,61 @@
+"""The built-in networks by name. Each is imported when it is made; a new one is a file in ``nets`` and a line here.
+
+Every network is a function ``f(num_classes=10, in_channels=1, width=…, resolution=28, …)`` whose module has an attribute
+``input_size`` (C, H, W).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from torch import nn
+
+from edgefold.errors import UsageError, unknown_name
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Where the function of a network is, and what it makes."""
+
+    target: str  # "package.module:function"
+    summary: str
+
+
+NETWORKS: Final[dict[str, Network]] = {
+    "hetnet": Network("edgefold.models.nets.hetnet:hetnet", "residual network of HetConv, BatchNorm and ReLU"),
+}
+
+
+def network_function(name: str) -> Callable[..., nn.Module]:
+    """The function that makes the network ``name``.
+
+    Raises:
+        UsageError: there is no such network.
+    """
+    if name not in NETWORKS:
+        raise unknown_name("network", name, NETWORKS)
+    module, _, function = NETWORKS[name].target.partition(":")
+    made: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
+    return made
+
+
+def build_network(name: str, **kwargs: Any) -> nn.Module:
+    """The network ``name``, with random weights, in train mode.
+
+    Raises:
+        UsageError: there is no such network, or it has no such argument, or a value is out of range.
+    """
+    function = network_function(name)
+    known = inspect.signature(function).parameters
+    for key in kwargs:
+        if key not in known:
+            raise unknown_name(f"argument of {name}", key, known)
+    try:
+        return function(**kwargs)
+    except TypeError as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
+        raise UsageError(f"network '{name}' cannot be made with {given}: {error}") from error

@@ -1,0 +1,147 @@
+"""Models from files: the user's own Python code, exported programs, and files of weights.
+
+The user's file may help where a module does not tell its inputs: its function may return ``(module, example_inputs)``, the file
+may hold ``example_inputs`` (a tensor, a tuple of tensors, or a function that gives one), or the module may have an attribute
+``input_size`` (C, H, W).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import warnings
+from pathlib import Path
+from pickle import UnpicklingError  # only to catch it: torch.load raises it for whatever is not a tensor
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgefold.errors import ModelError, UsageError, unknown_name
+from edgefold.models.loaded import LoadedModel, example_image
+from edgefold.models.packing import load_weights, unpack_state
+
+
+def from_python(path: Path, factory: str, kwargs: dict[str, Any]) -> LoadedModel:
+    """What ``factory(**kwargs)`` of a Python file gives.
+
+    Raises:
+        ModelError: no such file, an error in it, no module, or no example inputs.
+        UsageError: the file has no such function, or the function refuses an argument.
+    """
+    code = _run_file(path)
+    make = getattr(code, factory, None)
+    if make is None or not callable(make):
+        names = [
+            name for name, value in vars(code).items() if callable(value) and getattr(value, "__module__", None) == code.__name__
+        ]
+        raise unknown_name(f"function of {path}", factory, names)
+    try:
+        made = make(**kwargs)
+    except TypeError as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
+        raise UsageError(f"'{path}:{factory}' cannot be called with {given or 'no arguments'}: {error}") from error
+    module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(module, nn.Module):
+        raise ModelError(
+            f"'{path}:{factory}' gave a {type(module).__name__}, expected a torch.nn.Module or (module, example_inputs)"
+        )
+    return LoadedModel(factory, module, _inputs(f"{path}:{factory}", module, inputs, code))
+
+
+def _run_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ModelError(f"there is no file '{path}'; give the path of a Python file, as in 'model.py:make_model'")
+    name = f"edgefold_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ModelError(f"'{path}' cannot be imported as Python code; give a file that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and torch.export look classes up there
+    sys.path.insert(0, str(path.resolve().parent))  # the file may import its neighbours, as when run by itself
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # foreign code may raise anything
+        del sys.modules[name]
+        raise ModelError(f"'{path}' failed when it was imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.resolve().parent))
+    return module
+
+
+def _inputs(source: str, module: nn.Module, given: object, code: ModuleType) -> tuple[Tensor, ...]:
+    found = given if given is not None else getattr(code, "example_inputs", None)
+    if callable(found) and not isinstance(found, Tensor):
+        found = found()
+    size = getattr(module, "input_size", None)
+    if found is None and isinstance(size, tuple) and all(isinstance(side, int) for side in size):
+        return (example_image(size),)
+    if isinstance(found, Tensor):
+        return (found,)
+    if isinstance(found, (tuple, list)) and found and all(isinstance(value, Tensor) for value in found):
+        return tuple(found)
+    problem = "no example inputs" if found is None else f"example inputs of type {type(found).__name__}"
+    raise ModelError(
+        f"'{source}' has {problem}; return (module, example_inputs) with a tensor or a tuple of tensors, "
+        "or define example_inputs in the file"
+    )
+
+
+def from_exported(path: Path) -> LoadedModel:
+    """The program of a ``.pt2`` file that the caller trusts.
+
+    Raises:
+        ModelError: not a ``.pt2``, saved without example inputs, or exported in train mode.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own notes on its file format are no concern of the user
+            program = torch.export.load(path)
+    except (RuntimeError, OSError, ValueError, KeyError, AssertionError, UnpicklingError) as error:
+        raise ModelError(f"'{path}' is not an exported program: {error}; save it with torch.export.save") from error
+    if program.example_inputs is None:
+        raise ModelError(f"'{path}' holds no example inputs; export it anew with torch.export.export(module, example_inputs)")
+    arguments, keywords = program.example_inputs
+    inputs = (*arguments, *keywords.values())
+    if not inputs or not all(isinstance(value, Tensor) for value in inputs):
+        raise ModelError(f"'{path}' takes inputs that are not tensors; expected tensors only")
+    _refuse_train_mode(path, program)
+    return LoadedModel(path.stem, program.module(), tuple(inputs))
+
+
+def _refuse_train_mode(path: Path, program: torch.export.ExportedProgram) -> None:
+    flags = {torch.ops.aten.batch_norm.default: 5, torch.ops.aten.dropout.default: 2}  # op -> position of its train flag
+    for node in program.graph.nodes:
+        position = flags.get(node.target)
+        if position is not None and len(node.args) > position and node.args[position] is True:
+            raise ModelError(
+                f"'{path}' was exported in train mode ('{node.name}'); call .eval() on the module and export it anew"
+            )
+
+
+def load_state(module: nn.Module, path: Path) -> None:
+    """Loads a safetensors file or a ``.pt`` with a state dictionary (tensors only) into ``module``.
+
+    Raises:
+        ModelError: the file cannot be read, holds more than tensors, does not fit the module, or holds NaN.
+    """
+    if path.suffix == ".safetensors":
+        load_weights(module, path)
+        return
+    if not path.is_file():
+        raise ModelError(f"there is no weights file '{path}'; give a .safetensors or .pt file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(
+            f"'{path}' cannot be read as tensors only ({reason}); save the state dictionary with "
+            "torch.save(model.state_dict(), …) or as safetensors"
+        ) from error
+    for key in ("state_dict", "model"):  # what training frameworks wrap it in
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError(f"'{path}' holds a {type(state).__name__} that is not a state dictionary; save model.state_dict()")
+    unpack_state(module, state, str(path))
