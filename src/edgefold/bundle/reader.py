@@ -106,7 +106,7 @@ class Bundle:
             raise unknown_name("artifact", name, artifacts)
         return artifacts[name]
 
-    def run(self, name: str, image: Any) -> Prediction:
+    def run(self, name: str, image: Any, *, threads: int = 1) -> Prediction:
         """Predict with one artifact, in its real runtime.
 
         ``image`` is prepared as the manifest says: uint8 pixels (H, W) or (H, W, C), a `PIL.Image`, or a float tensor that is
@@ -123,7 +123,7 @@ class Bundle:
         artifact = self.artifact(name)
         prepare = self.manifest.preprocessing
         inputs: Any = image if prepare is None else prepare(image)
-        return Prediction(run(artifact, inputs), self.manifest.labels)
+        return Prediction(run(artifact, inputs, threads=threads), self.manifest.labels)
 
     def close(self) -> None:
         """Remove the temporary folder of a zip; a bundle that is a folder stays as it is."""

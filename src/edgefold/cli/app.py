@@ -1,0 +1,52 @@
+"""The commands in one place. Command modules import nothing heavy at their top, so `edgefold --help` answers at once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from edgefold.cli import bench, convert, doctor, inspect, models, run, ship, verify
+
+app = typer.Typer(
+    name="edgefold",
+    help="Fold, quantize, export, verify, measure and package lightweight convolutional PyTorch models for phones and boards.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: rich would double the time that --help takes
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for command in (
+    ship.ship,
+    convert.fold,
+    convert.quantize,
+    convert.export,
+    verify.verify,
+    run.run,
+    bench.bench,
+    bench.compare,
+    bench.devices,
+    models.models,
+    models.train,
+    inspect.inspect,
+    doctor.doctor,
+):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"edgefold {version('edgefold')}")
+        raise typer.Exit
+
+
+@app.callback()
+def edgefold(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""

@@ -1,0 +1,217 @@
+"""`edgefold fold`, `quantize` and `export`: one stage of the flow at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from edgefold.artifact import Precision
+from edgefold.cli.options import (
+    Arg,
+    Calibration,
+    Evaluation,
+    Force,
+    Json,
+    LoweringChoice,
+    Model,
+    OneFormat,
+    OnePrecision,
+    Out,
+    Trust,
+    Weights,
+)
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from edgefold.artifact import TensorSpec
+    from edgefold.cli.sources import ModelChoice
+    from edgefold.export.plan import FoldPlan
+    from edgefold.quantize.sensitivity import Sensitivity
+
+_JUDGED_SAMPLES = 32
+_Io = Annotated[
+    Literal["float32", "int8", "uint8"], typer.Option("--io", help="Element type of the inputs and outputs of an integer file.")
+]
+_Layout = Annotated[Literal["nchw", "nhwc"], typer.Option("--layout", help="Order of image inputs and outputs in the file.")]
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationSummary:
+    """What quantization does to a network in torch, before any export. SQNR is over ``samples`` calibration samples."""
+
+    scheme: Precision
+    samples: int
+    sensitivity: Sensitivity
+    evaluated: int = 0
+    top1: float | None = None
+    top1_reference: float | None = None
+
+
+def fold(model: Model, arg: Arg = None, weights: Weights = None, trust: Trust = False, as_json: Json = False) -> None:
+    """Fold every linear convolution into one conv, and show the plan layer by layer."""
+    from edgefold.cli.output import output, progress
+
+    with output(as_json) as out:
+        from edgefold.cli.sources import ModelChoice
+        from edgefold.pipeline import fold as run
+
+        with progress(f"folding {model}"):
+            network = ModelChoice(model, arg, weights, trust).load()
+            plan = run(network.module, network.example_inputs).plan
+        out.show(plan, lambda: _folded(plan))
+
+
+def quantize(
+    model: Model,
+    arg: Arg = None,
+    weights: Weights = None,
+    trust: Trust = False,
+    scheme: Annotated[Precision, typer.Option("--scheme", help="The integer scheme.")] = Precision.INT8,
+    calibration: Calibration = None,
+    evaluation: Evaluation = None,
+    as_json: Json = False,
+) -> None:
+    """Calibrate once, and show what quantization costs in which layer."""
+    from edgefold.cli.output import output, progress
+
+    with output(as_json) as out:
+        from edgefold.cli.sources import ModelChoice
+
+        with progress(f"quantizing {model}") as say:
+            found = _quantization(ModelChoice(model, arg, weights, trust), scheme, calibration, evaluation, say)
+        out.show(found, lambda: _quantized(found))
+
+
+def export(
+    model: Model,
+    format: OneFormat,
+    precision: OnePrecision = Precision.FP32,
+    out_file: Out = None,
+    arg: Arg = None,
+    weights: Weights = None,
+    trust: Trust = False,
+    calibration: Calibration = None,
+    lowering: LoweringChoice = None,
+    io: _Io = "float32",
+    layout: _Layout = "nchw",
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Write one file."""
+    from edgefold.cli.output import output, progress
+    from edgefold.pipeline import as_output, check_free, is_calibrated
+    from edgefold.report.table import size, slug
+
+    with output(as_json) as out:
+        target = as_output(Path(f"{slug(model)}-{precision}") if out_file is None else out_file, format)
+        check_free(target, force=force)  # before the seconds that it takes to load what follows
+
+        from edgefold.cli.sources import ModelChoice
+        from edgefold.pipeline import export_model
+
+        with progress(f"exporting {model} to {format}"):
+            network = ModelChoice(model, arg, weights, trust).load(calibration)
+            artifact = export_model(
+                network.module,
+                network.example_inputs,
+                format=format,
+                precision=precision,
+                calibration=network.calibration if is_calibrated(precision) else None,
+                lowering=lowering.value if lowering is not None else "auto",
+                io=io,
+                layout=layout,
+                out=target,
+                force=force,
+            )
+        lines = (*(_end("input", spec) for spec in artifact.inputs), *(_end("output", spec) for spec in artifact.outputs))
+        out.show(artifact, lambda: [f"{artifact.path}: {size(artifact.size_bytes)}", *lines])
+
+
+def _quantization(
+    choice: ModelChoice, scheme: Precision, calibration: str | None, evaluation: Path | None, say: Callable[[str], None]
+) -> QuantizationSummary:
+    from edgefold.batch import samples_like
+    from edgefold.errors import DataError
+    from edgefold.export.verify import reference_outputs, top1
+    from edgefold.pipeline import fold as run
+    from edgefold.pipeline import quantize_model
+    from edgefold.quantize.sensitivity import analyse
+
+    network = choice.load(calibration, evaluation)
+    folded = run(network.module, network.example_inputs)
+    if network.calibration is None:
+        raise DataError(f"model '{choice.name}' brings no calibration data; give --calibration PATH, or 'random' to try it out")
+    samples = list(samples_like(network.calibration, folded.program.example_inputs, "calibration"))
+    say(f"calibrating with {len(samples)} samples")
+    program = quantize_model(folded, network.example_inputs, calibration=samples, scheme=scheme)
+    say("looking for the layers that lose most")
+    sensitivity = analyse(folded.program.graph, program.table, samples[:_JUDGED_SAMPLES])
+    if network.evaluation is None:
+        return QuantizationSummary(scheme, len(samples), sensitivity)
+    inputs, labels = network.evaluation.inputs, network.evaluation.labels
+    say(f"evaluating on {network.evaluation.data}")
+    batch = len(folded.program.example_inputs[0])
+    accuracies = [top1(reference_outputs(net, inputs, batch=batch)[0], labels) for net in (program, folded.program.graph)]
+    return QuantizationSummary(scheme, len(samples), sensitivity, len(labels), *accuracies)
+
+
+def _folded(plan: FoldPlan) -> Iterable[RenderableType]:
+    from edgefold.cli.output import table
+    from edgefold.report.plan_pictures import count, totals
+
+    def kernels(layer: object) -> str:
+        found = getattr(layer, "kernel_map", None)
+        return "" if found is None else f"{count(found.full)} / {count(found.centre)} / {count(found.zero)}"
+
+    yield table(
+        ("layer", "kind", "geometry", "whole / 1×1 / zero", "nodes", "multiply-adds", "error", "stays because"),
+        [
+            (
+                layer.name,
+                layer.kind,
+                layer.geometry,
+                kernels(layer),
+                f"{count(layer.ops_before)} → 1" if layer.folded else "",
+                f"{count(layer.macs_before)} → {count(layer.macs)}" if layer.folded else "",
+                f"{layer.max_relative_error:.0e}" if layer.folded else "",
+                layer.reason,
+            )
+            for layer in plan.layers
+        ],
+        left=3,
+    )
+    for bar in totals(plan):
+        yield f"{bar.name}: {bar.before} as written, {bar.after} folded"
+
+
+def _quantized(found: QuantizationSummary) -> Iterable[RenderableType]:
+    from edgefold.cli.output import table
+    from edgefold.report.table import percent
+
+    yield table(
+        ("layer", "alone", "up to here", "gain if float", "range", "clipped"),
+        [
+            (
+                layer.name,
+                f"{layer.alone_db:.1f} dB",
+                f"{layer.cumulative_db:.1f} dB",
+                f"{layer.gain_db:+.1f} dB",
+                f"{layer.low:.3g} … {layer.high:.3g}",
+                f"{layer.clipped_share * 100:.2f} %",
+            )
+            for layer in found.sensitivity.layers
+        ],
+    )
+    yield f"{found.scheme} after {found.samples} calibration samples: {found.sensitivity.output_db:.1f} dB at the output"
+    if found.top1 is not None and found.top1_reference is not None:
+        yield f"top-1 on {found.evaluated:,} images: {percent(found.top1)}, float network {percent(found.top1_reference)}"
+
+
+def _end(kind: str, spec: TensorSpec) -> str:
+    quantized = "" if spec.scale is None else f", scale {spec.scale:.6g}, zero point {spec.zero_point}"
+    return f"{kind} {spec.name}: {'×'.join(map(str, spec.shape))} {spec.dtype}, {spec.layout}{quantized}"

@@ -1,0 +1,97 @@
+"""`edgefold models` and `edgefold train`: what there is, and how to make more of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgefold.cli.options import Arg, Json
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def models(as_json: Json = False) -> None:
+    """List the built-in models."""
+    from edgefold.cli.output import output, table
+
+    with output(as_json) as out:
+        from edgefold.models.registry import list_models
+        from edgefold.report.table import percent
+
+        found = list_models()
+
+        def picture() -> Iterable[RenderableType]:
+            yield table(
+                ("name", "what it is", "accuracy", "parameters"),
+                [
+                    (
+                        info.name,
+                        info.summary,
+                        "" if info.accuracy is None else percent(info.accuracy),
+                        "" if info.effective_parameters is None else f"{info.effective_parameters:,}",
+                    )
+                    for info in found
+                ],
+                left=2,
+            )
+
+        out.show(found, picture)
+
+
+def train(
+    network: Annotated[str, typer.Argument(help="A built-in network, e.g. hetnet.", show_default=False)],
+    out_dir: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.", show_default=False)],
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="A folder of IDX files, or an .npz.", show_default="Fashion-MNIST of the Debian package"),
+    ] = None,
+    arg: Arg = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, show_default="the recipe's")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=2, show_default="the recipe's")] = None,
+    optimizer: Annotated[str | None, typer.Option("--optimizer", help="sgd or adamw.", show_default="the recipe's")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", show_default="the recipe's")] = None,
+    weight_decay: Annotated[float | None, typer.Option("--weight-decay", show_default="the recipe's")] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a built-in network; resumable, seeded."""
+    from edgefold.cli.output import output
+
+    with output(as_json) as out:
+        import torch
+
+        from edgefold.cli.sources import arguments
+        from edgefold.models.data import load_training_data
+        from edgefold.models.networks import build_network
+        from edgefold.models.recipe import write_checkpoint
+        from edgefold.models.train import TrainOptions
+        from edgefold.models.train import train as run
+        from edgefold.report.table import percent
+
+        kwargs = arguments(arg or [])
+        given = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "optimizer": optimizer,
+            "learning_rate": learning_rate,
+            "weight_decay": weight_decay,
+        }
+        options = TrainOptions(seed=seed, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]  # each has its own type
+        torch.manual_seed(seed)
+        model = build_network(network, **kwargs)
+        source = load_training_data(data)
+        result = run(model, source, options, out=out_dir, resume=resume)
+        recipe = write_checkpoint(out_dir, network, model, network, kwargs, source, result)
+        out.show(
+            recipe,
+            lambda: [
+                f"{network}: {percent(recipe.accuracy)} on {recipe.test_images:,} test images of {recipe.data} "
+                f"after {options.epochs} epochs in {recipe.time_s:.0f} s",
+                f"weights: {out_dir / network}.safetensors",
+            ],
+        )

@@ -1,0 +1,56 @@
+"""Arguments and options that several commands share, so that one thing has one name everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgefold.artifact import Format, Precision
+from edgefold.export.plan import Lowering
+
+Target = Annotated[Path, typer.Argument(help="An .onnx, .tflite or .pte file, or a bundle.", show_default=False)]
+Artifacts = Annotated[
+    list[str] | None,
+    typer.Option("--artifact", help="One of a bundle; can be given more than once.", show_default="all"),
+]
+MaxSecs = Annotated[float, typer.Option("--max-secs", help="Upper limit of the measuring time of one artifact.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")]
+Model = Annotated[
+    str, typer.Argument(help="A built-in name (see `edgefold models`), FILE.py:FACTORY, or another source.", show_default=False)
+]
+Arg = Annotated[
+    list[str] | None,
+    typer.Option("--arg", "-a", metavar="KEY=VALUE", help="An argument of the function that makes the model, e.g. width=32."),
+]
+Weights = Annotated[Path | None, typer.Option("--weights", help="A .safetensors or .pt file of weights to load into the model.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Allow a .pt2 file, which can run code of its author.")]
+Formats = Annotated[
+    list[Format] | None, typer.Option("--format", "-f", help="A format; can be given more than once.", show_default="all")
+]
+Precisions = Annotated[
+    list[Precision] | None,
+    typer.Option("--precision", "-p", help="A precision; can be given more than once.", show_default="fp32, int8"),
+]
+OneFormat = Annotated[Format, typer.Option("--format", "-f", help="The format to write.", show_default=False)]
+OnePrecision = Annotated[Precision, typer.Option("--precision", "-p", help="The precision to write.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write.", show_default="named after the model")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+LoweringChoice = Annotated[
+    Lowering | None, typer.Option("--lowering", help="How every layer is computed.", show_default="the fastest for each")
+]
+Device = Annotated[str, typer.Option("--device", help="Where it runs: host, ssh://USER@BOARD, adb://SERIAL.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime, the same for every format.")]
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        "--calibration",
+        help="Images to calibrate with: a folder of IDX files, an .npz or .npy, or the word random.",
+        show_default="the model's own",
+    ),
+]
+Evaluation = Annotated[
+    Path | None,
+    typer.Option("--evaluation", help="Labelled images to measure the accuracy on.", show_default="the model's own"),
+]

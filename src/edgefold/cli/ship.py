@@ -1,0 +1,98 @@
+"""`edgefold ship`: the whole flow for one network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from edgefold.artifact import Format
+from edgefold.cli.options import (
+    Arg,
+    Calibration,
+    Device,
+    Evaluation,
+    Force,
+    Formats,
+    Json,
+    LoweringChoice,
+    MaxSecs,
+    Model,
+    Out,
+    Precisions,
+    Threads,
+    Trust,
+    Weights,
+)
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from edgefold.bundle.reader import Bundle
+
+
+def ship(
+    model: Model,
+    out_dir: Out = None,
+    arg: Arg = None,
+    weights: Weights = None,
+    trust: Trust = False,
+    formats: Formats = None,
+    precisions: Precisions = None,
+    calibration: Calibration = None,
+    evaluation: Evaluation = None,
+    lowering: LoweringChoice = None,
+    device: Device = "host",
+    threads: Threads = 1,
+    max_secs: MaxSecs = 120.0,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Fold, quantize, export, verify, measure and bundle a network; ends in one table."""
+    from edgefold.bundle.writer import check_output
+    from edgefold.cli.output import output
+    from edgefold.cli.progress import stages
+    from edgefold.report.table import slug
+
+    with output(as_json) as out:
+        target = Path(slug(model)) if out_dir is None else out_dir
+        check_output(target, force=force)  # before the seconds that it takes to load what follows
+
+        from edgefold.bundle.results import summarize
+        from edgefold.cli.sources import ModelChoice
+        from edgefold.device_bench import BenchOptions
+        from edgefold.network import DEFAULT_PRECISIONS, ShipOptions
+        from edgefold.shipping import ship_network
+
+        options = ShipOptions(
+            formats=tuple(formats or Format),
+            precisions=tuple(precisions or DEFAULT_PRECISIONS),
+            device=device,
+            lowering=lowering.value if lowering is not None else "auto",
+            bench=BenchOptions(threads=threads, max_secs=max_secs),
+            force=force,
+        )
+        with stages() as progress:
+            network = ModelChoice(model, arg, weights, trust).load(calibration, evaluation)
+            bundle = ship_network(network, target, options, progress)
+        shipment = bundle.shipment
+        out.show(summarize(shipment), lambda: shipped(bundle))
+    raise typer.Exit(0 if shipment.passed else 1)
+
+
+def shipped(bundle: Bundle) -> Iterable[RenderableType]:
+    """The table of a bundle and what to know about it."""
+    from edgefold.cli.output import table
+    from edgefold.report.table import HEADERS, cells, rows
+    from edgefold.report.verdict import verdict
+
+    shipment = bundle.shipment
+    found = verdict(shipment)
+    yield table(HEADERS, [cells(row) for row in rows(shipment)], title=shipment.name)
+    yield f"{found.headline}."
+    yield from found.findings
+    yield from (f"FAILED {problem}" for problem in found.problems)
+    yield from (f"Note: {note}" for note in shipment.notes)
+    yield f"Bundle: {bundle.path} and {bundle.archive.name}; report: {bundle.report}"
