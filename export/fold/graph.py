@@ -1,0 +1,190 @@
+"""Folding the captured graph: each region that is one convolution becomes one node.
+
+Regions are tried from the outputs backwards. For one output the regions are tried from the smallest up, and the largest
+that folds is taken: it holds whole branch blocks. A few that do not fold in between are passed over, since a block may
+be foldable where a part of it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from edgefold.export.fold.affine import Proof
+from edgefold.export.fold.attempt import Evidence, Folded, attempt
+from edgefold.export.fold.check import random_like
+from edgefold.export.fold.kernel import Kernel
+from edgefold.export.fold.regions import Region, Search, op_name
+from edgefold.quantize.graph import add_buffer
+
+aten = torch.ops.aten
+
+_PATIENCE = 2  # failures in a row after which an output is left
+_MODES = {"constant": "constant", "replicate": "replicate", "reflect": "reflect", "circular": "circular"}
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RegionFold:
+    """A region that became the node ``conv``."""
+
+    conv: Node
+    folded: Folded
+    kind: str
+    paths: tuple[str, ...]  # of the convolutions that it held
+    ops_before: int
+    parameters_before: int
+    macs_before: int
+
+
+def fold_regions(module: GraphModule, progress: Progress) -> tuple[list[RegionFold], dict[Node, str]]:
+    """Folds the regions of ``module`` in place.
+
+    Returns what was folded, and for convolution nodes that stay the reason why the region around them did not fold.
+    """
+    search = Search(module.graph)
+    folds: list[RegionFold] = []
+    reasons: dict[Node, str] = {}
+    gone: set[Node] = set()
+    outputs = search.outputs()
+    for done, output in enumerate(outputs):
+        if output in gone:
+            continue
+        progress(output.name, done, len(outputs))
+        best = _largest(module, search, output, reasons)
+        if best is not None:
+            region, call, folded = best
+            folds.append(_replace(module, region, call, folded))
+            gone |= region.nodes
+    module.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    module.delete_all_unused_submodules()
+    module.recompile()
+    return folds, reasons
+
+
+def _largest(
+    module: GraphModule, search: Search, output: Node, reasons: dict[Node, str]
+) -> tuple[Region, Evidence, Folded] | None:
+    best = None
+    failures = 0
+    for region in search.regions(output):
+        if not region.convolutions or _is_canonical(region, search):
+            continue
+        found = _attempt(module, region)
+        if isinstance(found, str):
+            failures += 1
+            for node in region.convolutions:
+                reasons.setdefault(node, found)
+            if failures >= _PATIENCE:
+                break
+        else:
+            best, failures = (region, *found), 0
+    return best
+
+
+def _is_canonical(region: Region, search: Search) -> bool:
+    """Whether the region is one convolution with stored weights already."""
+    (node, *others) = region.nodes
+    return not others and all(other.op == "get_attr" or other in search.dependent for other in node.all_input_nodes)
+
+
+def _attempt(owner: GraphModule, region: Region) -> tuple[Evidence, Folded] | str:
+    function = region.module(owner)
+    value = region.source.meta["val"]
+    x = random_like(tuple(value.shape), value.dtype)
+    with torch.no_grad(), Proof() as proof, proof.scope(x) as scope:
+        y = function(x)
+        field = proof.field_of(scope, y) if scope.sound else None
+    if not scope.sound:
+        return scope.reason
+    if y.ndim != x.ndim or len(y) != len(x) or y.dtype != x.dtype:
+        return "its output is not (batch, channels, *space) with the dimensions of its input"
+    call = Evidence(
+        tuple(x.shape), tuple(y.shape), x.dtype, scope.macs, scope.ops, scope.computed, scope.convolutions, field, frozenset(scope.foreign)
+    )  # fmt: skip
+    found = attempt(function, (call,))
+    if isinstance(found, str):
+        return found
+    groups = [_groups(node) for node in region.convolutions]
+    if len(groups) == 1 and found.kernel.groups < groups[0]:
+        return f"its {groups[0]} groups would be scattered over the channels"
+    return call, found
+
+
+def _groups(node: Node) -> int:
+    position = {"conv1d": 6, "conv2d": 6, "convolution": 8}.get(op_name(node), 99)
+    groups = node.args[position] if len(node.args) > position else 1
+    assert isinstance(groups, int)
+    return groups
+
+
+def _replace(module: GraphModule, region: Region, call: Evidence, folded: Folded) -> RegionFold:
+    kernel, output = folded.kernel, region.output
+    parameters = sum(
+        value.numel() for node in region.constants if node.op == "get_attr" and isinstance(value := node.meta.get("val"), Tensor)
+    )
+    kind = " + ".join(dict.fromkeys(op_name(node) for node in sorted(region.nodes, key=_position(module))))
+    paths = tuple(dict.fromkeys(_path(node) for node in region.convolutions))
+    stack = _common_stack(region)
+    with module.graph.inserting_before(output):
+        conv = insert(module, region.source, kernel, _attribute(stack))
+    for node in (conv, *(other for other in conv.all_input_nodes if other is not region.source)):
+        node.meta.setdefault("nn_module_stack", stack)
+    conv.meta["val"] = output.meta["val"]
+    output.replace_all_uses_with(conv)
+    for node in sorted(region.nodes, key=_position(module), reverse=True):
+        module.graph.erase_node(node)
+    return RegionFold(conv, folded, kind, paths, len(region.nodes), parameters, call.macs // call.shape[0])
+
+
+def insert(module: GraphModule, source: Node, kernel: Kernel, name: str) -> Node:
+    """Inserts the convolution of ``source`` at the graph's insertion point; a pad stands before it where its border needs one."""
+    graph = module.graph
+    weight = add_buffer(module, f"{name}_weight", kernel.weight)
+    weight.meta["val"] = kernel.weight
+    bias: Node | None = None
+    if bool(kernel.bias.ne(0).any()):
+        bias = add_buffer(module, f"{name}_bias", kernel.bias)
+        bias.meta["val"] = kernel.bias
+    padding = [before for before, _ in kernel.padding]
+    if kernel.mode != "constant" or any(before != after for before, after in kernel.padding):
+        sizes = [size for pair in reversed(kernel.padding) for size in pair]
+        value = source.meta["val"]
+        source = graph.call_function(aten.pad.default, (source, sizes, kernel.mode))
+        source.meta["val"] = value.new_empty(
+            (*value.shape[:2], *(size + sum(pair) for size, pair in zip(value.shape[2:], kernel.padding, strict=True)))
+        )
+        padding = [0] * len(padding)
+    op = aten.conv1d.default if len(padding) == 1 else aten.conv2d.default
+    return graph.call_function(op, (source, weight, bias, list(kernel.stride), padding, list(kernel.dilation), kernel.groups))
+
+
+def _position(module: GraphModule) -> Callable[[Node], int]:
+    index = {node: position for position, node in enumerate(module.graph.nodes)}
+    return lambda node: index[node]
+
+
+def _path(node: Node) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def _common_stack(region: Region) -> dict[str, tuple[str, object]]:
+    """The innermost module that holds all convolutions of the region."""
+    stacks = [list((node.meta.get("nn_module_stack") or {}).items()) for node in region.convolutions]
+    common = []
+    for level in zip(*stacks, strict=False):
+        if any(one != level[0] for one in level):
+            break
+        common.append(level[0])
+    return dict(common)
+
+
+def _attribute(stack: dict[str, tuple[str, object]]) -> str:
+    path = list(stack.values())[-1][0] if stack else ""
+    return "".join(letter if letter.isalnum() else "_" for letter in path) or "folded"

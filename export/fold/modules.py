@@ -1,0 +1,126 @@
+"""Folding modules: from the outermost inwards, each module that is one convolution becomes one layer.
+
+Outermost first, so that a branch block folds as a whole and not branch by branch; what does not fold is taken apart, and the
+reason is kept for the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from edgefold.export.fold.attempt import Evidence, Folded, attempt
+from edgefold.export.fold.kernel import FoldedConv
+from edgefold.export.fold.record import Recorder
+from edgefold.export.fold.shadow import children, is_plain_layer, replace_child
+from edgefold.export.fold.state import Snapshot
+
+Progress = Callable[[str, int, int], None]  # what is at work, steps done, steps in all
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decision:
+    """What became of one module: the folded layer, or the reason why it stays."""
+
+    name: str
+    kind: str
+    order: int
+    calls: tuple[Evidence, ...]
+    parameters_before: int
+    folded: Folded | None
+    reason: str
+
+
+def fold_modules(recorder: Recorder, snapshot: Snapshot, progress: Progress) -> tuple[nn.Module, list[Decision]]:
+    """The shadow tree with its affine modules folded, and what was decided for each module that was looked at.
+
+    ``recorder`` has recorded; ``snapshot`` is from before.
+    """
+    folder = _Folder(recorder, snapshot, progress)
+    root = folder.fold(recorder.root)
+    return root, folder.decisions
+
+
+class _Folder:
+    def __init__(self, recorder: Recorder, snapshot: Snapshot, progress: Progress) -> None:
+        self.decisions: list[Decision] = []
+        self._recorder = recorder
+        self._changed = snapshot.changed()
+        self._random = "draws random numbers" if snapshot.draws_random_numbers() else ""
+        self._snapshot = snapshot
+        self._order = {key: index for index, key in enumerate(recorder.order)}
+        self._done: dict[int, nn.Module] = {}
+        self._progress = progress
+
+    def fold(self, module: nn.Module) -> nn.Module:
+        """The module or its folded layer; children are replaced in place."""
+        key = id(module)
+        if key in self._done:
+            return self._done[key]
+        self._done[key] = module
+        if is_plain_layer(module) or isinstance(module, torch.jit.ScriptModule):
+            return module
+        layer = self._try(module) if self._recorder.calls.get(key) else self._refuse(module)
+        if layer is not None:
+            self._done[key] = layer
+            return layer
+        for _, child in list(children(module)):
+            new = self.fold(child)
+            if new is not child:
+                replace_child(module, child, new)
+        return module
+
+    def _try(self, module: nn.Module) -> nn.Module | None:
+        key, recorder = id(module), self._recorder
+        calls = tuple(recorder.calls[key])
+        reason = recorder.refused.get(key) or self._random or self._changed_in(module)
+        folded: Folded | None = None
+        if not reason:
+            if not any(call.convolutions for call in calls):
+                reason = "holds no convolution"
+            elif calls[0].ops == 1 and not calls[0].computed:
+                reason = "is one convolution already"
+            else:
+                self._progress(recorder.names[key], self._order[key], len(self._order))
+                found = attempt(module, calls)
+                after = self._snapshot.changed()
+                if isinstance(found, str):
+                    reason = found
+                elif any(other in after for other in self._tree(module)):
+                    reason = "changes its state between calls"
+                else:
+                    folded = found
+        self.decisions.append(self._decision(module, calls, folded, reason))
+        if folded is None:
+            return None
+        layer = FoldedConv(folded.kernel, module)
+        recorder.adopt(module, layer)
+        return layer
+
+    def _refuse(self, module: nn.Module) -> None:
+        if id(module) in self._order:
+            reason = self._recorder.refused.get(id(module), "")
+            self.decisions.append(self._decision(module, (), None, reason))
+
+    def _decision(self, module: nn.Module, calls: tuple[Evidence, ...], folded: Folded | None, reason: str) -> Decision:
+        key = id(module)
+        parameters = sum({id(one): one.numel() for one in module.parameters()}.values()) if folded or reason else 0
+        return Decision(self._recorder.names[key], type(module).__name__, self._order[key], calls, parameters, folded, reason)
+
+    def _changed_in(self, module: nn.Module) -> str:
+        return next((self._changed[key] for key in self._tree(module) if key in self._changed), "")
+
+    def _tree(self, module: nn.Module) -> list[int]:
+        """The ids of the watched modules under a module, itself included."""
+        found, stack, seen = [], [module], set()
+        while stack:
+            one = stack.pop()
+            if id(one) in seen or is_plain_layer(one):
+                continue
+            seen.add(id(one))
+            found.append(id(one))
+            stack.extend(child for _, child in children(one))
+        return found

@@ -1,0 +1,179 @@
+"""One run of the network under the affine proof, in which every module of own code is a scope.
+
+The modules are those of a shadow tree (`edgefold.export.fold.shadow`), whose calls are watched through an attribute of the
+instance. Into a module of thousands of layers the run feeds dense random values instead of its activations: such a module is
+too slow to be run again for its check, and activations after a ReLU would not show every coefficient. A replay feeds the same
+values again, so the folded network can be compared with the recorded one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from edgefold.export.fold.affine import Proof, Scope
+from edgefold.export.fold.attempt import HUGE, Evidence
+from edgefold.export.fold.check import random_like
+from edgefold.export.fold.shadow import children, is_plain_layer, size_of
+
+MANY = 5_000  # modules in a tree that is run as few times as possible
+
+
+class Recorder:
+    """Watches the calls of the modules under ``root``, a shadow tree."""
+
+    def __init__(self, root: nn.Module) -> None:
+        self.root = root
+        self.calls: dict[int, list[Evidence]] = {}
+        self.refused: dict[int, str] = {}
+        self.order: list[int] = []  # modules by their first call
+        self.names: dict[int, str] = {}
+        self.modules: dict[int, nn.Module] = {}
+        self._fed: dict[int, list[Tensor]] = {}
+        self._proof: Proof | None = None
+        self._replay: dict[int, Iterator[Tensor]] | None = None
+        sizes: dict[int, int] = {}
+        self._many = {id(module) for _, module in _walk(root) if size_of(module, sizes) > MANY}
+        for name, module in _walk(root):
+            if id(module) not in self.modules and not is_plain_layer(module) and not isinstance(module, torch.jit.ScriptModule):
+                self.modules[id(module)] = module
+                self.names[id(module)] = name
+                vars(module)["_call_impl"] = self._watched(module)
+
+    def record(self, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
+        """Runs the network under the proof and returns its output."""
+        with torch.no_grad(), Proof() as proof:
+            self._proof = proof
+            try:
+                return self.root(*args, **kwargs)
+            finally:
+                self._proof = None
+
+    def replay(self, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
+        """Runs the network again, folded by now, with what `record` fed into it."""
+        self._replay = {key: iter(values) for key, values in self._fed.items()}
+        try:
+            with torch.no_grad():
+                return self.root(*args, **kwargs)
+        finally:
+            self._replay = None
+
+    def adopt(self, old: nn.Module, new: nn.Module) -> None:
+        """Lets a folded layer take the place of the module that it was in a replay."""
+        if id(old) in self._fed:
+            self._fed[id(new)] = self._fed.pop(id(old))
+            vars(new)["_call_impl"] = self._watched(new)
+            self.modules[id(new)] = new
+
+    def release(self) -> None:
+        """Ends the watch."""
+        for module in self.modules.values():
+            vars(module).pop("_call_impl", None)
+
+    def _watched(self, module: nn.Module) -> Callable[..., Any]:
+        call = type(module)._call_impl
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            if self._replay is not None and id(module) in self._replay:
+                return call(module, next(self._replay[id(module)], *args), **kwargs)
+            if self._proof is None:
+                return call(module, *args, **kwargs)
+            return self._prove(self._proof, module, args, kwargs)
+
+        return watched
+
+    def _prove(self, proof: Proof, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        key = id(module)
+        if key not in self.calls:
+            self.calls[key] = []
+            self.order.append(key)
+        call = type(module)._call_impl
+        reason = _unfit(args, kwargs)
+        if reason:
+            self.refused.setdefault(key, reason)
+            return call(module, *args, **kwargs)
+        (x,) = args
+        if key in self._many and not proof.open:
+            x = random_like(tuple(x.shape), x.dtype, seed=len(self._fed))
+            self._fed.setdefault(key, []).append(x)
+        with proof.scope(x) as scope:
+            y = call(module, x)
+            field = proof.field_of(scope, y) if isinstance(y, Tensor) and scope.sound else None
+            reason = scope.reason or _unfit_result(proof, scope, x, y)
+        if reason or scope.reason:
+            self.refused.setdefault(key, reason or scope.reason)
+        else:
+            huge = scope.ops >= HUGE
+            fed = huge and key in self._fed
+            pair = (x, y) if fed else None
+            self.calls[key].append(
+                Evidence(
+                    tuple(x.shape), tuple(y.shape), x.dtype, scope.macs, scope.ops, scope.computed, scope.convolutions, field,
+                    frozenset(scope.foreign), pair,
+                )
+            )  # fmt: skip
+        return y
+
+
+@contextmanager
+def recorder(root: nn.Module) -> Iterator[Recorder]:
+    """A recorder that ends its watch when the block ends."""
+    one = Recorder(root)
+    try:
+        yield one
+    finally:
+        one.release()
+
+
+def same(left: Any, right: Any, tolerance: float = 1e-3) -> bool:
+    """Whether two outputs of a network agree, relative to the range of each tensor."""
+    ones, two = (pytree.tree_leaves(value) for value in (left, right))
+    if len(ones) != len(two):
+        return False
+    for one, other in zip(ones, two, strict=True):
+        if isinstance(one, Tensor) and isinstance(other, Tensor):
+            if one.shape != other.shape:
+                return False
+            if one.is_floating_point():
+                finite = one.isfinite()
+                scale = float(one[finite].abs().max()) if bool(finite.any()) else 0.0
+                if not torch.allclose(one, other, rtol=0, atol=tolerance * scale, equal_nan=True):
+                    return False
+    return True
+
+
+def _walk(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module of the tree by path, parents first, each once."""
+    seen = set()
+    stack = [("", root)]
+    while stack:
+        name, module = stack.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        yield name, module
+        below = [(f"{name}.{path}" if name else path, child) for path, child in children(module)]
+        stack.extend(reversed(below))
+
+
+def _unfit(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    if kwargs or len(args) != 1 or not isinstance(args[0], Tensor):
+        return "takes other arguments than one tensor"
+    if args[0].ndim not in (3, 4) or not args[0].is_floating_point() or 0 in args[0].shape:
+        return "its input is not (batch, channels, *space) with one or two spatial dimensions"
+    return ""
+
+
+def _unfit_result(proof: Proof, scope: Scope, x: Tensor, y: Any) -> str:
+    if not isinstance(y, Tensor):
+        return "returns something other than one tensor"
+    if not proof.depends(scope, y):
+        return "its output does not depend on its input"
+    if y.ndim != x.ndim or len(y) != len(x) or y.dtype != x.dtype:
+        return "its output is not (batch, channels, *space) with the dimensions of its input"
+    return ""

@@ -1,0 +1,142 @@
+"""Finding affine regions of a captured graph: the parts with one input and one output that may be one convolution.
+
+For an output node v, the region grows backwards. The frontier holds the nodes that the region reads; whenever it is a single
+node u, the nodes between u and v are a function of u alone. Growth ends at an op that is not affine, at a node whose value is
+used outside, and at the network's inputs.
+"""
+
+from __future__ import annotations
+
+import heapq
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.fx import Graph, GraphModule, Node
+
+from edgefold.export.fold.admission import admit, is_random, is_shape_only, written_positions
+
+_CONVOLUTIONS = frozenset(["convolution", "conv1d", "conv2d", "linear", "matmul", "mm", "bmm", "addmm", "einsum"])
+_PER_CHANNEL = frozenset(["batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm", "mul", "add", "sub", "div", "getitem"])
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """The nodes that compute ``output`` from ``source``, without constants."""
+
+    source: Node
+    output: Node
+    nodes: frozenset[Node]
+
+    @cached_property
+    def convolutions(self) -> tuple[Node, ...]:
+        """The nodes that multiply by a weight, in the order of the graph."""
+        found = (node for node in self.output.graph.nodes if node in self.nodes)
+        return tuple(node for node in found if op_name(node) in _CONVOLUTIONS)
+
+    def module(self, owner: GraphModule) -> GraphModule:
+        """The region as a module of one input; it shares the tensors of ``owner``."""
+        graph = Graph()
+        copies = {self.source: graph.placeholder("x")}
+        for node in self.output.graph.nodes:
+            if node in self.nodes or node in self.constants:
+                copies[node] = graph.node_copy(node, lambda other: copies[other])
+        graph.output(copies[self.output])
+        return GraphModule(owner, graph)
+
+    @cached_property
+    def constants(self) -> frozenset[Node]:
+        """The nodes outside that the region reads, other than its source, with all that they are computed from."""
+        found: set[Node] = set()
+        stack = [other for node in self.nodes for other in node.all_input_nodes]
+        while stack:
+            node = stack.pop()
+            if node is not self.source and node not in self.nodes and node not in found:
+                found.add(node)
+                stack.extend(node.all_input_nodes)
+        return frozenset(found)
+
+
+class Search:
+    """The regions of one graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.index = {node: position for position, node in enumerate(graph.nodes)}
+        self.dependent = _dependent(graph)
+        self._affine = {node for node in self.dependent if _is_affine(node, self.dependent)}
+
+    def outputs(self) -> list[Node]:
+        """The nodes at which a region may end, last first."""
+        found = (node for node in self.index if node in self._affine and _is_image(node))
+        return sorted(found, key=lambda node: -self.index[node])
+
+    def regions(self, output: Node) -> Iterator[Region]:
+        """The regions that end at ``output``, from the smallest to the largest."""
+        inside = {output}
+        frontier = self._inputs(output)
+        heap = [-self.index[node] for node in frontier]
+        heapq.heapify(heap)
+        by_index = {self.index[node]: node for node in frontier}
+        while heap:
+            node = by_index[-heap[0]]
+            if len(heap) == 1 and _is_image(node) and not self._splits_a_scale(node):
+                yield Region(node, output, frozenset(inside))
+            if node not in self._affine or any(user not in inside for user in node.users):
+                return
+            heapq.heappop(heap)
+            inside.add(node)
+            for other in self._inputs(node):
+                position = self.index[other]
+                if position not in by_index:
+                    by_index[position] = other
+                    heapq.heappush(heap, -position)
+
+    def _inputs(self, node: Node) -> list[Node]:
+        return [other for other in node.all_input_nodes if other in self.dependent]
+
+    def _splits_a_scale(self, node: Node) -> bool:
+        """Whether a cut at ``node`` parts a convolution from the per-channel op that belongs to it."""
+        users = list(node.users)
+        if node not in self._affine or len(users) != 1 or op_name(users[0]) not in _PER_CHANNEL:
+            return False
+        return all(other is node or other not in self.dependent for other in users[0].all_input_nodes)
+
+
+def op_name(node: Node) -> str:
+    """The name of the op that a node calls, without namespace and overload; empty for other nodes."""
+    if node.op != "call_function":
+        return ""
+    return node.target._opname if isinstance(node.target, OpOverload) else getattr(node.target, "__name__", "")
+
+
+def _dependent(graph: Graph) -> set[Node]:
+    """The nodes whose values depend on the inputs of the graph."""
+    found: set[Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            found.add(node)
+        elif node.op not in ("get_attr", "output"):
+            shape_only = isinstance(node.target, OpOverload) and is_shape_only(node.target)
+            if not shape_only and any(other in found for other in node.all_input_nodes):
+                found.add(node)
+    return found
+
+
+def _is_affine(node: Node, dependent: set[Node]) -> bool:
+    if node.op != "call_function":
+        return False
+    if node.target is operator.getitem:
+        return True
+    if not isinstance(node.target, OpOverload) or is_random(node.target) or written_positions(node.target):
+        return False
+    return admit(node.target, node.args, dict(node.kwargs), lambda value: isinstance(value, Node) and value in dependent) is None
+
+
+def _is_image(node: Node) -> bool:
+    """Whether the value is (batch, channels, *space) with one or two spatial dimensions."""
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.ndim in (3, 4) and value.dtype in (torch.float32, torch.float64, torch.float16)

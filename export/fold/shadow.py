@@ -1,0 +1,133 @@
+"""A copy of a module tree that shares every tensor and every plain layer: what fold may change without touching the model.
+
+Containers and modules of own code are copied as shells, so that a child can be replaced and a call can be watched; layers of
+torch.nn without children (an `nn.Conv2d`) are shared, however many there are. Modules that hide in plain Python lists,
+tuples and dicts are found and copied as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import MethodType
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+
+def is_plain_layer(module: nn.Module) -> bool:
+    """A layer of torch.nn as it comes: no children, no hooks, no parametrization, no changed forward."""
+    return (
+        type(module).__module__.startswith("torch.nn.modules.")
+        and not module._modules
+        and not (module._forward_hooks or module._forward_pre_hooks)
+        and "forward" not in vars(module)
+        and not parametrize.is_parametrized(module)
+    )
+
+
+def shadow(module: nn.Module) -> nn.Module:
+    """The copy of ``module``."""
+    return _Copier().module(module)
+
+
+def children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that ``module`` holds, registered ones first, then those in plain containers, by name."""
+    seen = set()
+    for name, child in module._modules.items():
+        if child is not None:
+            seen.add(id(child))
+            yield name, child
+    for name, value in vars(module).items():
+        if name not in _INTERNAL:
+            for path, child in _inside(name, value):
+                if id(child) not in seen:
+                    seen.add(id(child))
+                    yield path, child
+
+
+def replace_child(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Puts ``new`` wherever ``module`` itself holds ``old``, in place."""
+    for name, child in module._modules.items():
+        if child is old:
+            module._modules[name] = new
+    for name, value in list(vars(module).items()):
+        if name not in _INTERNAL:
+            vars(module)[name] = _replaced(value, old, new)
+
+
+def size_of(module: nn.Module, memo: dict[int, int]) -> int:
+    """The number of modules in the tree under ``module``."""
+    if id(module) not in memo:
+        memo[id(module)] = 1
+        memo[id(module)] += sum(size_of(child, memo) for _, child in children(module))
+    return memo[id(module)]
+
+
+_INTERNAL = frozenset(vars(nn.Module())) | {"_call_impl"}
+
+
+def _inside(name: str, value: Any) -> Iterator[tuple[str, nn.Module]]:
+    if isinstance(value, nn.Module):
+        yield name, value
+    elif type(value) in (list, tuple):
+        for index, member in enumerate(value):
+            if isinstance(member, nn.Module | list | tuple | dict):
+                yield from _inside(f"{name}.{index}", member)
+    elif type(value) is dict:
+        for key, member in value.items():
+            if isinstance(member, nn.Module | list | tuple | dict):
+                yield from _inside(f"{name}.{key}", member)
+
+
+def _replaced(value: Any, old: nn.Module, new: nn.Module) -> Any:
+    if value is old:
+        return new
+    if type(value) is list:
+        value[:] = [_replaced(member, old, new) for member in value]
+    elif type(value) is tuple:
+        return tuple(_replaced(member, old, new) for member in value)
+    elif type(value) is dict:
+        for key, member in value.items():
+            value[key] = _replaced(member, old, new)
+    return value
+
+
+class _Copier:
+    """Copies each module once, so that shared modules stay shared."""
+
+    def __init__(self) -> None:
+        self._copies: dict[int, nn.Module] = {}
+
+    def module(self, module: nn.Module) -> nn.Module:
+        if is_plain_layer(module) or isinstance(module, torch.jit.ScriptModule):
+            return module
+        if id(module) in self._copies:
+            return self._copies[id(module)]
+        copy = cast(nn.Module, type(module).__new__(type(module)))
+        self._copies[id(module)] = copy
+        state = vars(copy)
+        state.update(vars(module))
+        for name in _INTERNAL & state.keys():
+            if isinstance(state[name], dict):
+                state[name] = state[name].copy()
+        for name, child in module._modules.items():
+            copy._modules[name] = None if child is None else self.module(child)
+        for name, value in vars(module).items():
+            if name not in _INTERNAL:
+                state[name] = self._value(value)
+        return copy
+
+    def _value(self, value: Any) -> Any:
+        if isinstance(value, nn.Module):
+            return self.module(value)
+        if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
+            return MethodType(value.__func__, self.module(value.__self__))
+        if type(value) is tuple:
+            return tuple(map(self._value, value))
+        if type(value) is list:
+            return value[:] if value and isinstance(value[0], Tensor) else [self._value(member) for member in value]
+        if type(value) is dict:
+            return {key: self._value(member) for key, member in value.items()}
+        return value
