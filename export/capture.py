@@ -29,6 +29,8 @@ _IDENTITIES = frozenset(
     }
 )
 
+_VIEWS = frozenset({torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default})
+
 
 def capture(module: nn.Module, example_inputs: Batch) -> Program:
     """The module's graph for inputs of the shapes of ``example_inputs``.
@@ -136,6 +138,8 @@ def _flatten(graph_module: GraphModule) -> None:
             assert isinstance(source, Node)
             node.replace_all_uses_with(source)
             graph.erase_node(node)
+        elif node.target in _VIEWS:  # without the copies before it, a view may meet a strided tensor
+            node.target = torch.ops.aten.reshape.default
     output = graph.output_node()
     output.args = (tuple(pytree.tree_leaves(output.args[0])),)
     # Only calls are removed: an input that nothing uses is still part of the model's signature.
