@@ -107,7 +107,9 @@ def _roomy(axis: Axis, size: int, outputs: int, cells: int) -> Line:
     modulus = math.lcm(axis.stride, 8)
     length = size + math.ceil((needed - size) / modulus) * modulus
     wide = outputs + (length - size) // axis.stride
-    shots = tuple((start + phase, _responses(axis, start + phase, wide)) for phase in range(axis.stride))
+    positions = range(start, start + axis.stride)
+    # A stride longer than the kernel skips inputs: an impulse there shows nothing.
+    shots = tuple((i, responses) for i in positions if (responses := _responses(axis, i, wide)))
     return Line(length, wide, shots, cells, step, step // axis.stride)
 
 
