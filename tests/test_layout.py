@@ -257,7 +257,7 @@ def test_pip_installs_the_project(tmp_path: Path, editable: bool) -> None:
         for exe in (python, sys.executable)
     )
     what = ["--editable", str(source)] if editable else [str(source)]
-    command = [python, "-m", "pip", "install", "--quiet", "--no-deps", *what]
+    command: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--no-deps", *what]
     installed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert installed.returncode == 0, installed.stderr
     # After the project in the search path, and without this environment's own .pth files (an editable Edgefold is one).

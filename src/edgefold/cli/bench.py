@@ -132,7 +132,7 @@ def _measured(measured: dict[str, Measurement]) -> Iterable[RenderableType]:
             )
             for name, found in measured.items()
         ],
-        left=2,
+        "llrrrrrrrw",
     )
 
 
@@ -173,5 +173,5 @@ def _devices(found: list[DeviceInfo]) -> Iterable[RenderableType]:
             )
             for info in found
         ],
-        left=6,
+        "lllllwrw",
     )

@@ -40,8 +40,8 @@ _Io = Annotated[
 _Layout = Annotated[Literal["nchw", "nhwc"], typer.Option("--layout", help="Order of image inputs and outputs in the file.")]
 
 
-@dataclass(frozen=True, slots=True)
-class QuantizationSummary:
+@dataclass(frozen=True)
+class Quantization:
     """What quantization does to a network in torch, before any export. SQNR is over ``samples`` calibration samples."""
 
     scheme: Precision
@@ -84,7 +84,7 @@ def quantize(
 
         with progress(f"quantizing {model}") as say:
             found = _quantization(ModelChoice(model, arg, weights, trust), scheme, calibration, evaluation, say)
-        out.show(found, lambda: _quantized(found))
+        out.show({"schema": "edgefold.Quantization/1", **vars(found)}, lambda: _quantized(found))
 
 
 def export(
@@ -134,7 +134,7 @@ def export(
 
 def _quantization(
     choice: ModelChoice, scheme: Precision, calibration: str | None, evaluation: Path | None, say: Callable[[str], None]
-) -> QuantizationSummary:
+) -> Quantization:
     from edgefold.batch import samples_like
     from edgefold.errors import DataError
     from edgefold.export.verify import reference_outputs, top1
@@ -152,12 +152,12 @@ def _quantization(
     say("looking for the layers that lose most")
     sensitivity = analyse(folded.program.graph, program.table, samples[:_JUDGED_SAMPLES])
     if network.evaluation is None:
-        return QuantizationSummary(scheme, len(samples), sensitivity)
+        return Quantization(scheme, len(samples), sensitivity)
     inputs, labels = network.evaluation.inputs, network.evaluation.labels
     say(f"evaluating on {network.evaluation.data}")
     batch = len(folded.program.example_inputs[0])
     accuracies = [top1(reference_outputs(net, inputs, batch=batch)[0], labels) for net in (program, folded.program.graph)]
-    return QuantizationSummary(scheme, len(samples), sensitivity, len(labels), *accuracies)
+    return Quantization(scheme, len(samples), sensitivity, len(labels), *accuracies)
 
 
 def _folded(plan: FoldPlan) -> Iterable[RenderableType]:
@@ -183,13 +183,13 @@ def _folded(plan: FoldPlan) -> Iterable[RenderableType]:
             )
             for layer in plan.layers
         ],
-        left=3,
+        "lllrrrrw",
     )
     for bar in totals(plan):
         yield f"{bar.name}: {bar.before} as written, {bar.after} folded"
 
 
-def _quantized(found: QuantizationSummary) -> Iterable[RenderableType]:
+def _quantized(found: Quantization) -> Iterable[RenderableType]:
     from edgefold.cli.output import table
     from edgefold.report.table import percent
 
@@ -206,6 +206,7 @@ def _quantized(found: QuantizationSummary) -> Iterable[RenderableType]:
             )
             for layer in found.sensitivity.layers
         ],
+        "lrrrrr",
     )
     yield f"{found.scheme} after {found.samples} calibration samples: {found.sensitivity.output_db:.1f} dB at the output"
     if found.top1 is not None and found.top1_reference is not None:

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from edgefold.cli.options import Json
+from edgefold.results import DeviceInfo
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-    from edgefold.results import DeviceInfo
 
 PACKAGES = (
     "torch",
@@ -57,7 +56,7 @@ def doctor(as_json: Json = False) -> None:
         found = diagnose()
 
         def picture() -> Iterable[RenderableType]:
-            yield table(("", "what", "found"), [(f.level, f.subject, f.text) for f in found.findings], left=3)
+            yield table(("", "what", "found"), [(f.level, f.subject, f.text) for f in found.findings], "llw")
 
         out.show(found, picture)
     raise typer.Exit(0 if found.healthy else 1)

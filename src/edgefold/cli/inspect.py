@@ -52,7 +52,7 @@ def _tensors(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) ->
         )
         for kind, spec in ends
     ]
-    return table(("", "name", "shape", "type", "layout", "scale", "zero point"), lines, left=5)
+    return table(("", "name", "shape", "type", "layout", "scale", "zero point"), lines, "lllllrr")
 
 
 def _bundle(manifest: Manifest) -> Iterable[RenderableType]:
@@ -67,7 +67,7 @@ def _bundle(manifest: Manifest) -> Iterable[RenderableType]:
             (entry.name, entry.file, size(files[entry.file].size_bytes), files[entry.file].sha256[:16])
             for entry in manifest.artifacts
         ],
-        left=2,
+        "llrl",
     )
     prepare = manifest.preprocessing
     if prepare is not None:

@@ -36,7 +36,7 @@ def models(as_json: Json = False) -> None:
                     )
                     for info in found
                 ],
-                left=2,
+                "lwrr",
             )
 
         out.show(found, picture)

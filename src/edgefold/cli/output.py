@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -50,7 +50,8 @@ def output(as_json: bool) -> Iterator[Output]:
     saved = os.dup(1)
     os.dup2(2, 1)
     try:
-        with os.fdopen(os.dup(saved), "w", encoding="utf-8") as stream, warnings.catch_warnings():
+        # Both ways to stdout: Python's own and the file descriptor that C++ writes to.
+        with os.fdopen(os.dup(saved), "w", encoding="utf-8") as stream, redirect_stdout(sys.stderr), warnings.catch_warnings():
             if not os.environ.get("EDGEFOLD_DEBUG"):
                 # Words of the libraries below; ours are errors or part of a result.
                 warnings.simplefilter("ignore")
@@ -80,14 +81,14 @@ def progress(text: str) -> Iterator[Callable[[str], None]]:
         yield lambda message: print(message, file=sys.stderr, flush=True)
 
 
-def table(headers: Sequence[str], lines: Iterable[Sequence[str]], *, left: int = 1, title: str | None = None) -> RenderableType:
-    """A table whose first ``left`` columns are words and whose other columns are numbers."""
+def table(headers: Sequence[str], lines: Iterable[Sequence[str]], align: str, *, title: str | None = None) -> RenderableType:
+    """A table. ``align`` has one letter a column: ``l`` for words, ``w`` for sentences (which may wrap), ``r`` for numbers."""
     from rich import box
     from rich.table import Table
 
     made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    for position, header in enumerate(headers):
-        made.add_column(header, justify="left" if position < left else "right", no_wrap=position < left)
+    for header, letter in zip(headers, align, strict=True):
+        made.add_column(header, justify="right" if letter == "r" else "left", no_wrap=letter != "w")
     for line in lines:
         made.add_row(*line)
     return made

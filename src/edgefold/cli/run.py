@@ -84,9 +84,7 @@ def _read_image(path: Path, colour: str) -> NDArray[Any]:
             mode = {"gray": "L", "rgb": "RGB", "bgr": "RGB"}.get(colour, image.mode)
             return np.asarray(image.convert(mode))
     except (UnidentifiedImageError, OSError) as error:
-        raise DataError(
-            f"input '{path}' is not an image that can be read ({error}); give a PNG or JPEG, or an .npy file"
-        ) from error
+        raise DataError(f"input '{path}' is not a readable image ({error}); give a PNG or JPEG, or an .npy file") from error
 
 
 def _write_outputs(outputs: tuple[NDArray[Any], ...], path: Path, *, force: bool) -> None:
@@ -120,7 +118,10 @@ def _predicted(name: str, prediction: Prediction, top: int) -> Iterable[Renderab
 
     if _is_classes(prediction):
         yield table(
-            ("class", "index", "score"), [(label, str(i), f"{score:.4f}") for i, label, score in prediction.top(top)], title=name
+            ("class", "index", "score"),
+            [(label, str(i), f"{score:.4f}") for i, label, score in prediction.top(top)],
+            "lrr",
+            title=name,
         )
         return
     lines = [
@@ -134,4 +135,4 @@ def _predicted(name: str, prediction: Prediction, top: int) -> Iterable[Renderab
         )
         for position, array in enumerate(prediction.outputs)
     ]
-    yield table(("output", "shape", "dtype", "min", "mean", "max"), lines, title=name)
+    yield table(("output", "shape", "dtype", "min", "mean", "max"), lines, "llrrrr", title=name)

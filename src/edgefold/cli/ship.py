@@ -85,12 +85,12 @@ def ship(
 def shipped(bundle: Bundle) -> Iterable[RenderableType]:
     """The table of a bundle and what to know about it."""
     from edgefold.cli.output import table
-    from edgefold.report.table import HEADERS, cells, rows
+    from edgefold.report.table import ALIGN, HEADERS, cells, rows
     from edgefold.report.verdict import verdict
 
     shipment = bundle.shipment
     found = verdict(shipment)
-    yield table(HEADERS, [cells(row) for row in rows(shipment)], title=shipment.name)
+    yield table(HEADERS, [cells(row) for row in rows(shipment)], ALIGN, title=shipment.name)
     yield f"{found.headline}."
     yield from found.findings
     yield from (f"FAILED {problem}" for problem in found.problems)

@@ -124,5 +124,5 @@ def _verified(reports: dict[str, ParityReport]) -> Iterable[RenderableType]:
             )
             for name, report in reports.items()
         ],
-        left=2,
+        "llrrrrrwl",
     )

@@ -14,6 +14,7 @@ from edgefold.report.content import Shipment, Variant
 from edgefold.results import Code, Measurement, ParityReport
 
 HEADERS = ("artifact", "size", "accuracy", "parity", "load", "median [95 %]", "vs fp32", "checks")
+ALIGN = "lrrrrrrl"  # left for words, right for numbers
 
 
 @dataclass(frozen=True, slots=True)

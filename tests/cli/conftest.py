@@ -1,0 +1,63 @@
+"""The command line as its user meets it: arguments in, exit code, stdout and stderr out."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgefold.cli import main
+
+TINY = Path(__file__).parents[1] / "data" / "tiny"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def data(self) -> Any:
+        """Stdout as JSON."""
+        return json.loads(self.stdout)
+
+
+Cli = Callable[..., Ended]
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cli:
+    """Runs `edgefold ARGS` in this process, in an empty folder; its words are taken at the file descriptors."""
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def call(*args: str | Path) -> Ended:
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "argv", ["edgefold", *(str(arg) for arg in args)])
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            with pytest.raises(SystemExit) as ended:
+                main()
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        stdout, stderr = capfd.readouterr()
+        code = ended.value.code
+        return Ended(code if isinstance(code, int) else 0, stdout, stderr)
+
+    return call
+
+
+@pytest.fixture
+def tiny() -> Path:
+    """A folder of small model files in all formats."""
+    return TINY

@@ -1,0 +1,274 @@
+"""Commands that need no torch: help, files, devices."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgefold.artifact import sha256_of
+from edgefold.bundle.preprocess import Preprocessing
+from edgefold.bundle.writer import Contract, write_bundle, zip_path
+from edgefold.cli.doctor import int8_outlook
+from edgefold.report.content import Shipment
+
+COMMANDS = (
+    "ship",
+    "fold",
+    "quantize",
+    "export",
+    "verify",
+    "run",
+    "bench",
+    "compare",
+    "devices",
+    "models",
+    "train",
+    "inspect",
+    "doctor",
+)
+Cli = Callable[..., Any]
+
+
+@pytest.fixture
+def bundle_dir(make_shipment: Callable[[Path], Shipment], tmp_path: Path, tiny: Path) -> Path:
+    """A bundle whose onnx-fp32 is a real model (16x16 RGB, four channels out) and whose other artifacts are not."""
+    from dataclasses import replace
+
+    from edgefold.artifact import Artifact
+    from edgefold.runtime import describe
+
+    found = describe(tiny / "tiny.onnx")
+    assert found.precision is not None
+    artifact = Artifact(
+        tiny / "tiny.onnx", found.format, found.precision, sha256_of(tiny / "tiny.onnx"), found.inputs, found.outputs
+    )
+    shipment = make_shipment(tmp_path / "artifacts")
+    variants = (replace(shipment.variants[0], artifact=artifact), *shipment.variants[1:])
+    contract = Contract(preprocessing=Preprocessing(16, 16, (0.5,) * 3, (0.5,) * 3))
+    write_bundle(replace(shipment, variants=variants), contract, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
+    code = """
+import sys
+sys.argv = ["edgefold", "--help"]
+from edgefold.cli import main
+try:
+    main()
+except SystemExit as ended:
+    heavy = ("torch", "numpy", "executorch", "litert_torch", "onnxruntime", "pydantic", "jinja2", "rich", "PIL", "scipy")
+    print([name for name in heavy if name in sys.modules], ended.code)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *help_lines, last = result.stdout.splitlines()
+    assert last == "[] 0"
+    assert [line.split()[0] for line in help_lines if line.startswith("  ") and line.split()[0] in COMMANDS] == list(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_and_json(cli: Cli, command: str) -> None:
+    ended = cli(command, "--help")
+    assert ended.code == 0
+    assert "--json" in ended.stdout
+
+
+def test_version(cli: Cli) -> None:
+    from importlib.metadata import version
+
+    assert cli("--version").stdout == f"edgefold {version('edgefold')}\n"
+
+
+@pytest.mark.parametrize(
+    "args", [(), ("shp",), ("ship",), ("ship", "hetnet", "--format", "coreml"), ("bench", "x", "--threads", "0")]
+)
+def test_usage_errors_exit_2(cli: Cli, args: tuple[str, ...]) -> None:
+    ended = cli(*args)
+    assert ended.code == 2
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_installed_script_works_and_keeps_stdout_clean(tiny: Path) -> None:
+    script = Path(sys.executable).with_name("edgefold")
+    result = subprocess.run([script, "inspect", tiny / "tiny.onnx", "--json"], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("{")
+    assert result.stderr == ""
+
+
+def test_what_libraries_print_goes_to_stderr(cli: Cli, monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
+    from edgefold.cli import targets
+
+    real = targets.artifact_at
+
+    def chatty(path: Path) -> Any:
+        print("chatter from Python")
+        os.write(1, b"chatter from C\n")
+        return real(path)
+
+    monkeypatch.setattr(targets, "artifact_at", chatty)
+    ended = cli("inspect", tiny / "tiny.onnx", "--json")
+    assert ended.data["schema"] == "edgefold.Artifact/1"
+    assert "chatter from Python" in ended.stderr
+    assert "chatter from C" in ended.stderr
+
+
+@pytest.mark.parametrize("file", ["tiny.onnx", "tiny.tflite", "tiny-int8.tflite", "foreign.onnx"])
+def test_inspect_file(cli: Cli, tiny: Path, file: str) -> None:
+    ended = cli("inspect", tiny / file)
+    assert ended.code == 0
+    assert sha256_of(tiny / file) in ended.stdout
+    (spec,) = cli("inspect", tiny / file, "--json").data["inputs"]
+    assert sorted(spec["shape"]) == [1, 3, 16, 16]
+
+
+def test_inspect_bundle(cli: Cli, bundle_dir: Path) -> None:
+    ended = cli("inspect", bundle_dir)
+    assert ended.code == 0
+    assert "onnx-fp32" in ended.stdout
+    assert cli("inspect", zip_path(bundle_dir), "--json").data["schema"] == "edgefold.bundle/1"
+
+
+def test_run_file(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32))
+    ended = cli("run", tiny / "tiny.tflite", tmp_path / "x.npy", "-o", tmp_path / "y.npz", "--json")
+    assert ended.code == 0
+    (output,) = ended.data["outputs"]
+    assert output["shape"] == [2, 4, 16, 16]
+    with np.load(tmp_path / "y.npz") as written:
+        np.testing.assert_allclose(written["arr_0"], np.array(output["values"]), rtol=1e-6)
+    table = cli("run", tiny / "tiny.tflite", tmp_path / "x.npy")
+    assert "2×4×16×16" in table.stdout
+
+
+def test_run_bundle_on_an_image(cli: Cli, bundle_dir: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (16, 16, 4), dtype=np.uint8)
+    Image.fromarray(pixels, "RGBA").save(tmp_path / "x.png")  # whatever the picture's mode, the manifest's colour counts
+    ended = cli("run", bundle_dir, tmp_path / "x.png", "--json")
+    assert ended.code == 0
+    assert ended.data["artifact"] == "onnx-fp32"
+    assert ended.data["outputs"][0]["shape"] == [1, 4, 16, 16]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("run", "{tiny}/tiny.onnx", "none.npy"), "input 'none.npy' does not exist"),
+        (("run", "{tiny}/tiny.onnx", "{tiny}/tiny.onnx"), "not a readable image"),
+        (("run", "{tiny}/tiny.onnx", "{tmp}/bad.npy"), r"expected (any multiple of 1, 3, 16, 16)"),
+        (("run", "{tiny}/tiny.onnx", "{tmp}/text.npy"), "not a file of plain arrays"),
+        (("run", "{tiny}/tiny.onnx", "{tmp}/good.npy", "-o", "y.txt"), "does not end in .npz"),
+        (("run", "{tiny}/tiny.onnx", "{tmp}/good.npy", "-o", "{tmp}/there.npz"), "exists already"),
+        (("run", "{tiny}/tiny.onnx", "{tmp}/good.npy", "--artifact", "onnx-fp32"), "is one file"),
+        (("run", "{bundle}", "{tmp}/good.npy", "--artifact", "onnx-fp23"), "did you mean 'onnx-fp32'"),
+        (("bench", "none.onnx"), "'none.onnx' does not exist"),
+        (("bench", "{tmp}/text.onnx"), "text.onnx"),
+        (("bench", "{bundle}", "--artifact", "x"), "unknown artifact 'x'"),
+        (("bench", "{tiny}/tiny.onnx", "--device", "hots"), "did you mean 'host'"),
+        (("bench", "{tiny}/tiny.onnx", "--cores", "a-b"), "cores 'a-b' cannot be read"),
+        (("bench", "{tmp}/empty"), "no manifest.json"),
+        (("inspect", "{tmp}/text.zip"), "not a readable zip"),
+        (("compare", "{tiny}/tiny.onnx", "none.onnx"), "'none.onnx' does not exist"),
+        (("devices", "sssh://x"), "unknown device"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    cli: Cli, tiny: Path, bundle_dir: Path, tmp_path: Path, args: tuple[str, ...], words: str
+) -> None:
+    np.save(tmp_path / "bad.npy", np.zeros((1, 3, 8, 8), np.float32))
+    np.save(tmp_path / "good.npy", np.zeros((1, 3, 16, 16), np.float32))
+    for name in ("text.npy", "text.onnx", "text.zip", "there.npz"):
+        (tmp_path / name).write_text("no such thing")
+    (tmp_path / "empty").mkdir()
+    before = sorted(path for path in tmp_path.rglob("*"))
+    ended = cli(*(arg.format(tiny=tiny, tmp=tmp_path, bundle=bundle_dir) for arg in args))
+
+    assert ended.code == 2
+    assert ended.stdout == ""
+    last = ended.stderr.strip().splitlines()[-1]
+    assert last.startswith("edgefold: ")
+    assert words in last
+    assert "Traceback" not in ended.stderr
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+def test_bench_file_and_bundle(cli: Cli, tiny: Path, bundle_dir: Path) -> None:
+    ended = cli("bench", tiny / "tiny.onnx", "--device", "fake", "--json")
+    assert ended.code == 0
+    assert ended.data["schema"] == "edgefold.Measurement/1"
+    listed = cli("bench", bundle_dir, "--artifact", "onnx-fp32", "--device", "fake", "--json")
+    assert [found["artifact"] for found in listed.data] == ["hetnet-test-fp32.onnx"]
+    table = cli("bench", tiny / "tiny.onnx", "--device", "fake")
+    assert "median [95 %]" in table.stdout
+
+
+def test_compare(cli: Cli, tiny: Path) -> None:
+    ended = cli("compare", tiny / "tiny.onnx", tiny / "foreign.onnx", "--device", "fake", "--json")
+    assert ended.code == 0
+    assert ended.data["schema"] == "edgefold.Comparison/1"
+    assert "time ratio" in cli("compare", tiny / "tiny.onnx", tiny / "foreign.onnx", "--device", "fake").stdout
+
+
+def test_devices(cli: Cli) -> None:
+    (host,) = cli("devices", "--json").data
+    assert host["machine"] == os.uname().machine
+    assert "host" in cli("devices", "host", "fake").stdout
+
+
+def test_doctor(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    ended = cli("doctor", "--json")
+    assert ended.code == 0
+    found = {finding["subject"]: finding for finding in ended.data["findings"]}
+    assert {"torch", "onnxruntime", "executorch", "ai-edge-litert", "CPU", "INT8", "cache", "extra zoo"} <= found.keys()
+    assert found["cache"]["level"] == "ok"
+    assert "INT8" in cli("doctor").stdout
+
+
+def test_doctor_fails_without_a_cache(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    ended = cli("doctor", "--json")
+    assert ended.code == 1
+    assert not ended.data["healthy"]
+
+
+@pytest.mark.parametrize(
+    ("machine", "features", "words"),
+    [
+        ("x86_64", {"avx2"}, "without VNNI"),
+        ("x86_64", {"avx2", "avx512_vnni"}, "avx512_vnni"),
+        ("x86_64", set(), "may be slower"),
+        ("aarch64", {"asimd", "asimddp", "i8mm"}, "i8mm"),
+        ("aarch64", {"asimd", "asimddp"}, "dotprod:"),
+        ("aarch64", {"asimd"}, "neither dotprod"),
+        ("riscv64", set(), "riscv64"),
+    ],
+)
+def test_int8_outlook(machine: str, features: set[str], words: str) -> None:
+    assert words in int8_outlook(machine, frozenset(features)).text
+
+
+def test_a_bug_is_one_sentence_too(cli: Cli, monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
+    def broken(path: Path) -> None:
+        raise ZeroDivisionError("oh\nno")
+
+    monkeypatch.setattr("edgefold.cli.targets.artifact_at", broken)
+    ended = cli("inspect", tiny / "tiny.onnx")
+    assert ended.code == 3
+    assert ended.stderr == "edgefold: internal error: ZeroDivisionError: oh no; run again with EDGEFOLD_DEBUG=1 to see where\n"
+
+
+def test_ctrl_c_exits_130(cli: Cli, monkeypatch: pytest.MonkeyPatch, tiny: Path, tmp_path: Path) -> None:
+    def interrupted(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgefold.cli.targets.artifact_at", interrupted)
+    assert cli("inspect", tiny / "tiny.onnx").code == 130
