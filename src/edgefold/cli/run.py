@@ -117,12 +117,8 @@ def _predicted(name: str, prediction: Prediction, top: int) -> Iterable[Renderab
     from edgefold.cli.output import table
 
     if _is_classes(prediction):
-        yield table(
-            ("class", "index", "score"),
-            [(label, str(i), f"{score:.4f}") for i, label, score in prediction.top(top)],
-            "lrr",
-            title=name,
-        )
+        best = [(label, str(i), f"{score:.4f}") for i, label, score in prediction.top(top)]
+        yield table(("class", "index", "score"), best, "lrr", title=name)
         return
     lines = [
         (
