@@ -75,4 +75,9 @@ def checked(module: nn.Module, name: str) -> nn.Module:
         if value.is_meta:
             raise ModelError(f"model '{name}' has no values in '{key}' (meta device); load its weights first")
         check_finite(value, key, name)
-    return module.eval()
+    try:
+        return module.eval()
+    except NotImplementedError:  # the module of an exported program: its mode was fixed by the export
+        for part in module.modules():
+            part.training = False
+        return module

@@ -134,7 +134,7 @@ def load_state(module: nn.Module, path: Path) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"'{path}' cannot be read as tensors only ({reason}); save the state dictionary with "
             "torch.save(model.state_dict(), …) or as safetensors"

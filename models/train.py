@@ -38,7 +38,7 @@ from edgefold.errors import OutputError, UsageError
 from edgefold.models.data import TrainingData
 from edgefold.models.evaluate import top1
 from edgefold.models.packing import save_weights
-from edgefold.models.train_loop import Objective, cross_entropy, make_optimizer, progress_bar, run_epoch
+from edgefold.models.train_loop import Objective, cross_entropy, fast_layout, make_optimizer, progress_bar, run_epoch
 from edgefold.models.train_options import EpochMetrics, TrainOptions, TrainResult, check_options
 from edgefold.models.train_state import ExponentialAverage, RunHeader, load_training, save_training
 from edgefold.results import to_json
@@ -83,7 +83,7 @@ def train(
     if resume and out is None:
         raise UsageError("resume is set, but there is no output folder to resume from; give the folder of the run")
     checkpoint = None if out is None else out / CHECKPOINT_NAME
-    model.to(memory_format=torch.channels_last)
+    model.to(memory_format=fast_layout(model))
     optimizer = make_optimizer(model, options)
     average = ExponentialAverage(model, options.ema_decay)
     header = RunHeader(asdict(options), data.sha256, ())

@@ -23,7 +23,25 @@ from edgefold.models.train_state import ExponentialAverage
 Objective = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(model in train mode, images (B, C, H, W), labels (B,)) -> (loss, logits (B, classes))."""
 
+_ONEDNN_BLOCK = 8  # channels
 _SEEDS_APART = 1_000_003  # a prime above any number of epochs: no two (seed, epoch) pairs in use share a stream
+
+
+def fast_layout(model: nn.Module) -> torch.memory_format:
+    """The memory format in which the model trains fastest on a CPU without harm.
+
+    Channels last saves a fifth of the time. But oneDNN's AVX2 kernel for the weight gradient of a strided 1×1 convolution writes
+    past its buffer in that layout when there are fewer than 8 input channels (uxlfoundation/oneDNN#6035).
+    """
+    for module in model.modules():
+        if (
+            isinstance(module, nn.Conv2d)
+            and tuple(module.kernel_size) == (1, 1)
+            and max(module.stride) > 1
+            and module.in_channels // module.groups < _ONEDNN_BLOCK
+        ):
+            return torch.contiguous_format
+    return torch.channels_last
 
 
 def cross_entropy(label_smoothing: float) -> Objective:
@@ -56,7 +74,9 @@ def learning_rate(options: TrainOptions, position: float) -> float:
     return options.learning_rate * 0.5 * (1 + math.cos(math.pi * (position - warmup) / (options.epochs - warmup)))
 
 
-def batches(data: ImageSet, options: TrainOptions, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(
+    data: ImageSet, options: TrainOptions, epoch: int, layout: torch.memory_format = torch.contiguous_format
+) -> Iterator[tuple[Tensor, Tensor]]:
     """The (images float32, labels) of one epoch: shuffled and augmented; what is left below a whole batch is dropped."""
     generator = Generator().manual_seed(options.seed * _SEEDS_APART + epoch)
     order = torch.randperm(len(data), generator=generator)
@@ -67,7 +87,8 @@ def batches(data: ImageSet, options: TrainOptions, epoch: int) -> Iterator[tuple
         if options.flip:
             images = random_flip(images, generator)
         floats = normalise(images, data.mean, data.std)
-        yield floats.contiguous(memory_format=torch.channels_last), data.labels[index]
+        # A clone: with one channel, contiguous() would keep strides that convolutions take for channels last.
+        yield floats.clone(memory_format=layout), data.labels[index]
 
 
 def batches_per_epoch(count: int, options: TrainOptions) -> int:
@@ -96,7 +117,7 @@ def run_epoch(
     model.train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed * _SEEDS_APART + epoch)  # for dropout and the like
-        for step, (images, labels) in enumerate(batches(data.train, options, epoch)):
+        for step, (images, labels) in enumerate(batches(data.train, options, epoch, fast_layout(model))):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(options, epoch + (step + 1) / steps)
             optimizer.zero_grad()
@@ -131,7 +152,7 @@ def evaluate_average(model: nn.Module, average: ExponentialAverage, data: ImageS
     model.eval()
 
     def network(images: Tensor) -> Tensor:
-        output: Tensor = functional_call(model, average.tensors, (images.contiguous(memory_format=torch.channels_last),))
+        output: Tensor = functional_call(model, average.tensors, (images,))
         return output
 
     return top1(network, data)

@@ -17,7 +17,7 @@ from edgefold.models.data import TrainingData
 from edgefold.models.evaluate import top1
 from edgefold.models.packing import load_weights
 from edgefold.models.train import CHECKPOINT_NAME, EpochMetrics, TrainOptions, TrainResult, train
-from edgefold.models.train_loop import batches, learning_rate
+from edgefold.models.train_loop import batches, fast_layout, learning_rate
 from edgefold.models.train_state import ExponentialAverage
 from edgefold.results import from_dict
 
@@ -117,6 +117,14 @@ def test_impossible_options(change: dict[str, float | str], message: str, tiny_d
 def test_a_diverging_run_ends_with_advice(tiny_data: TrainingData, tiny_network: Make) -> None:
     with pytest.raises(UsageError, match=r"loss became (nan|inf).*learning rate below"):
         train(tiny_network(), tiny_data, replace(OPTIONS, learning_rate=1e30, warmup_epochs=0), progress=False)
+
+
+def test_narrow_shortcuts_train_without_channels_last(tiny_data: TrainingData) -> None:
+    """In channels last, this network corrupts the heap on CPUs without AVX-512 (see `fast_layout`)."""
+    narrow = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 8, 1, 2), nn.Flatten(), nn.Linear(72, 2))
+    assert fast_layout(narrow) == torch.contiguous_format
+    assert fast_layout(nn.Conv2d(8, 8, 1, 2)) == fast_layout(nn.Conv2d(4, 8, 1)) == torch.channels_last
+    assert train(narrow, tiny_data, OPTIONS, progress=False).accuracy > 0.8
 
 
 def test_the_schedule_rises_then_falls_to_zero() -> None:
