@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
+
+import torch
 
 from edgefold.artifact import Artifact, Format, atomic_path, sha256_of
 from edgefold.export.emitters import metadata
 from edgefold.export.emitters.base import EmitOptions
 from edgefold.export.emitters.prepare import Prepared, prepare
 from edgefold.export.emitters.quiet import converter
+from edgefold.export.passes.infra import run_passes
+from edgefold.export.passes.io_types import integer_ends
 from edgefold.export.program import LoweredProgram
 
 
@@ -20,12 +25,22 @@ class ExecutorchEmitter:
 
     def emit(self, lowered: LoweredProgram, options: EmitOptions, out: Path) -> Artifact:
         """See `edgefold.export.emitters.base.Emitter.emit`."""
-        prepared = prepare(lowered, options, fold_weights=True)
+        prepared = _with_integer_ends(prepare(lowered, options, fold_weights=True))
         with converter("ExecuTorch", self.format):
             data = _convert(prepared)
         with atomic_path(out, force=options.force) as temporary:
             temporary.write_bytes(data)
         return Artifact(out, self.format, lowered.precision, sha256_of(out), prepared.inputs, prepared.outputs)
+
+
+def _with_integer_ends(prepared: Prepared) -> Prepared:
+    """ExecuTorch has the ends that the graph has."""
+    graph, _ = run_passes(prepared.graph, (integer_ends(prepared.inputs, prepared.outputs),))
+    examples = tuple(
+        tensor if spec.scale is None else torch.zeros(tensor.shape, dtype=getattr(torch, spec.dtype))
+        for tensor, spec in zip(prepared.example_inputs, prepared.inputs, strict=True)
+    )
+    return replace(prepared, graph=graph, example_inputs=examples)
 
 
 def _convert(prepared: Prepared) -> bytes:

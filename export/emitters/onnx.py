@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from edgefold.artifact import Artifact, Format, atomic_path, sha256_of
 from edgefold.errors import RuntimeFailure, UnsupportedError
 from edgefold.export.emitters import metadata
-from edgefold.export.emitters.base import EmitOptions
+from edgefold.export.emitters.base import EmitOptions, is_static_integer
 from edgefold.export.emitters.prepare import Prepared, prepare
 from edgefold.export.emitters.quiet import converter
 from edgefold.export.program import LoweredProgram
@@ -59,9 +59,12 @@ def _convert(prepared: Prepared) -> ir.Model:
 
 def _finish(model: ir.Model, prepared: Prepared) -> None:
     from edgefold.export.passes.infra import run_passes
-    from edgefold.export.passes.onnx_pipeline import FLOAT
+    from edgefold.export.passes.onnx_io import convert_ends
+    from edgefold.export.passes.onnx_pipeline import CLEAN, FLOAT, INTEGER
 
-    run_passes(model, FLOAT)
+    run_passes(model, INTEGER if is_static_integer(prepared.precision) else FLOAT)
+    convert_ends(model, prepared.inputs, prepared.outputs)
+    run_passes(model, CLEAN)
     model.ir_version = IR_VERSION
     model.producer_name, _, model.producer_version = metadata.producer().partition(" ")
     model.graph.name = "edgefold"

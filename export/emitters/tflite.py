@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from edgefold.artifact import Artifact, Format, TensorSpec, atomic_path, sha256_of
+from edgefold.artifact import Artifact, Format, Precision, TensorSpec, atomic_path, sha256_of
 from edgefold.export.emitters import metadata
-from edgefold.export.emitters.base import EmitOptions
+from edgefold.export.emitters.base import EmitOptions, is_static_integer
 from edgefold.export.emitters.prepare import Prepared, prepare
 from edgefold.export.emitters.quiet import converter
 from edgefold.export.passes.infra import run_passes
 from edgefold.export.passes.tflite_ends import check_ends, name_ends, set_metadata
+from edgefold.export.passes.tflite_io import convert_ends
 from edgefold.export.passes.tflite_model import dump, load
 from edgefold.export.passes.tflite_names import STACK_AS_PATH
 from edgefold.export.passes.tflite_pipeline import FLOAT
 from edgefold.export.program import LoweredProgram
+
+if TYPE_CHECKING:
+    from litert_torch.quantize.quant_config import QuantConfig
 
 
 class TfliteEmitter:
@@ -35,6 +39,7 @@ class TfliteEmitter:
             data = _convert(prepared)
         inputs, outputs = (tuple(_without_64_bits(spec) for spec in specs) for specs in (prepared.inputs, prepared.outputs))
         model, _ = run_passes(load(data), FLOAT)
+        convert_ends(model, inputs, outputs)
         name_ends(model, inputs, outputs)
         text = metadata.encode(lowered.precision, inputs, outputs)
         set_metadata(model, metadata.KEY, text, metadata.producer())
@@ -50,9 +55,20 @@ def _convert(prepared: Prepared) -> bytes:
     graph, _ = run_passes(prepared.graph, (STACK_AS_PATH,))
     for module in graph.modules():
         module.training = False
-    result = litert_torch.convert(graph, prepared.example_inputs)
+    result = litert_torch.convert(graph, prepared.example_inputs, quant_config=_quantization(prepared.precision))
     data: bytes = result._exporter.to_bytes()
     return data
+
+
+def _quantization(precision: Precision) -> QuantConfig | None:
+    """What makes the converter turn quantize/dequantize pairs into integer operators; the scales are those in the graph."""
+    if not is_static_integer(precision):
+        return None
+    from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
+    from litert_torch.quantize.quant_config import QuantConfig
+
+    static = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=False)
+    return QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(static))
 
 
 def _without_64_bits(spec: TensorSpec) -> TensorSpec:

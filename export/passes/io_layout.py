@@ -21,9 +21,10 @@ def images_channels_last(graph: GraphModule) -> tuple[GraphModule, bool]:
     """Permute every 4-D float input and output; needs ``meta["val"]`` on placeholders and outputs."""
     graph = clone(graph)
     modified = False
+    last = [node for node in graph.graph.nodes if node.op == "placeholder"][-1:]
     for node in list(graph.graph.nodes):
         if node.op == "placeholder" and is_image(node):
-            _permute_input(graph, node)
+            _permute_input(graph, node, last[0])
             modified = True
         elif node.op == "output":
             for value in dict.fromkeys(node.all_input_nodes):
@@ -41,8 +42,8 @@ def is_image(node: Node) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim == 4 and value.is_floating_point()
 
 
-def _permute_input(graph: GraphModule, node: Node) -> None:
-    with graph.graph.inserting_after(node):
+def _permute_input(graph: GraphModule, node: Node, last: Node) -> None:
+    with graph.graph.inserting_after(last):
         permute = graph.graph.call_function(_PERMUTE, (node, list(TO_NCHW)))
     with graph.graph.inserting_after(permute):
         # Without the copy the strides of the permuted view would spread through the graph and break its views.

@@ -37,11 +37,11 @@ def name_by_module(model: ir.Model) -> tuple[ir.Model, bool]:
 
 
 def module_path(node: ir.Node) -> str:
-    """The path of the innermost module that a node comes from; empty for the root module and for nodes without a record."""
+    """The path of the innermost module that a node comes from; for the root module the name of the op in the captured graph."""
     text = node.metadata_props.get(_SCOPES)
     if text is not None:
         scopes: list[str] = ast.literal_eval(text)
-        return scopes[-2] if len(scopes) > 1 else ""
+        return next((scope for scope in scopes[-2:] if scope), "")
     # A node made or renamed by an earlier pass carries its path in its name.
     return (node.name or "").rpartition("/")[0]
 

@@ -118,7 +118,11 @@ def load(data: bytes) -> TfliteModel:
     root = schema().ModelT.InitFromPackedBuf(data, 0)
     if len(root.subgraphs or ()) != 1:
         raise ArtifactError(f"TFLite model has {len(root.subgraphs or ())} subgraphs, expected one without control flow")
-    return TfliteModel(root)
+    model = TfliteModel(root)
+    for owner in (model.graph, *model.graph.operators):
+        # The parser gives read-only arrays.
+        owner.inputs, owner.outputs = ([int(index) for index in indices] for indices in (owner.inputs, owner.outputs))
+    return model
 
 
 def dump(model: TfliteModel) -> bytes:
@@ -185,6 +189,11 @@ _TYPES = {
     "uint32": 15,
     "uint16": 16,
 }
+
+
+def type_number(name: str) -> int:
+    """The ``TensorType`` of a numpy type name."""
+    return _TYPES[name]
 
 
 def type_name(number: int) -> str:

@@ -17,6 +17,7 @@ from edgefold.export.capture import capture
 from edgefold.export.emitters import EmitOptions, get_emitter
 from edgefold.export.plan import LoweringPlan
 from edgefold.export.program import LoweredProgram, Program
+from edgefold.quantize.calibrate import attach, calibrate
 
 Array = NDArray[np.generic]
 
@@ -102,6 +103,27 @@ def program_of() -> Callable[[str], Program]:
     return get
 
 
+@pytest.fixture(scope="session")
+def quantized_of(program_of: Callable[[str], Program]) -> Callable[[str], Program]:
+    """The captured program of a network of `_NETS` with scales, made once."""
+    made: dict[str, Program] = {}
+
+    def get(name: str) -> Program:
+        if name not in made:
+            made[name] = _quantize(program_of(name))
+        return made[name]
+
+    return get
+
+
+def _quantize(program: Program) -> Program:
+    """The program with scales from four random minibatches."""
+    torch.manual_seed(5)
+    batches = [tuple(torch.randn_like(tensor) for tensor in program.example_inputs) for _ in range(4)]
+    graph = attach(program.graph, calibrate(program.graph, batches))
+    return Program(graph, program.example_inputs, program.input_names, program.output_names)
+
+
 def _emit(
     program: Program, format: Format, out: Path, precision: Precision = Precision.FP32, options: EmitOptions | None = None
 ) -> Artifact:
@@ -120,6 +142,8 @@ def _run_onnx(path: Path, inputs: dict[str, Array]) -> dict[str, Array]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    # Without it, 8-bit products saturate in pairs on x86 CPUs without VNNI.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return dict(zip([value.name for value in session.get_outputs()], session.run(None, inputs), strict=True))
 

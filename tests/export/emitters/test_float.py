@@ -32,9 +32,18 @@ def _reference(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[NDArray[np
     return [value.numpy() for value in values]
 
 
-@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("name", ["residual", "mobile", "segment"])
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("residual", "nchw"),
+        ("segment", "nhwc"),
+        pytest.param("residual", "nhwc", marks=pytest.mark.slow),
+        pytest.param("segment", "nchw", marks=pytest.mark.slow),
+        pytest.param("mobile", "nchw", marks=pytest.mark.slow),
+        pytest.param("mobile", "nhwc", marks=pytest.mark.slow),
+    ],
+)
 def test_outputs_match_torch(
     name: str,
     format: Format,

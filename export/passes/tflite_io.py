@@ -1,0 +1,65 @@
+"""The element type of a fully integer TFLite model's ends.
+
+The converter makes int8 ends. Float ends get a QUANTIZE or DEQUANTIZE operator, uint8 ones a QUANTIZE operator that moves the
+zero point by 128; the integers inside are the same in all three.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from edgefold.artifact import TensorSpec
+from edgefold.export.passes.tflite_model import TfliteModel, schema, type_number
+
+# Operator versions whose kernels take int8 on the one side and float32 or uint8 on the other.
+_VERSIONS = {"QUANTIZE": 1, "DEQUANTIZE": 2}
+
+
+def convert_ends(model: TfliteModel, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+    """Make the ends have the types of the specs; tensors that have them already stay."""
+    graph = model.graph
+    for position, spec in enumerate(inputs):
+        inner = int(graph.inputs[position])
+        if _differs(model, inner, spec):
+            outer = _end(model, inner, spec)
+            kind = "QUANTIZE"  # from float as well as from uint8
+            graph.operators.insert(0, _operator(model, kind, outer, inner))
+            graph.inputs[position] = outer
+    for position, spec in enumerate(outputs):
+        inner = int(graph.outputs[position])
+        if _differs(model, inner, spec):
+            outer = _end(model, inner, spec)
+            kind = "DEQUANTIZE" if spec.dtype == "float32" else "QUANTIZE"
+            graph.operators.append(_operator(model, kind, inner, outer))
+            graph.outputs[position] = outer
+
+
+def _differs(model: TfliteModel, index: int, spec: TensorSpec) -> bool:
+    found = model.tensor(index).type
+    return bool(found == type_number("int8") and spec.dtype != "int8")
+
+
+def _end(model: TfliteModel, inner: int, spec: TensorSpec) -> int:
+    """A tensor of the shape of ``inner`` and the type of ``spec``; returns its index."""
+    tensor = copy.copy(model.tensor(inner))
+    tensor.name = spec.name
+    tensor.type = type_number(spec.dtype)
+    tensor.buffer = model.add_empty_buffer()
+    tensor.quantization = None
+    if spec.scale is not None and spec.zero_point is not None:
+        tensor.quantization = schema().QuantizationParametersT()
+        tensor.quantization.scale, tensor.quantization.zeroPoint = [spec.scale], [spec.zero_point]
+    # Inside, the name of the end is taken from now on.
+    model.tensor(inner).name = f"{spec.name}/int8"
+    return model.add_tensor(tensor)
+
+
+def _operator(model: TfliteModel, kind: str, source: int, target: int) -> Any:
+    operator = schema().OperatorT()
+    operator.opcodeIndex = model.opcode(kind, _VERSIONS[kind])
+    operator.inputs, operator.outputs = [source], [target]
+    names = schema().BuiltinOptions
+    operator.builtinOptionsType = {"QUANTIZE": names.QuantizeOptions, "DEQUANTIZE": names.DequantizeOptions}[kind]
+    operator.builtinOptions = {"QUANTIZE": schema().QuantizeOptionsT, "DEQUANTIZE": schema().DequantizeOptionsT}[kind]()
+    return operator
