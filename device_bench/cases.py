@@ -78,11 +78,14 @@ def seeded_inputs(specs: Sequence[TensorSpec], seed: int) -> list[Array]:
 
 def write_case(case: Case, folder: Path, options: BenchOptions, extra: dict[str, Any]) -> None:
     """Writes everything that a worker needs into an empty folder; ``extra`` goes into each job."""
-    (folder / case.name).symlink_to(case.path)
+    model = f"model{case.format.suffix}"
+    (folder / model).symlink_to(case.path)
     budget_s = options.max_secs / options.processes
     job = {
         "format": case.format.value,
-        "model": case.name,
+        # The device sees a name of ours; the user's own is only told.
+        "model": model,
+        "artifact": case.name,
         "threads": options.threads,
         "cores": options.core_list(),
         "inputs": save_inputs(folder, case.inputs),

@@ -54,7 +54,7 @@ class HostLauncher:
 class PythonLauncher:
     """The worker, sent over, under the device's own Python."""
 
-    def __init__(self, python: str = "python3") -> None:
+    def __init__(self, python: str) -> None:
         self._python = python
 
     def files(self) -> list[Path]:
@@ -70,14 +70,14 @@ class PythonLauncher:
         return [self._python, "-I", f"{folder}/{WORKER.name}", f"{folder}/{job}"]
 
 
-def has_python(runner: Runner, form: Format, python: str = "python3") -> bool:
+def has_python(runner: Runner, form: Format) -> bool:
     """Whether the device has Python with numpy and a runtime for the format."""
     names = ", ".join(repr(name) for name in MODULES[form])
     script = (
         "import importlib.util as u, sys; has = lambda name: u.find_spec(name) is not None; "
         f"sys.exit(0 if sys.version_info >= (3, 9) and has('numpy') and any(map(has, ({names},))) else 1)"
     )
-    return runner.run([python, "-I", "-c", script], timeout_s=PROBE_TIMEOUT_S).returncode == 0
+    return runner.run([runner.python, "-I", "-c", script], timeout_s=PROBE_TIMEOUT_S).returncode == 0
 
 
 def choose_launcher(runner: Runner, form: Format) -> Launcher:
@@ -89,7 +89,7 @@ def choose_launcher(runner: Runner, form: Format) -> Launcher:
     if runner.url == "host":
         return HostLauncher()
     if runner.url == "fake" or has_python(runner, form):
-        return PythonLauncher()
+        return PythonLauncher(runner.python)
     raise DeviceError(
         f"device '{runner.url}' has no Python with numpy and {' or '.join(MODULES[form])}; install one of them there"
     )

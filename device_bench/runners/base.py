@@ -22,6 +22,7 @@ RemotePath = str  # absolute, on the device
 
 # Hosts, users and serials: what DNS, IPv6, usb and emulator names need, and nothing that a shell or ssh could read as more.
 SAFE_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.:@%+-]{0,252}")
+SAFE_PATH = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.+-]*(?:/[A-Za-z0-9_.][A-Za-z0-9_.+-]*)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,11 @@ class Runner(Protocol):
     @property
     def url(self) -> str:
         """How the device is named: ``host``, ``ssh://user@board``, ``adb://SERIAL``."""
+        ...
+
+    @property
+    def python(self) -> str:
+        """The command that may be a Python there."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -86,7 +92,18 @@ def unique_name(stem: str = "edgefold") -> str:
 
 
 def files_below(local: Path) -> list[tuple[str, Path]]:
-    """Each file of a folder (or the file itself) with its relative posix name."""
+    """Each file of a folder (or the file itself) with its relative posix name.
+
+    Raises:
+        UsageError: it does not exist, or a name in it holds what a device's tools could misread.
+    """
     if local.is_file():
-        return [(local.name, local)]
-    return sorted((path.relative_to(local).as_posix(), path) for path in local.rglob("*") if path.is_file())
+        files = [(local.name, local)]
+    elif local.is_dir():
+        files = sorted((path.relative_to(local).as_posix(), path) for path in local.rglob("*") if path.is_file())
+    else:
+        raise UsageError(f"'{local}' does not exist; only a file or folder can be sent to a device")
+    for name, _ in files:
+        if not SAFE_PATH.fullmatch(name):
+            raise UsageError(f"file name {name[:80]!r} cannot be sent to a device; rename it to letters, digits and ._+-")
+    return files

@@ -62,6 +62,7 @@ class FakeRunner:
     """A runner for a `FakeDevice`; it never starts a process."""
 
     url = "fake"
+    python = "python3"
 
     def __init__(self, device: FakeDevice | None = None) -> None:
         self.device = device or FakeDevice()
@@ -125,7 +126,7 @@ class FakeRunner:
 
     def _answer(self, job: dict[str, Any]) -> dict[str, Any]:
         """What a worker says to the job."""
-        model = Path(job["model"]).name
+        model = job["artifact"]
         process = sum(1 for entry in self.device.jobs if entry == f"bench {model}")
         self.device.jobs.append(f"{job['mode']} {model}")
         answer = {"edgefold": 1, "ok": True, "mode": job["mode"], "runtime": "fake 1.0", "load_ns": 5_000_000, "outputs": []}

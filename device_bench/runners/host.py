@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,6 +26,7 @@ class HostRunner:
     """Runs on this machine, in a temporary folder."""
 
     url = "host"
+    python = sys.executable
 
     def __init__(self, *, keep: bool = False) -> None:
         self._keep = keep

@@ -35,12 +35,12 @@ def verdict(pair: tuple[Case, Case], made: FakeDevice) -> Verdict:
 
 
 def test_a_against_a_shows_no_difference(pair: tuple[Case, Case]) -> None:
-    assert [verdict(pair, device(1.0, seed)) for seed in range(20)].count(Verdict.NO_DIFFERENCE) >= 19
+    assert [verdict(pair, device(1.0, seed)) for seed in range(8)].count(Verdict.NO_DIFFERENCE) >= 7
 
 
 def test_three_percent_are_found_in_both_directions(pair: tuple[Case, Case]) -> None:
-    assert [verdict(pair, device(1.03, seed)) for seed in range(10)] == [Verdict.SLOWER] * 10
-    assert [verdict(pair, device(1 / 1.03, seed)) for seed in range(10)] == [Verdict.FASTER] * 10
+    assert [verdict(pair, device(1.03, seed)) for seed in range(4)] == [Verdict.SLOWER] * 4
+    assert [verdict(pair, device(1 / 1.03, seed)) for seed in range(4)] == [Verdict.FASTER] * 4
 
 
 def test_drift_does_not_make_a_verdict(pair: tuple[Case, Case]) -> None:

@@ -1,0 +1,45 @@
+"""Runs a local client program (ssh, adb) so that nothing of it outlives a timeout or Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import IO
+
+from edgefold.device_bench.runners.base import Completed
+from edgefold.errors import DeviceError
+
+
+class ClientTimeoutError(Exception):
+    """The client did not end in time; it was killed."""
+
+
+def run_client(
+    argv: Sequence[str], *, timeout_s: float, stdin: IO[bytes] | None = None, env: Mapping[str, str] | None = None
+) -> Completed:
+    """Runs a client to its end in a process group of its own: Ctrl-C reaches this process only, which then cleans up.
+
+    Raises:
+        ClientTimeoutError: it took longer than ``timeout_s``.
+        DeviceError: the program is not installed.
+    """
+    source = subprocess.DEVNULL if stdin is None else stdin
+    try:
+        process = subprocess.Popen(
+            argv, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, env=env
+        )
+    except OSError as error:
+        raise DeviceError(f"'{argv[0]}' cannot be started: {error.strerror}; install it, or name another one") from error
+    with process:
+        try:
+            stdout, stderr = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise ClientTimeoutError from error
+        finally:
+            if process.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+    return Completed(process.returncode, stdout, stderr)
