@@ -128,13 +128,20 @@ class Flow:
             self.parameters.append(Parameter(node, argument, dim, follows))
 
     def agree(self, node: Node, operands: Sequence[Node], layouts: Sequence[Layout]) -> Layout:
-        """Operands that must be read in one order; the ones that cannot are read through a gather."""
-        base = layouts[0]
-        for operand, layout in zip(operands[1:], layouts[1:], strict=True):
-            if self.solver.unify(base, layout) is not None:
-                # The gather gives what the other operand has.
-                self.read[node, operand] = Layout(base.parts, layout.axis, base.repeat)
-        return base
+        """Operands that must be read in one order, which is the result's; where there is none, some come through a gather."""
+        mark = self.solver.mark()
+        if all(self.solver.unify(layouts[0], layout) is None for layout in layouts[1:]):
+            return layouts[0]
+        self.solver.undo(mark)
+        result = Layout.free(layouts[0].size, layouts[0].axis)
+        for operand, layout in zip(operands, layouts, strict=True):
+            self.read[node, operand] = result.moved(self._axis_of(operand, layout))
+        return result
+
+    def _axis_of(self, operand: Node, layout: Layout) -> int:
+        """The axis of an operand's own dimensions."""
+        own = self.layout(operand)
+        return layout.axis if own is None else own.axis
 
     def reading(self, follows: Reading) -> Layout | None:
         """The layout in which a user reads a tensor."""

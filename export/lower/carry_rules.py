@@ -50,8 +50,10 @@ def pointwise(flow: Flow, node: Node) -> Value:
             continue
         if operand.op == "get_attr":
             flow.absorb(node, node.args.index(operand), inner, Writing(node))
-        else:  # no channels that can be moved, so the others must come to it
-            wide.insert(0, (operand, Layout.natural(shape[axis], axis)))
+        else:  # its order was of no account so far
+            natural = Layout.natural(shape[axis], inner)
+            flow.values[operand] = natural
+            wide.insert(0, (operand, natural.moved(axis)))
     return flow.agree(node, [operand for operand, _ in wide], [layout for _, layout in wide])
 
 

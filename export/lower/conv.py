@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -33,6 +33,8 @@ class Conv:
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
+    in_space: tuple[int, ...]
+    out_space: tuple[int, ...]
 
     @classmethod
     def of(cls, node: Node) -> Conv | None:
@@ -60,22 +62,31 @@ class Conv:
                 return None
             padding = [one // 2 for one in total]
         pads = _spread(padding, len(kernel))
-        return cls(node, source, weight, bias, shape[1] * groups, shape[0], kernel, sized[0], pads, sized[1], groups)
+        return cls(
+            node=node,
+            source=source,
+            weight=weight,
+            bias=bias,
+            in_channels=shape[1] * groups,
+            out_channels=shape[0],
+            kernel=kernel,
+            stride=sized[0],
+            padding=pads,
+            dilation=sized[1],
+            groups=groups,
+            in_space=space[2:],
+            out_space=(shape_of(node) or ())[2:],
+        )
 
     @property
     def depthwise(self) -> bool:
         """Whether every output channel reads one input channel of its own."""
         return self.groups == self.in_channels and self.groups > 1
 
-    @property
-    def out_space(self) -> tuple[int, ...]:
-        """The sizes of the output's spatial dimensions."""
-        return (shape_of(self.node) or ())[2:]
-
-    @property
-    def in_space(self) -> tuple[int, ...]:
-        """The sizes of the input's spatial dimensions."""
-        return (shape_of(self.source) or ())[2:]
+    def current(self) -> Conv:
+        """The same convolution with the operands that its node has now."""
+        source, weight, bias, *_ = _arguments(self.node)
+        return replace(self, source=source, weight=weight, bias=bias)
 
 
 def _arguments(node: Node) -> list[Any]:

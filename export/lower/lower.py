@@ -63,13 +63,11 @@ def lower(
     choices = choose(layers, orders, Pricing(format, precision, models), wanted)
     gathers = orders.apply()
     for choice in choices:
-        conv = Conv.of(choice.options.conv.node)
-        assert conv is not None
+        conv = choice.options.conv.current()
         Rewriter(graph, conv, choice.option, orders.read_order(conv.node), orders.write_order(conv.node)).run()
     graph.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
     graph.graph.lint()
     result = GraphModule(graph, graph.graph)  # without the attributes that no node reads any more
-    record_values(result, program.example_inputs)
     plan = LoweringPlan(format, precision, device, tuple(choice.layer for choice in choices), gathers, lowering=str(lowering))
     lowered = Program(result, program.example_inputs, program.input_names, program.output_names)
     return LoweredProgram(lowered, format, precision, plan)

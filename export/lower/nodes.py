@@ -19,7 +19,9 @@ def is_float(node: Node) -> bool:
 
 
 def record_values(module: GraphModule, examples: tuple[Tensor, ...]) -> None:
-    """Sets ``meta["val"]`` of every node to a tensor of its shape and type, without storage."""
+    """Sets ``meta["val"]`` of every node to a tensor of its shape and type, without storage, unless all have one."""
+    if all("val" in node.meta for node in module.graph.nodes if node.op != "output"):
+        return
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 

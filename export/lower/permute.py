@@ -10,6 +10,7 @@ Wishes of a group convolution come first, then the natural order at graph inputs
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
 from edgefold.export.lower.carry import Flow, Parameter, Reading
 from edgefold.export.lower.carry_rules import RULES, pointwise
@@ -51,9 +53,9 @@ class Orders:
         self._module = module
         self._flow = Flow(module)
         self._flow.run(RULES, pointwise)
-        for node in module.graph.nodes:
-            conv = Conv.of(node)
-            if conv is not None and conv.groups > 1 and not conv.depthwise:
+        self._convs = {node: conv for node in module.graph.nodes if (conv := Conv.of(node)) is not None}
+        for conv in self._convs.values():
+            if conv.groups > 1 and not conv.depthwise:
                 self.grant(_own_groups(conv))
 
     def grant(self, wish: Wish, *, limit: int | None = None) -> int | None:
@@ -61,8 +63,7 @@ class Orders:
 
         None, and nothing changed, if that is more than ``limit`` elements a sample.
         """
-        conv = Conv.of(wish.node)
-        assert conv is not None
+        conv = self._convs[wish.node]
         gather_in, gather_out = math.prod(shape_of(conv.source) or ()), math.prod(shape_of(conv.node) or ())
         variants = [(0, False, False), (gather_in, True, False), (gather_out, False, True), (gather_in + gather_out, True, True)]
         for moved, fresh_in, fresh_out in sorted(variants):
@@ -104,8 +105,7 @@ class Orders:
 
     def read_order(self, node: Node) -> Indices:
         """The order in which a convolution reads its input channels."""
-        conv = Conv.of(node)
-        assert conv is not None
+        conv = self._convs[node]
         layout = self._flow.reading(Reading(node, conv.source))
         return np.arange(conv.in_channels) if layout is None else layout.order()
 
@@ -116,11 +116,11 @@ class Orders:
         return layout.order()
 
     def _settle(self) -> None:
-        """Closes the gaps between what is written and what is read, the largest tensors first."""
+        """Closes the gaps between what is written and what is read: the largest tensors first, then what has a fixed order."""
         flow = self._flow
         gaps = [(node, layout, flow.layout(node)) for node, layout in flow.written.items()]
         gaps += [(producer, layout, flow.layout(producer)) for (_, producer), layout in flow.read.items()]
-        for _, one, other in sorted(gaps, key=lambda gap: -math.prod(shape_of(gap[0]) or ())):
+        for _, one, other in sorted(gaps, key=lambda gap: (-math.prod(shape_of(gap[0]) or ()), not gap[1].fixed)):
             if other is not None:
                 flow.solver.unify(one, other)  # what cannot be made equal becomes a gather
 
@@ -135,9 +135,8 @@ class Orders:
                 value = value.index_select(dim, _tensor(order))
             if any(not _is_natural(order) for order in orders.values()):
                 self._replace(node, argument, value)
-        for node in list(self._module.graph.nodes):
-            conv = Conv.of(node)
-            if conv is not None and conv.groups > 1 and not conv.depthwise:
+        for conv in self._convs.values():
+            if conv.groups > 1 and not conv.depthwise:
                 self._permute_groups(conv)
 
     def _order(self, parameter: Parameter) -> Indices:
@@ -173,9 +172,10 @@ class Orders:
     def _insert_gathers(self) -> int:
         made: dict[tuple[Node, bytes], Node] = {}
         for user in list(self._module.graph.nodes):
+            instead: dict[Node, Node] = {}
             for producer in user.all_input_nodes:
                 wanted, stored = self._flow.reading(Reading(user, producer)), self._stored(producer)
-                if wanted is None or stored is None or user in made.values():
+                if wanted is None or stored is None:
                     continue
                 positions = np.argsort(stored.order())[wanted.order()]
                 tensor = self._tensor_of(producer)
@@ -184,7 +184,10 @@ class Orders:
                     if key not in made:
                         made[key] = self._gather(tensor, positions, stored.axis)
                     tensor = made[key]
-                user.replace_input_with(producer, tensor)
+                instead[producer] = tensor
+            if any(old is not new for old, new in instead.items()):
+                # All at once: an operand may take the place of another.
+                user.args = map_arg(user.args, functools.partial(_replacement, instead))
         return len(made)
 
     def _tensor_of(self, node: Node) -> Node:
@@ -209,6 +212,10 @@ class Orders:
             gather = graph.call_function(torch.ops.aten.index_select.default, (tensor, axis, index))
         gather.meta = {key: tensor.meta[key] for key in _ORIGIN if key in tensor.meta}
         return gather
+
+
+def _replacement(instead: dict[Node, Node], operand: Node) -> Node:
+    return instead.get(operand, operand)
 
 
 def _own_groups(conv: Conv) -> Wish:

@@ -78,6 +78,11 @@ class Layout:
         """The size of the tensor along the axis."""
         return self.channels * self.repeat
 
+    @property
+    def fixed(self) -> bool:
+        """Whether the order was given from the start."""
+        return all(part.space.fixed for part in self.parts)
+
     def segments(self) -> list[Segment]:
         """The segments as far as they are known now."""
         return [segment for part in self.parts for segment in _resolve(part.space, part.channels)]
