@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from edgefold.batch import Batch, as_tensors, refuse_labels
 from edgefold.errors import ModelError, UnsupportedError
+from edgefold.export.lower.constants import fold_constants
 from edgefold.export.program import Program
 
 # Ops that say nothing about the values of their input in inference.
@@ -60,6 +61,7 @@ def capture(module: nn.Module, example_inputs: Batch) -> Program:
     assert isinstance(graph_module, GraphModule)
     names = _output_names(exported.call_spec.out_spec)
     _flatten(graph_module)
+    fold_constants(graph_module)
     placeholders = [str(node.target) for node in graph_module.graph.nodes if node.op == "placeholder"]
     return Program(graph_module, (*args, *kwargs.values()), tuple(placeholders), names)
 
