@@ -2,16 +2,14 @@
 
 A `Proof` is a dispatch mode. It keeps one or more open `Scope`s, each a piece of the network (a module's call) with one input
 tensor; a scope stays sound as long as each op on its dependent tensors is admitted (`edgefold.export.fold.admission`), nothing
-random is drawn, and nothing that existed before the scope is written. One run of the network thus judges all its
-modules. Dependence is kept by storage, so that views and writes into views are followed.
-
-Python code can also read a tensor's memory without an op (``numpy()``, ``tolist()``, ``data_ptr()``): `Reads`, a function
-mode, ends the scopes that do so.
+random is drawn, its constants are its own, and nothing that existed before the scope is written. One run of the network thus
+judges all its modules. Dependence is kept by storage, so that views and writes into views are followed. Each storage is noted when it
+is made, so that an address that is used again is never taken for what stood there before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,14 +19,12 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import Parameter
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgefold.export.fold.admission import admit, is_random, is_shape_only, operands, written_positions
 from edgefold.export.fold.cost import macs_of
 from edgefold.export.fold.field import Field, advance, join, whole
 
-_PRUNE_AT = 50_000
 _ORIGIN = "uses a tensor of unknown origin: neither a parameter or buffer nor made by an op in its call"
 
 
@@ -37,8 +33,8 @@ class Scope:
     """One call under proof: what was found about it so far. ``reason`` is empty while it may be affine."""
 
     source: Tensor
-    reason: str = ""
     start: int = 0
+    reason: str = ""
     marks: dict[int, Field | None] = field(default_factory=dict)  # storage -> receptive field
     macs: int = 0
     ops: int = 0  # ops on dependent tensors
@@ -53,26 +49,21 @@ class Scope:
 
 
 class Proof(TorchDispatchMode):
-    """Follows the open scopes through all ops."""
+    """Follows the open scopes through all ops. `edgefold.export.fold.watch.proof` enters it with its watch."""
 
     def __init__(self) -> None:
         super().__init__()
         self.open: list[Scope] = []
-        self._clock = 0
-        self._born: dict[int, int] = {}  # storage made by an op -> when
-        self._refs: dict[int, StorageWeakRef] = {}  # keeps the addresses of known storages from being used again
+        self.clock = 0
+        self.born: dict[int, int] = {}  # storage made by an op -> when
         self._saved: dict[int, tuple[Tensor, Tensor]] = {}
-        self._reads = Reads(self)
-        self._limit = _PRUNE_AT
 
-    def __enter__(self) -> Proof:
-        super().__enter__()
-        self._reads.__enter__()
-        return self
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # saves a third of the time of a call; nothing is compiled here
 
-    def __exit__(self, *error: Any) -> None:
-        self._reads.__exit__(*error)
-        super().__exit__(*error)
+    def restore(self) -> None:
+        """Gives what the network wrote into its own buffers, or into its input, the values from before."""
         for tensor, before in self._saved.values():
             tensor.copy_(before)
         self._saved.clear()
@@ -80,10 +71,10 @@ class Proof(TorchDispatchMode):
     @contextmanager
     def scope(self, source: Tensor) -> Iterator[Scope]:
         """Opens a scope for a call on ``source`` of shape (batch, channels, *space)."""
-        scope = Scope(source, start=self._clock)
-        self._clock += 1
+        self.clock += 1
+        scope = Scope(source, self.clock)
         with torch._C.DisableTorchFunction():
-            scope.marks[self._hold(source)] = whole(source.shape[1], source.ndim - 2) if source.ndim > 2 else None
+            scope.marks[storage_of(source)] = whole(source.shape[1], source.ndim - 2) if source.ndim > 2 else None
         self.open.append(scope)
         try:
             yield scope
@@ -96,12 +87,12 @@ class Proof(TorchDispatchMode):
     def field_of(self, scope: Scope, tensor: Tensor) -> Field | None:
         """The receptive field of a tensor in a scope, if it is known."""
         with torch._C.DisableTorchFunction():
-            return scope.marks.get(_storage(tensor))
+            return scope.marks.get(storage_of(tensor))
 
     def depends(self, scope: Scope, tensor: Tensor) -> bool:
         """Whether a tensor depends on the scope's input."""
         with torch._C.DisableTorchFunction():
-            return _storage(tensor) in scope.marks
+            return storage_of(tensor) in scope.marks
 
     def refuse(self, scopes: Iterable[Scope], reason: str) -> None:
         """Ends scopes for a reason."""
@@ -110,30 +101,45 @@ class Proof(TorchDispatchMode):
             scope.marks.clear()
         self.open = [scope for scope in self.open if scope.sound]
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # saves a third of the time of a call; nothing is compiled here
+    def is_constant(self, scope: Scope, tensor: Tensor, storage: int) -> bool:
+        """Whether an operand without a mark is a constant of the scope; ends the scope if it is not."""
+        if type(tensor) is Parameter:
+            return True
+        born = self.born.get(storage)
+        if born is None:
+            if storage not in scope.foreign:
+                scope.foreign[storage] = StorageWeakRef(tensor.untyped_storage())
+        elif born < scope.start:
+            self.refuse((scope,), "uses a tensor that was computed outside of its call")
+            return False
+        return True
 
     def __torch_dispatch__(self, op: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        with torch._C.DisableTorchFunction():  # our own reads are not the network's
+        # Our own reads of tensors are not the network's.
+        with torch._C.DisableTorchFunction():
             return self._follow(op, args, kwargs or {})
 
-    def _follow(self, op: OpOverload, args: Any, kwargs: dict[str, Any]) -> Any:
+    def _follow(self, op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         tensors = [value for value in operands((*args, *kwargs.values())) if isinstance(value, Tensor)]
         written = written_positions(op)
         if written:
             self._before_write(op, args, kwargs, written)
         out = op(*args, **kwargs)
-        self._clock += 1
+        self.clock += 1
         results = [out] if isinstance(out, Tensor) else [value for value in operands((out,)) if isinstance(value, Tensor)]
-        if self.open:
-            if is_random(op):
-                self.refuse(self.open, f"draws random numbers ({op.namespace}.{op._opname})")
-            storages = [_storage(tensor) for tensor in tensors]
-            for scope in tuple(self.open):
-                self._judge(scope, op, args, kwargs, list(zip(tensors, storages, strict=True)), results)
-        if results:
-            self._record(tensors, results)
+        if self.open and is_random(op):
+            self.refuse(self.open, f"draws random numbers ({op.namespace}.{op._opname})")
+        storages = [storage_of(tensor) for tensor in tensors]
+        # A tensor made from Python values comes with a storage of its own.
+        known = () if op._opname == "lift_fresh" else storages
+        made = [storage_of(result) for result in results]
+        for storage in made:
+            if storage not in known:
+                self.born[storage] = self.clock
+                for scope in self.open:
+                    scope.marks.pop(storage, None)
+        for scope in tuple(self.open):
+            self._judge(scope, op, args, kwargs, list(zip(tensors, storages, strict=True)), list(zip(results, made, strict=True)))
         return out
 
     def _judge(
@@ -143,14 +149,14 @@ class Proof(TorchDispatchMode):
         args: Sequence[Any],
         kwargs: dict[str, Any],
         tensors: list[tuple[Tensor, int]],
-        results: list[Tensor],
+        results: list[tuple[Tensor, int]],
     ) -> None:
         marks = scope.marks
         inputs: list[tuple[Tensor, Field | None]] = []
         for tensor, storage in tensors:
             if storage in marks:
                 inputs.append((tensor, marks[storage]))
-            elif not self._is_constant(scope, tensor, storage, op):
+            elif not self.is_constant(scope, tensor, storage):
                 return
         if not inputs:
             scope.computed += 1
@@ -159,107 +165,36 @@ class Proof(TorchDispatchMode):
             return
         dependent = {id(tensor) for tensor, _ in inputs}
         reason = admit(op, args, kwargs, lambda value: id(value) in dependent)
-        if reason is None and not all(result.is_floating_point() for result in results):
+        if reason is None and not all(result.is_floating_point() for result, _ in results):
             reason = f"turns values into integers ({op.namespace}.{op._opname})"
         if reason is not None:
             self.refuse((scope,), reason)
             return
         scope.ops += 1
-        for result in results:
-            storage = self._hold(result)
+        for result, storage in results:
             found = advance(op, args, inputs, result)
             # Views and pieces that are written one by one share a storage and thus a field.
             marks[storage] = join(marks[storage], found) if storage in marks else found
-        macs = macs_of(op, args, results)
-        scope.macs += macs
+        scope.macs += macs_of(op, args, [result for result, _ in results])
         scope.convolutions += op._opname in ("convolution", "mm", "bmm", "addmm", "baddbmm")
-
-    def _is_constant(self, scope: Scope, tensor: Tensor, storage: int, op: OpOverload) -> bool:
-        """Whether an operand without a mark is a constant of the scope; ends the scope if it is not."""
-        born = self._born.get(storage)
-        if born is not None and born < scope.start:
-            self.refuse((scope,), "uses a tensor that was computed outside of its call")
-            return False
-        if born is None and type(tensor) is not Parameter and op._opname != "lift_fresh":
-            scope.foreign.setdefault(storage, StorageWeakRef(tensor.untyped_storage()))
-        return True
 
     def _before_write(
         self, op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any], written: tuple[tuple[int, str], ...]
     ) -> None:
-        """Ends the scopes that are older than what is written, and keeps the value of what the network owns."""
+        """Ends the scopes that are older than what is written, and keeps the value of what existed before the run."""
         for position, name in written:
             target = args[position] if position < len(args) else kwargs.get(name)
             for tensor in operands((target,)):
                 if not isinstance(tensor, Tensor):
                     continue
-                born = self._born.get(_storage(tensor), -1)
+                born = self.born.get(storage_of(tensor), -1)
                 late = [scope for scope in self.open if born < scope.start]
                 self.refuse(late, f"writes into a tensor that it did not make ({op.namespace}.{op._opname})")
                 if born < 0 and id(tensor) not in self._saved:
                     self._saved[id(tensor)] = (tensor, tensor.clone())
 
-    def _record(self, tensors: list[Tensor], results: list[Tensor]) -> None:
-        known = {_storage(tensor) for tensor in tensors}
-        for result in results:
-            storage = _storage(result)
-            if storage not in known and storage not in self._born:
-                self._hold(result)
-                self._born[storage] = self._clock
-        if len(self._refs) > self._limit:
-            self._prune()
-            self._limit = max(_PRUNE_AT, 2 * len(self._refs))
 
-    def _hold(self, tensor: Tensor) -> int:
-        storage = tensor.untyped_storage()
-        key: int = storage._cdata
-        if key not in self._refs:
-            self._refs[key] = StorageWeakRef(storage)
-        return key
-
-    def _prune(self) -> None:
-        dead = [key for key, reference in self._refs.items() if reference.expired()]
-        for key in dead:
-            del self._refs[key]
-            self._born.pop(key, None)
-            for scope in self.open:
-                scope.marks.pop(key, None)
-
-
-def _storage(tensor: Tensor) -> int:
+def storage_of(tensor: Tensor) -> int:
+    """What tells the memory of a tensor: equal for its views."""
     key: int = tensor.untyped_storage()._cdata
     return key
-
-
-_MEMORY: frozenset[Callable[..., Any]] = frozenset(
-    {
-        Tensor.numpy,
-        Tensor.tolist,
-        Tensor.__array__,
-        Tensor.__dlpack__,
-        Tensor.__deepcopy__,
-        Tensor.__reduce_ex__,
-        Tensor.data_ptr,
-        Tensor.untyped_storage,
-        Tensor.storage,
-        Tensor.share_memory_,
-        Tensor.apply_,
-        Tensor.map_,
-        torch.save,
-    }
-)
-
-
-class Reads(TorchFunctionMode):
-    """Ends the scopes whose code reads the memory of a dependent tensor without an op."""
-
-    def __init__(self, proof: Proof) -> None:
-        super().__init__()
-        self._proof = proof
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _MEMORY and self._proof.open and args and isinstance(args[0], Tensor):
-            name = getattr(func, "__name__", str(func))
-            late = [scope for scope in self._proof.open if self._proof.depends(scope, args[0])]
-            self._proof.refuse(late, f"reads the memory of a tensor that depends on the input ({name})")
-        return func(*args, **(kwargs or {}))

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from edgefold.export.fold.affine import Proof
 from edgefold.export.fold.check import TOLERANCE, diagnose, random_like, relative_error
 from edgefold.export.fold.cost import effective_macs
 from edgefold.export.fold.double import Double
@@ -22,9 +21,11 @@ from edgefold.export.fold.kernel import Kernel, canonical
 from edgefold.export.fold.locate import NotOneKernelError, locate
 from edgefold.export.fold.probe import probe
 from edgefold.export.fold.structure import read_structure
+from edgefold.export.fold.watch import proof
 
 Function = Callable[[Tensor], Tensor]
 
+LARGE = 3_000  # ops; a function of more is not run in float64 nor proven twice: a mode costs more than its ops
 HUGE = 40_000  # ops; a function of more is run as few times as possible
 _DOUBLE_WORK = 1.5e9  # MACs of one check run; float64 convolutions are slow beyond it
 _SMALL_SIZE = 40  # lines that are measured at the real size
@@ -68,7 +69,10 @@ def attempt(f: Function, calls: tuple[Evidence, ...]) -> Folded | str:
             dear = _too_dear(kernel, calls)
             if dear:
                 return dear
-            checked = _check(f, kernel, calls)
+            try:
+                checked = _check(f, kernel, calls)
+            except NotOneKernelError as error:
+                checked = str(error)
             if isinstance(checked, Folded):
                 return checked
             reason = checked
@@ -80,12 +84,12 @@ def _ways(call: Evidence) -> Iterator[tuple[Field | None, bool]]:
     if call.field is not None:
         yield call.field, True
     yield None, True
-    if call.ops < HUGE:
+    if call.ops < LARGE:
         yield None, False
 
 
 def _in_double(call: Evidence) -> bool:
-    return call.ops < HUGE and call.macs < _DOUBLE_WORK
+    return call.ops < LARGE and call.macs < _DOUBLE_WORK
 
 
 def _recover(f: Function, call: Evidence, field: Field | None, *, resize: bool) -> Kernel:
@@ -167,22 +171,23 @@ def _borders(kernel: Kernel) -> Iterator[Kernel]:
 
 def _check_call(f: Function, kernel: Kernel, call: Evidence) -> float | str:
     """The error in the type of the network, or why the kernel is not f."""
-    if call.ops >= HUGE:
-        x = call.pair[0] if call.pair else random_like(call.shape, call.dtype)
-        y = call.pair[1] if call.pair else f(x)
-        error = _error(kernel.to(call.dtype), x, y)
-        limit = TOLERANCE.get(call.dtype, TOLERANCE[torch.float32])
+    own = kernel.to(call.dtype)
+    limit = TOLERANCE.get(call.dtype, TOLERANCE[torch.float32])
+    if call.ops >= LARGE:
+        x, y = call.pair or _run_on_two(f, call)
+        error = _error(own, x, y)
         return error if error <= limit else f"one convolution is off by {error:.1g} of its output (relative)"
     reason = _prove_again(f, kernel, call)
     if reason:
         return reason
     x = random_like(call.shape, call.dtype, seed=1)
-    error = _error(kernel.to(call.dtype), x, f(x))
-    return (
-        error
-        if error <= TOLERANCE.get(call.dtype, 1e-2)
-        else f"in {call.dtype} it is off by {error:.1g} of its output (relative)"
-    )
+    error = _error(own, x, f(x))
+    return error if error <= limit else f"in {call.dtype} it is off by {error:.1g} of its output (relative)"
+
+
+def _run_on_two(f: Function, call: Evidence) -> tuple[Tensor, Tensor]:
+    x = random_like((max(2, call.shape[0]), *call.shape[1:]), call.dtype)
+    return x, _guarded(f)(x)
 
 
 def _prove_again(f: Function, kernel: Kernel, call: Evidence) -> str:
@@ -191,7 +196,7 @@ def _prove_again(f: Function, kernel: Kernel, call: Evidence) -> str:
     x = random_like((max(2, call.shape[0]), *call.shape[1:]), dtype)
     run = _in_float64(f) if dtype == torch.float64 else f
     try:
-        with Proof() as proof, proof.scope(x) as scope:
+        with proof(quick=False) as mode, mode.scope(x) as scope:
             y = run(x)
     except Exception as error:  # foreign code may raise anything
         text = str(error).splitlines()
@@ -200,10 +205,10 @@ def _prove_again(f: Function, kernel: Kernel, call: Evidence) -> str:
         return scope.reason
     if not scope.foreign.keys() <= call.foreign:
         return "uses a tensor of unknown origin: another one in every call"
-    error = _error(kernel.to(y.dtype), x.to(y.dtype), y)
-    if error <= TOLERANCE.get(y.dtype, TOLERANCE[torch.float32]):
+    off = _error(kernel.to(y.dtype), x.to(y.dtype), y)
+    if off <= TOLERANCE.get(y.dtype, TOLERANCE[torch.float32]):
         return ""
-    return diagnose(run, x, kernel.to(y.dtype), error)
+    return diagnose(run, x, kernel.to(y.dtype), off)
 
 
 def _error(kernel: Kernel, x: Tensor, y: Tensor) -> float:

@@ -74,7 +74,7 @@ def advance(op: OpOverload, args: Sequence[Any], inputs: Sequence[tuple[Tensor, 
     if name == "convolution":
         if args[6] or source.ndim != ndim + 2:
             return None
-        return _convolved(hull, tuple(args[1].shape[2:]), tuple(args[3]), tuple(args[4]), tuple(args[5]), args[8])
+        return convolved(hull, tuple(args[1].shape), tuple(args[3]), tuple(args[4]), tuple(args[5]), args[8])
     if source.shape[-ndim:] != out.shape[-ndim:]:
         return None
     if name in _SAME:
@@ -85,17 +85,15 @@ def advance(op: OpOverload, args: Sequence[Any], inputs: Sequence[tuple[Tensor, 
 
 
 @lru_cache(maxsize=4096)
-def _convolved(
-    field: Field,
-    kernel: tuple[int, ...],
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    groups: int,
-) -> Field:
+def convolved(
+    field: Field, weight: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...], dilation: tuple[int, ...], groups: int
+) -> Field | None:
+    """The field after a convolution with a weight of shape (N, M / groups, *kernel)."""
+    if len(weight) != len(field.axes) + 2:
+        return None
     axes = tuple(
         Axis(axis.stride * s, axis.first - axis.stride * p, axis.last + axis.stride * (d * (k - 1) - p))
-        for axis, k, s, p, d in zip(field.axes, kernel, stride, padding, dilation, strict=True)
+        for axis, k, s, p, d in zip(field.axes, weight[2:], stride, padding, dilation, strict=True)
     )
     return Field(axes, math.gcd(field.blocks, groups))
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgefold.export.fold.affine import Proof
 from edgefold.export.fold.attempt import Evidence, Folded, attempt
 from edgefold.export.fold.check import random_like
 from edgefold.export.fold.kernel import Kernel
 from edgefold.export.fold.regions import Region, Search, op_name
+from edgefold.export.fold.watch import proof
 from edgefold.quantize.graph import add_buffer
 
 aten = torch.ops.aten
@@ -97,9 +97,9 @@ def _attempt(owner: GraphModule, region: Region) -> tuple[Evidence, Folded] | st
     function = region.module(owner)
     value = region.source.meta["val"]
     x = random_like(tuple(value.shape), value.dtype)
-    with torch.no_grad(), Proof() as proof, proof.scope(x) as scope:
+    with proof(quick=False) as mode, mode.scope(x) as scope:
         y = function(x)
-        field = proof.field_of(scope, y) if scope.sound else None
+        field = mode.field_of(scope, y) if scope.sound else None
     if not scope.sound:
         return scope.reason
     if y.ndim != x.ndim or len(y) != len(x) or y.dtype != x.dtype:

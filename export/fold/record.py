@@ -20,6 +20,7 @@ from edgefold.export.fold.affine import Proof, Scope
 from edgefold.export.fold.attempt import HUGE, Evidence
 from edgefold.export.fold.check import random_like
 from edgefold.export.fold.shadow import children, is_plain_layer, size_of
+from edgefold.export.fold.watch import proof
 
 MANY = 5_000  # modules in a tree that is run as few times as possible
 
@@ -47,8 +48,8 @@ class Recorder:
 
     def record(self, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
         """Runs the network under the proof and returns its output."""
-        with torch.no_grad(), Proof() as proof:
-            self._proof = proof
+        with proof(quick=True) as mode:
+            self._proof = mode
             try:
                 return self.root(*args, **kwargs)
             finally:
@@ -87,7 +88,7 @@ class Recorder:
 
         return watched
 
-    def _prove(self, proof: Proof, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _prove(self, mode: Proof, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         key = id(module)
         if key not in self.calls:
             self.calls[key] = []
@@ -98,13 +99,13 @@ class Recorder:
             self.refused.setdefault(key, reason)
             return call(module, *args, **kwargs)
         (x,) = args
-        if key in self._many and not proof.open:
+        if key in self._many and not mode.open:
             x = random_like(tuple(x.shape), x.dtype, seed=len(self._fed))
             self._fed.setdefault(key, []).append(x)
-        with proof.scope(x) as scope:
+        with mode.scope(x) as scope:
             y = call(module, x)
-            field = proof.field_of(scope, y) if isinstance(y, Tensor) and scope.sound else None
-            reason = scope.reason or _unfit_result(proof, scope, x, y)
+            field = mode.field_of(scope, y) if isinstance(y, Tensor) and scope.sound else None
+            reason = scope.reason or _unfit_result(mode, scope, x, y)
         if reason or scope.reason:
             self.refused.setdefault(key, reason or scope.reason)
         else:
@@ -169,10 +170,10 @@ def _unfit(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     return ""
 
 
-def _unfit_result(proof: Proof, scope: Scope, x: Tensor, y: Any) -> str:
+def _unfit_result(mode: Proof, scope: Scope, x: Tensor, y: Any) -> str:
     if not isinstance(y, Tensor):
         return "returns something other than one tensor"
-    if not proof.depends(scope, y):
+    if not mode.depends(scope, y):
         return "its output does not depend on its input"
     if y.ndim != x.ndim or len(y) != len(x) or y.dtype != x.dtype:
         return "its output is not (batch, channels, *space) with the dimensions of its input"
