@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgefold import errors
 from edgefold.artifact import Format, Precision
-from edgefold.errors import DataError, UsageError
+from edgefold.errors import DataError, EdgefoldError, InputError, RuntimeFailure, UnsupportedError, UsageError
 from edgefold.network import ALL_FORMATS, DEFAULT_PRECISIONS, Evaluation, Network, Progress, Quiet, ShipOptions
-from edgefold.report.content import Shipment
+from edgefold.report.content import Shipment, Variant
 from edgefold.variants import emit_all, measure_all, quantize_all, verify_all
 
 if TYPE_CHECKING:
@@ -110,8 +111,9 @@ def ship_network(network: Network, out: Path, options: ShipOptions | None = None
     """Makes the bundle ``out`` (a folder, and the zip of it beside it) of a network.
 
     Raises:
-        InputError: the network, its data or the options cannot be used, or ``out`` cannot be written. What goes wrong with one
-            variant alone is not raised but recorded in the bundle.
+        InputError: the network, its data or the options cannot be used, ``out`` cannot be written, or no format can express the
+            network. What goes wrong with one variant alone is not raised but recorded in the bundle.
+        RuntimeFailure: every converter broke.
     """
     from edgefold.bundle.reader import load_bundle
     from edgefold.bundle.writer import Contract, check_output, write_bundle
@@ -127,6 +129,7 @@ def ship_network(network: Network, out: Path, options: ShipOptions | None = None
     quantized, samples = quantize_all(network, folded, options, progress)
     with tempfile.TemporaryDirectory(prefix="edgefold-ship-") as folder:
         variants = emit_all(folded, quantized, options, Path(folder), progress)
+        _refuse_empty(variants)
         variants, agreements = verify_all(variants, network, folded, quantized, options, progress)
         variants = measure_all(variants, options, progress)
         shipment = Shipment(
@@ -149,6 +152,15 @@ def ship_network(network: Network, out: Path, options: ShipOptions | None = None
         progress.stage("bundle")
         write_bundle(shipment, contract, out, force=options.force)
     return load_bundle(out)
+
+
+def _refuse_empty(variants: Sequence[Variant]) -> None:
+    """A bundle without a single artifact is no bundle: the first failure is then the failure of the whole."""
+    failures = [variant.failure for variant in variants if variant.failure is not None]
+    if len(failures) == len(variants):
+        found: type[EdgefoldError] = getattr(errors, failures[0].error)
+        kind = UnsupportedError if issubclass(found, InputError) else RuntimeFailure
+        raise kind(f"no artifact could be made: {failures[0].message}")
 
 
 def named_network(

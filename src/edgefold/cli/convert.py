@@ -104,18 +104,20 @@ def export(
 ) -> None:
     """Write one file."""
     from edgefold.cli.output import output, progress
+    from edgefold.cli.sources import ModelChoice
     from edgefold.pipeline import as_output, check_free, is_calibrated
-    from edgefold.report.table import size, slug
+    from edgefold.report.table import size
 
     with output(as_json) as out:
-        target = as_output(Path(f"{slug(model)}-{precision}") if out_file is None else out_file, format)
+        choice = ModelChoice(model, arg, weights, trust)
+        named = Path(f"{choice.short_name}-{precision}{format.suffix}") if out_file is None else out_file
+        target = as_output(named, format)
         check_free(target, force=force)  # before the seconds that it takes to load what follows
 
-        from edgefold.cli.sources import ModelChoice
         from edgefold.pipeline import export_model
 
         with progress(f"exporting {model} to {format}"):
-            network = ModelChoice(model, arg, weights, trust).load(calibration)
+            network = choice.load(calibration)
             artifact = export_model(
                 network.module,
                 network.example_inputs,

@@ -54,14 +54,14 @@ def ship(
     from edgefold.bundle.writer import check_output
     from edgefold.cli.output import output
     from edgefold.cli.progress import stages
-    from edgefold.report.table import slug
+    from edgefold.cli.sources import ModelChoice
 
     with output(as_json) as out:
-        target = Path(slug(model)) if out_dir is None else out_dir
+        choice = ModelChoice(model, arg, weights, trust)
+        target = Path(choice.short_name) if out_dir is None else out_dir
         check_output(target, force=force)  # before the seconds that it takes to load what follows
 
         from edgefold.bundle.results import summarize
-        from edgefold.cli.sources import ModelChoice
         from edgefold.device_bench import BenchOptions
         from edgefold.network import DEFAULT_PRECISIONS, ShipOptions
         from edgefold.shipping import ship_network
@@ -75,8 +75,7 @@ def ship(
             force=force,
         )
         with stages() as progress:
-            network = ModelChoice(model, arg, weights, trust).load(calibration, evaluation)
-            bundle = ship_network(network, target, options, progress)
+            bundle = ship_network(choice.load(calibration, evaluation), target, options, progress)
         shipment = bundle.shipment
         out.show(summarize(shipment), lambda: shipped(bundle))
     raise typer.Exit(0 if shipment.passed else 1)

@@ -29,6 +29,14 @@ class ModelChoice:
     weights: Path | None = None
     trust: bool = False
 
+    @property
+    def short_name(self) -> str:
+        """The name that outputs get: without folders, suffixes and the characters that file names cannot have."""
+        from edgefold.report.table import slug
+
+        last = self.name.rpartition(":")[2]
+        return slug(Path(last).stem if "." in last or "/" in last else last)
+
     def load(self, calibration: str | None = None, evaluation: Path | None = None) -> Network:
         """The network, with data given on the command line in the place of the data that comes with it.
 
