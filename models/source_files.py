@@ -8,8 +8,12 @@ may hold ``example_inputs`` (a tensor, a tuple of tensors, or a function that gi
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
 import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError  # only to catch it: torch.load raises it for whatever is not a tensor
 from types import ModuleType
@@ -95,11 +99,11 @@ def from_exported(path: Path) -> LoadedModel:
         ModelError: not a ``.pt2``, saved without example inputs, or exported in train mode.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own notes on its file format are no concern of the user
+        with _torch_export_quiet():
             program = torch.export.load(path)
-    except (RuntimeError, OSError, ValueError, KeyError, AssertionError, UnpicklingError) as error:
-        raise ModelError(f"'{path}' is not an exported program: {error}; save it with torch.export.save") from error
+    except (RuntimeError, OSError, ValueError, KeyError, AssertionError, UnpicklingError, zipfile.BadZipFile) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(f"'{path}' is not an exported program: {reason}; save it with torch.export.save") from error
     if program.example_inputs is None:
         raise ModelError(f"'{path}' holds no example inputs; export it anew with torch.export.export(module, example_inputs)")
     arguments, keywords = program.example_inputs
@@ -108,6 +112,19 @@ def from_exported(path: Path) -> LoadedModel:
         raise ModelError(f"'{path}' takes inputs that are not tensors; expected tensors only")
     _refuse_train_mode(path, program)
     return LoadedModel(path.stem, program.module(), tuple(inputs))
+
+
+@contextmanager
+def _torch_export_quiet() -> Iterator[None]:
+    """Without torch's notes on its file format, and without the traceback that it logs before it raises."""
+    logger = logging.getLogger("torch.export")
+    was, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = was
 
 
 def _refuse_train_mode(path: Path, program: torch.export.ExportedProgram) -> None:

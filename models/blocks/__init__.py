@@ -1,1 +1,109 @@
-"""The convolutional blocks, one file each."""
+"""The convolutional blocks, one file each, with formulas for their parameters and multiply-accumulates.
+
+Convolutions are made as ``Block(in_channels, out_channels, kernel_size, stride, padding, dilation, bias, …)``, the block's own
+arguments last; `HetConv2d` alone has its ``p`` fourth. Attention is made as ``Block(channels, …)``. Formulas are named
+``<block>_parameters`` and ``<block>_macs``; papers count one multiply-accumulate as one FLOP.
+"""
+
+from edgefold.models.blocks.cbam import CBAM, ChannelAttention, cbam_macs, cbam_parameters
+from edgefold.models.blocks.channel_local import (
+    ChannelLocalConv2d,
+    channel_local_inputs,
+    channel_local_macs,
+    channel_local_parameters,
+)
+from edgefold.models.blocks.choose import ConvFactory, conv_factory
+from edgefold.models.blocks.dual import DualConv2d, dual_macs, dual_parameters
+from edgefold.models.blocks.efficient_channel import (
+    EfficientChannelAttention,
+    eca_kernel_size,
+    eca_macs,
+    eca_parameters,
+)
+from edgefold.models.blocks.group import GroupConv2d, group_macs, group_parameters
+from edgefold.models.blocks.hetconv import (
+    HetConv2d,
+    NaiveHetConv2d,
+    hetconv_full,
+    hetconv_macs,
+    hetconv_mask,
+    hetconv_parameters,
+)
+from edgefold.models.blocks.inverted_residual import (
+    InvertedResidual,
+    inverted_residual_macs,
+    inverted_residual_parameters,
+)
+from edgefold.models.blocks.locally_connected import (
+    LocallyConnected2d,
+    locally_connected_macs,
+    locally_connected_parameters,
+)
+from edgefold.models.blocks.masked import MaskedConv2d
+from edgefold.models.blocks.pooling import AveragePool2d, GlobalAveragePool2d, GlobalMaxPool2d, MaxPool2d
+from edgefold.models.blocks.separable import DepthwiseSeparableConv2d, separable_macs, separable_parameters
+from edgefold.models.blocks.shuffle import ChannelShuffle, ShuffleUnit, channel_shuffle
+from edgefold.models.blocks.shuffle_v2 import ShuffleUnitV2
+from edgefold.models.blocks.spatial_attention import (
+    SpatialAttention,
+    spatial_attention_macs,
+    spatial_attention_parameters,
+)
+from edgefold.models.blocks.squeeze_excite import SqueezeExcite, squeeze_excite_macs, squeeze_excite_parameters
+from edgefold.models.blocks.standard import StandardConv2d, standard_macs, standard_parameters
+
+__all__ = [
+    "CBAM",
+    "AveragePool2d",
+    "ChannelAttention",
+    "ChannelLocalConv2d",
+    "ChannelShuffle",
+    "ConvFactory",
+    "DepthwiseSeparableConv2d",
+    "DualConv2d",
+    "EfficientChannelAttention",
+    "GlobalAveragePool2d",
+    "GlobalMaxPool2d",
+    "GroupConv2d",
+    "HetConv2d",
+    "InvertedResidual",
+    "LocallyConnected2d",
+    "MaskedConv2d",
+    "MaxPool2d",
+    "NaiveHetConv2d",
+    "ShuffleUnit",
+    "ShuffleUnitV2",
+    "SpatialAttention",
+    "SqueezeExcite",
+    "StandardConv2d",
+    "cbam_macs",
+    "cbam_parameters",
+    "channel_local_inputs",
+    "channel_local_macs",
+    "channel_local_parameters",
+    "channel_shuffle",
+    "conv_factory",
+    "dual_macs",
+    "dual_parameters",
+    "eca_kernel_size",
+    "eca_macs",
+    "eca_parameters",
+    "group_macs",
+    "group_parameters",
+    "hetconv_full",
+    "hetconv_macs",
+    "hetconv_mask",
+    "hetconv_parameters",
+    "inverted_residual_macs",
+    "inverted_residual_parameters",
+    "locally_connected_macs",
+    "locally_connected_parameters",
+    "separable_macs",
+    "separable_parameters",
+    "spatial_attention_macs",
+    "spatial_attention_parameters",
+    "squeeze_excite_macs",
+    "squeeze_excite_parameters",
+    "standard_macs",
+    "standard_parameters",
+]

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch.nn.functional as F
+from torch import Tensor
+
 from edgefold.errors import UsageError
 
 IntPair = int | tuple[int, int]
@@ -69,6 +72,35 @@ def check_geometry(block: str, kernel_size: IntPair, stride: IntPair, padding: I
         if len(value) != 2 or min(value) < least:
             raise UsageError(f"{block}: {name} is {value}, expected one or two integers of at least {least}")
     return geometry
+
+
+@dataclass(frozen=True, slots=True)
+class CentreOffset:
+    """What a 1×1 convolution needs to read where the centre tap of a K×K convolution does: p − d(K−1)/2 as padding or crop."""
+
+    padding: tuple[int, int]
+    crop: tuple[int, int]
+
+
+def centre_offset(block: str, geometry: Geometry) -> CentreOffset:
+    """How a 1×1 convolution of the same stride lines up with the centre of a kernel.
+
+    Raises:
+        UsageError: the kernel has an even side, and with it no centre.
+    """
+    height, width = geometry.kernel_size
+    if height % 2 == 0 or width % 2 == 0:
+        raise UsageError(
+            f"{block}: kernel_size is ({height}, {width}), expected odd sides, because a 1×1 kernel sits at the centre"
+        )
+    top, left = (p - d * (k // 2) for p, d, k in zip(geometry.padding, geometry.dilation, geometry.kernel_size, strict=True))
+    return CentreOffset((max(top, 0), max(left, 0)), (max(-top, 0), max(-left, 0)))
+
+
+def crop(x: Tensor, border: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) without ``border`` (rows, columns) on each side."""
+    rows, columns = border
+    return F.pad(x, (-columns, -columns, -rows, -rows)) if rows or columns else x
 
 
 def same_padding(kernel_size: IntPair, dilation: IntPair = 1) -> tuple[int, int]:

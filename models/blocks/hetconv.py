@@ -16,11 +16,9 @@ import math
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgefold.errors import UsageError
-from edgefold.models.blocks.arguments import IntPair, check_channels, check_geometry, check_positive, pair
+from edgefold.models.blocks.arguments import IntPair, centre_offset, check_channels, check_geometry, check_positive, crop, pair
 from edgefold.models.blocks.masked import MaskedConv2d
 
 
@@ -39,11 +37,9 @@ def hetconv_mask(in_channels: int, out_channels: int, kernel_size: IntPair, p: i
     """
     check_channels("HetConv2d", in_channels, out_channels)
     check_positive("HetConv2d", "p", p)
-    height, width = check_geometry("HetConv2d", kernel_size, 1, 0, 1).kernel_size
-    if height % 2 == 0 or width % 2 == 0:
-        raise UsageError(
-            f"HetConv2d: kernel_size is ({height}, {width}), expected odd sides, because a 1×1 kernel sits at the centre"
-        )
+    geometry = check_geometry("HetConv2d", kernel_size, 1, 0, 1)
+    centre_offset("HetConv2d", geometry)  # refuses even kernels
+    height, width = geometry.kernel_size
     mask = hetconv_full(in_channels, out_channels, p)[:, :, None, None].repeat(1, 1, height, width)
     mask[:, :, height // 2, width // 2] = True
     return mask
@@ -123,14 +119,13 @@ class NaiveHetConv2d(nn.Module):
         mask = hetconv_mask(in_channels, out_channels, kernel_size, p)  # checks the arguments
         geometry = check_geometry("NaiveHetConv2d", kernel_size, stride, padding, dilation)
         full = hetconv_full(in_channels, out_channels, p)
-        offset = [q - d * (k // 2) for q, d, k in zip(geometry.padding, geometry.dilation, geometry.kernel_size, strict=True)]
-        self.crop = (max(-offset[0], 0), max(-offset[1], 0))
-        point_padding = (max(offset[0], 0), max(offset[1], 0))
+        offset = centre_offset("NaiveHetConv2d", geometry)
+        self.crop = offset.crop
 
         def kernel(n: int, m: int) -> nn.Conv2d:
             if full[n, m]:
                 return nn.Conv2d(1, 1, geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation, bias=False)
-            return nn.Conv2d(1, 1, 1, geometry.stride, point_padding, bias=False)
+            return nn.Conv2d(1, 1, 1, geometry.stride, offset.padding, bias=False)
 
         self.kernels = nn.ModuleList(nn.ModuleList(kernel(n, m) for m in range(in_channels)) for n in range(out_channels))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
@@ -170,8 +165,7 @@ class NaiveHetConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, M, H, W) -> (B, N, H', W')."""
-        top, left = self.crop
-        cropped = F.pad(x, (-left, -left, -top, -top)) if top or left else x
+        cropped = crop(x, self.crop)
         outputs = []
         for row in self.kernels:
             total: Tensor | None = None

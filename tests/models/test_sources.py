@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,9 +121,18 @@ def test_a_program_in_train_mode_is_refused(tmp_path: Path) -> None:
     torch.export.save(torch.export.export(module, (torch.randn(2, 1, 6, 6),)), path)
     with pytest.raises(ModelError, match="exported in train mode"):
         load_source(str(path), trust=True)
+
+
+def test_not_an_exported_program(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "net.pt2"
     path.write_bytes(b"PK\x03\x04 not really")
     with pytest.raises(ModelError, match="not an exported program"):
         load_source(str(path), trust=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.txt", "a")
+    with pytest.raises(ModelError, match="not an exported program"):
+        load_source(str(path), trust=True)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".wrapped.pt"])

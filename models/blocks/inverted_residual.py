@@ -1,0 +1,109 @@
+"""The inverted residual (MobileNetV2, Sandler et al., CVPR 2018; with hard-swish and attention, V3, Howard et al., ICCV 2019).
+
+    1×1 to t·M channels, BN, act    (left out at t = 1)
+    depthwise K×K, stride s, BN, act
+    squeeze-and-excitation          (where wanted)
+    1×1 to N channels, BN           linear: no activation
+    + input                         if s = 1 and M = N
+
+Parameters without norms, bias and attention: t·M·(M·[t ≠ 1] + K² + N).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+from torch import Tensor, nn
+
+from edgefold.errors import unknown_name
+from edgefold.models.blocks.arguments import IntPair, check_channels, check_geometry, check_positive, pair
+from edgefold.models.blocks.init import kaiming
+from edgefold.models.blocks.squeeze_excite import SqueezeExcite
+
+ACTIVATIONS: Final[dict[str, Callable[[], nn.Module]]] = {"hardswish": nn.Hardswish, "relu": nn.ReLU, "relu6": nn.ReLU6}
+
+
+def inverted_residual_parameters(in_channels: int, out_channels: int, kernel_size: IntPair, expand: int) -> int:
+    """Weights of the convolutions: t·M·(M·[t ≠ 1] + K² + N)."""
+    hidden = in_channels * expand
+    return hidden * ((in_channels if expand != 1 else 0) + math.prod(pair(kernel_size)) + out_channels)
+
+
+def inverted_residual_macs(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: IntPair,
+    expand: int,
+    input_size: tuple[int, int],
+    output_size: tuple[int, int],
+) -> int:
+    """Multiply-accumulates of the convolutions for one sample; the first works before the stride, the others after it."""
+    hidden = in_channels * expand
+    first = hidden * in_channels * math.prod(input_size) if expand != 1 else 0
+    return first + hidden * (math.prod(pair(kernel_size)) + out_channels) * math.prod(output_size)
+
+
+class InvertedResidual(nn.Module):
+    """An inverted residual. Initialisation: Kaiming, gain 1 in the linear last convolution.
+
+    Args:
+        in_channels: M.
+        out_channels: N.
+        kernel_size: K of the depthwise convolution, odd.
+        stride: of the depthwise convolution.
+        padding: of the depthwise convolution; by default it keeps the size at stride 1.
+        dilation: of the depthwise convolution.
+        bias: of the convolutions; each has a norm after it, so that there is none by default.
+        expand: t, the hidden channels for each input channel.
+        activation: ``relu6`` (V2), ``hardswish`` or ``relu`` (V3).
+        attention: whether there is squeeze-and-excitation, with a hard sigmoid.
+
+    Raises:
+        UsageError: a number below 1, or no such activation.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair = 3,
+        stride: IntPair = 1,
+        padding: IntPair = 1,
+        dilation: IntPair = 1,
+        bias: bool = False,
+        expand: int = 6,
+        activation: str = "relu6",
+        attention: bool = False,
+    ) -> None:
+        super().__init__()
+        check_channels("InvertedResidual", in_channels, out_channels)
+        check_positive("InvertedResidual", "expand", expand)
+        check_geometry("InvertedResidual", kernel_size, stride, padding, dilation)
+        if activation not in ACTIVATIONS:
+            raise unknown_name("activation of InvertedResidual", activation, ACTIVATIONS)
+        act = ACTIVATIONS[activation]
+        hidden = in_channels * expand
+        layers: list[nn.Module] = []
+        if expand != 1:
+            layers += [nn.Conv2d(in_channels, hidden, 1, bias=bias), nn.BatchNorm2d(hidden), act()]
+        layers += [
+            nn.Conv2d(hidden, hidden, kernel_size, stride, padding, dilation, hidden, bias),
+            nn.BatchNorm2d(hidden),
+            act(),
+        ]
+        if attention:
+            layers.append(SqueezeExcite(hidden, gate_name="hardsigmoid"))
+        linear = nn.Conv2d(hidden, out_channels, 1, bias=bias)
+        self.layers = nn.Sequential(*layers, linear, nn.BatchNorm2d(out_channels))
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):
+                kaiming(layer)
+        kaiming(linear, gain=1.0)
+        self.skip = max(pair(stride)) == 1 and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, M, H, W) -> (B, N, H', W')."""
+        y: Tensor = self.layers(x)
+        return x + y if self.skip else y
