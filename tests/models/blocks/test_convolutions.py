@@ -110,7 +110,7 @@ def test_blocks_equal_their_dense_kernels(
     ]
     for block, weight, bias in dense:
         expected = slow_convolution(x, weight, geometry) + block.get_parameter(bias).view(1, -1, 1, 1)
-        error = float((block(x) - expected).abs().max())
+        error = (block(x) - expected).abs().max().item()
         assert error < 1e-12, type(block).__name__
 
 
