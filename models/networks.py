@@ -26,7 +26,17 @@ class Network:
 
 
 NETWORKS: Final[dict[str, Network]] = {
+    "dualnet": Network("edgefold.models.nets.dualnet:dualnet", "residual network of DualConv, BatchNorm and ReLU"),
+    "groupnet": Network("edgefold.models.nets.groupnet:groupnet", "two group convolutions and a classifier"),
     "hetnet": Network("edgefold.models.nets.hetnet:hetnet", "residual network of HetConv, BatchNorm and ReLU"),
+    "mobilenet_v1": Network("edgefold.models.nets.mobilenet_v1:mobilenet_v1", "depthwise separable convolutions"),
+    "mobilenet_v2": Network("edgefold.models.nets.mobilenet_v2:mobilenet_v2", "inverted residuals with ReLU6"),
+    "mobilenet_v3": Network("edgefold.models.nets.mobilenet_v3:mobilenet_v3", "inverted residuals with hard-swish and attention"),
+    "resnet20": Network("edgefold.models.nets.residual:resnet20", "ResNet-20 with any convolution"),
+    "resnet56": Network("edgefold.models.nets.residual:resnet56", "ResNet-56 with any convolution"),
+    "resnet_small": Network("edgefold.models.nets.residual:resnet_small", "the residual network of hetnet with any convolution"),
+    "shufflenet_v2": Network("edgefold.models.nets.shufflenet_v2:shufflenet_v2", "channel split and shuffle"),
+    "vgg16": Network("edgefold.models.nets.vgg:vgg16", "VGG-16 with any convolution"),
 }
 
 

@@ -17,17 +17,17 @@ from typing import Final
 
 from torch import Tensor, nn
 
-from edgefold.errors import unknown_name
-from edgefold.models.blocks.arguments import IntPair, check_channels, check_geometry, check_positive, pair
+from edgefold.errors import UsageError, unknown_name
+from edgefold.models.blocks.arguments import IntPair, check_channels, check_geometry, pair
 from edgefold.models.blocks.init import kaiming
 from edgefold.models.blocks.squeeze_excite import SqueezeExcite
 
 ACTIVATIONS: Final[dict[str, Callable[[], nn.Module]]] = {"hardswish": nn.Hardswish, "relu": nn.ReLU, "relu6": nn.ReLU6}
 
 
-def inverted_residual_parameters(in_channels: int, out_channels: int, kernel_size: IntPair, expand: int) -> int:
+def inverted_residual_parameters(in_channels: int, out_channels: int, kernel_size: IntPair, expand: float) -> int:
     """Weights of the convolutions: t·M·(M·[t ≠ 1] + K² + N)."""
-    hidden = in_channels * expand
+    hidden = round(in_channels * expand)
     return hidden * ((in_channels if expand != 1 else 0) + math.prod(pair(kernel_size)) + out_channels)
 
 
@@ -35,12 +35,12 @@ def inverted_residual_macs(
     in_channels: int,
     out_channels: int,
     kernel_size: IntPair,
-    expand: int,
+    expand: float,
     input_size: tuple[int, int],
     output_size: tuple[int, int],
 ) -> int:
     """Multiply-accumulates of the convolutions for one sample; the first works before the stride, the others after it."""
-    hidden = in_channels * expand
+    hidden = round(in_channels * expand)
     first = hidden * in_channels * math.prod(input_size) if expand != 1 else 0
     return first + hidden * (math.prod(pair(kernel_size)) + out_channels) * math.prod(output_size)
 
@@ -56,7 +56,7 @@ class InvertedResidual(nn.Module):
         padding: of the depthwise convolution; by default it keeps the size at stride 1.
         dilation: of the depthwise convolution.
         bias: of the convolutions; each has a norm after it, so that there is none by default.
-        expand: t, the hidden channels for each input channel.
+        expand: t, the hidden channels for each input channel; t·M is rounded.
         activation: ``relu6`` (V2), ``hardswish`` or ``relu`` (V3).
         attention: whether there is squeeze-and-excitation, with a hard sigmoid.
 
@@ -73,18 +73,19 @@ class InvertedResidual(nn.Module):
         padding: IntPair = 1,
         dilation: IntPair = 1,
         bias: bool = False,
-        expand: int = 6,
+        expand: float = 6,
         activation: str = "relu6",
         attention: bool = False,
     ) -> None:
         super().__init__()
         check_channels("InvertedResidual", in_channels, out_channels)
-        check_positive("InvertedResidual", "expand", expand)
         check_geometry("InvertedResidual", kernel_size, stride, padding, dilation)
         if activation not in ACTIVATIONS:
             raise unknown_name("activation of InvertedResidual", activation, ACTIVATIONS)
         act = ACTIVATIONS[activation]
-        hidden = in_channels * expand
+        hidden = round(in_channels * expand)
+        if hidden < 1:
+            raise UsageError(f"InvertedResidual: expand is {expand}, expected a positive number")
         layers: list[nn.Module] = []
         if expand != 1:
             layers += [nn.Conv2d(in_channels, hidden, 1, bias=bias), nn.BatchNorm2d(hidden), act()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from torch import Tensor, nn
 
 from edgefold.errors import UsageError
@@ -17,16 +19,25 @@ class Classifier(nn.Module):
         channels: of the features.
         num_classes: length of the output.
         input_size: (C, H, W) that the network is made for; other H and W work where the strides allow it.
+        head: from the means of the features (B, channels) to the logits; by default one linear layer.
 
     Raises:
-        UsageError: a size is below 1, or the image is too small for the strides.
+        UsageError: ``num_classes`` is below 1.
     """
 
-    def __init__(self, name: str, features: nn.Module, channels: int, num_classes: int, input_size: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        name: str,
+        features: nn.Module,
+        channels: int,
+        num_classes: int,
+        input_size: tuple[int, int, int],
+        head: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         check_positive(name, "num_classes", num_classes)
         self.features = features
-        self.head = nn.Linear(channels, num_classes)
+        self.head = nn.Linear(channels, num_classes) if head is None else head
         self.input_size = input_size
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,12 +59,19 @@ def input_size(name: str, in_channels: int, resolution: int, least: int = 8) -> 
     return in_channels, resolution, resolution
 
 
-def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
-    """Conv2d without bias, BatchNorm, ReLU; the size of the image is kept at stride 1."""
+def conv_bn_act(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 3,
+    stride: int = 1,
+    groups: int = 1,
+    activation: Callable[[], nn.Module] = nn.ReLU,
+) -> nn.Sequential:
+    """Conv2d without bias, BatchNorm, activation; the size of the image is kept at stride 1."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False),
+        nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False),
         nn.BatchNorm2d(out_channels),
-        nn.ReLU(),
+        activation(),
     )
 
 
@@ -61,7 +79,27 @@ def scaled(channels: int, width: float, divisor: int = 8) -> int:
     """``channels`` times the width multiplier, as the nearest positive multiple of ``divisor`` (MobileNet's rule).
 
     At most 10 % below the exact product.
+
+    Raises:
+        UsageError: ``width`` is not above 0.
     """
+    if not width > 0:
+        raise UsageError(f"width is {width}, expected a factor above 0")
     exact = channels * width
     rounded = max(divisor, int(exact + divisor / 2) // divisor * divisor)
     return rounded if rounded >= 0.9 * exact else rounded + divisor
+
+
+def fitting_strides(resolution: int, wanted: Sequence[int], least: int = 4) -> tuple[int, ...]:
+    """The strides of a network's layers for an image of side ``resolution``.
+
+    A stride of 2 becomes 1 where the map would fall below ``least``. The first layer keeps the size of images below 64 pixels:
+    their detail is of the size of a kernel.
+    """
+    strides = []
+    size = resolution
+    for index, stride in enumerate(wanted):
+        keeps = stride == 1 or (index == 0 and resolution < 64) or (size + 1) // 2 < least
+        strides.append(1 if keeps else stride)
+        size = size if keeps else (size + 1) // 2
+    return tuple(strides)
