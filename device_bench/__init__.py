@@ -6,6 +6,7 @@
 from edgefold.device_bench.bench import bench, bench_many
 from edgefold.device_bench.compare import compare, compare_measurements
 from edgefold.device_bench.devices import DeviceStatus, devices
+from edgefold.device_bench.native_build import build_runner
 from edgefold.device_bench.options import BenchOptions
 
-__all__ = ["BenchOptions", "DeviceStatus", "bench", "bench_many", "compare", "compare_measurements", "devices"]
+__all__ = ["BenchOptions", "DeviceStatus", "bench", "bench_many", "build_runner", "compare", "compare_measurements", "devices"]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgefold.artifact import Artifact
 from edgefold.device_bench.cases import Case, make_case
-from edgefold.device_bench.launch import choose_launcher
+from edgefold.device_bench.launch import Launchers, Worker
 from edgefold.device_bench.method import measure, placed
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.runners import open_runner
@@ -29,6 +29,7 @@ def bench(
     *,
     inputs: Sequence[Array] | None = None,
     reference: Sequence[Array] | None = None,
+    worker: Worker = "auto",
     ssh_config: Path | None = None,
     keep: bool = False,
     progress: Callable[[], None] = lambda: None,
@@ -43,6 +44,7 @@ def bench(
         inputs: in torch's layout; the first sample is used. Seeded ones by default.
         reference: what the model must compute for these inputs, in torch's layout, one array an output. By default, on any
             device but this one, what this machine computes from the same file.
+        worker: what answers on a remote device: its ``python``, the ``native`` runner, or the first of them that can.
         ssh_config: another configuration file for OpenSSH.
         keep: leave what was sent on the device.
         progress: called after each process.
@@ -55,13 +57,14 @@ def bench(
     options = options or BenchOptions(threads=threads)
     case = make_case(artifact, seed=options.seed, inputs=inputs)
     with open_runner(device, ssh_config=ssh_config, keep=keep) as runner:
-        return bench_case(case, runner, options, reference=reference, progress=progress)
+        return bench_case(case, runner, options, Launchers(runner, worker), reference=reference, progress=progress)
 
 
 def bench_case(
     case: Case,
     runner: Runner,
     options: BenchOptions,
+    launchers: Launchers,
     *,
     reference: Sequence[Array] | None = None,
     idle: DeviceInfo | None = None,
@@ -70,7 +73,7 @@ def bench_case(
     """The same for a case and an open runner."""
     if reference is None and runner.url not in ("host", "fake"):
         reference = host_outputs(case)
-    with placed(case, runner, choose_launcher(runner, case.format), options) as place:
+    with placed(case, runner, launchers.of(case.format), options) as place:
         return measure(place, idle=idle, reference=reference, progress=progress)
 
 
@@ -80,6 +83,7 @@ def bench_many(
     options: BenchOptions | None = None,
     *,
     inputs: Sequence[Array] | None = None,
+    worker: Worker = "auto",
     ssh_config: Path | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Measurement]:
@@ -87,8 +91,8 @@ def bench_many(
     options = options or BenchOptions()
     cases = [make_case(artifact, seed=options.seed, inputs=inputs) for artifact in artifacts]
     with open_runner(device, ssh_config=ssh_config) as runner:
-        idle = runner.info()
-        return [bench_case(case, runner, options, idle=idle, progress=progress) for case in cases]
+        idle, launchers = runner.info(), Launchers(runner, worker)
+        return [bench_case(case, runner, options, launchers, idle=idle, progress=progress) for case in cases]
 
 
 def host_outputs(case: Case) -> tuple[Array, ...]:

@@ -16,7 +16,7 @@ from edgefold.artifact import Artifact
 from edgefold.device_bench import stats
 from edgefold.device_bench.bench import host_outputs
 from edgefold.device_bench.cases import Case, make_case
-from edgefold.device_bench.launch import choose_launcher
+from edgefold.device_bench.launch import Launchers, Worker
 from edgefold.device_bench.method import PlacedCase, assemble, cool_down, placed
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.parity import compare_outputs
@@ -38,6 +38,7 @@ def compare(
     options: BenchOptions | None = None,
     *,
     threshold: float = DEFAULT_THRESHOLD,
+    worker: Worker = "auto",
     ssh_config: Path | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Comparison:
@@ -53,7 +54,8 @@ def compare(
     options = options or BenchOptions(processes=2 * MIN_BLOCKS, min_time_s=0.25)
     cases = [make_case(artifact, seed=options.seed) for artifact in (a, b)]
     with open_runner(device, ssh_config=ssh_config) as runner:
-        return compare_cases(cases[0], cases[1], runner, options, threshold=threshold, progress=progress)
+        launchers = Launchers(runner, worker)
+        return compare_cases(cases[0], cases[1], runner, options, launchers, threshold=threshold, progress=progress)
 
 
 def compare_cases(
@@ -61,14 +63,15 @@ def compare_cases(
     b: Case,
     runner: Runner,
     options: BenchOptions,
+    launchers: Launchers,
     *,
     threshold: float = DEFAULT_THRESHOLD,
     progress: Callable[[], None] = lambda: None,
 ) -> Comparison:
     """The same for two cases and an open runner."""
     blocks = max(MIN_BLOCKS, math.ceil(options.processes / 2))
-    launchers = [choose_launcher(runner, case.format) for case in (a, b)]
-    with placed(a, runner, launchers[0], options) as first, placed(b, runner, launchers[1], options) as second:
+    ways = [launchers.of(case.format) for case in (a, b)]
+    with placed(a, runner, ways[0], options) as first, placed(b, runner, ways[1], options) as second:
         before, gate_reached = cool_down(runner, runner.info(), options)
         runs: tuple[list[Run], list[Run]] = ([], [])
         during = before

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from edgefold.artifact import Format
+from edgefold.device_bench.native_bundle import NativeLauncher, load_bundle
 from edgefold.device_bench.runners.base import RemotePath, Runner
 from edgefold.errors import DeviceError
 from edgefold.runtime.protocol import WORKER, python_path, worker_argv
+
+Worker = Literal["auto", "python", "native"]
 
 PROBE_TIMEOUT_S = 120.0
 # The modules of which one must be there, as the worker looks for them.
@@ -80,16 +83,42 @@ def has_python(runner: Runner, form: Format) -> bool:
     return runner.run([runner.python, "-I", "-c", script], timeout_s=PROBE_TIMEOUT_S).returncode == 0
 
 
-def choose_launcher(runner: Runner, form: Format) -> Launcher:
-    """The best way to answer jobs of a format on a device.
+def choose_launcher(runner: Runner, form: Format, worker: Worker = "auto") -> Launcher:
+    """The best way to answer jobs of a format on a device: its own Python where it has the runtime, else the native runner.
 
     Raises:
-        DeviceError: the device has no Python with a runtime for the format, and no other way is at hand.
+        DeviceError: neither is possible; the message says what to do.
     """
     if runner.url == "host":
         return HostLauncher()
-    if runner.url == "fake" or has_python(runner, form):
+    if runner.url == "fake":
         return PythonLauncher(runner.python)
-    raise DeviceError(
-        f"device '{runner.url}' has no Python with numpy and {' or '.join(MODULES[form])}; install one of them there"
-    )
+    if worker != "native" and has_python(runner, form):
+        return PythonLauncher(runner.python)
+    missing = f"device '{runner.url}' has no Python with numpy and {' or '.join(MODULES[form])}"
+    if worker == "python":
+        raise DeviceError(f"{missing}; install one of them there, or use the native runner")
+    bundle = load_bundle()
+    if bundle is None:
+        raise DeviceError(f"{missing}, and no native runner was built; build one with: edgefold runner build")
+    machine = runner.info().machine
+    if machine != bundle.machine:
+        raise DeviceError(
+            f"device '{runner.url}' is {machine or 'of an unknown kind'}, the native runner is for {bundle.machine}; "
+            "install Python with a runtime there"
+        )
+    return NativeLauncher(runner, bundle, form)
+
+
+class Launchers:
+    """The launchers of one open runner; each is prepared once."""
+
+    def __init__(self, runner: Runner, worker: Worker = "auto") -> None:
+        self._runner, self._worker = runner, worker
+        self._made: dict[Format, Launcher] = {}
+
+    def of(self, form: Format) -> Launcher:
+        """The launcher for a format; see `choose_launcher`."""
+        if form not in self._made:
+            self._made[form] = choose_launcher(self._runner, form, self._worker)
+        return self._made[form]

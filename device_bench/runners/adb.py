@@ -131,7 +131,7 @@ class AdbRunner(ShellRunner):
             if self._fixed_performance:
                 self._fixed_performance = False
                 self._checked("cmd power set-fixed-performance-mode-enabled false 2>/dev/null", timeout_s=ADB_S)
-        except (DeviceError, ClientTimeoutError) as failure:
+        except DeviceError as failure:
             if error is not None:
                 error.add_note(f"fixed performance mode may still be on, on device '{self.url}' ({failure})")
         finally:

@@ -13,7 +13,7 @@ from edgefold.device_bench.runners.base import Completed
 from edgefold.errors import DeviceError
 
 
-class ClientTimeoutError(Exception):
+class ClientTimeoutError(DeviceError):
     """The client did not end in time; it was killed."""
 
 
@@ -37,7 +37,7 @@ def run_client(
         try:
             stdout, stderr = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
-            raise ClientTimeoutError from error
+            raise ClientTimeoutError(f"'{argv[0]}' gave no answer within {timeout_s:g} s; check the connection") from error
         finally:
             if process.poll() is None:
                 with suppress(ProcessLookupError):

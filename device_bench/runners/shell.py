@@ -20,7 +20,7 @@ from edgefold.artifact import sha256_of
 from edgefold.device_bench.device import PROBE, parse_device
 from edgefold.device_bench.runners.base import Completed, RemotePath, files_below, unique_name
 from edgefold.device_bench.runners.client import ClientTimeoutError
-from edgefold.errors import DeviceError, EdgefoldError
+from edgefold.errors import DeviceError
 from edgefold.results import DeviceInfo
 from edgefold.runtime.protocol import last_line
 
@@ -171,7 +171,7 @@ class ShellRunner(ABC):
         path = shlex.quote(pid)
         try:
             self._checked(f'[ ! -f {path} ] || kill -KILL "$(cat {path})"; rm -f {path}', timeout_s=QUICK_S)
-        except (EdgefoldError, ClientTimeoutError) as failure:
+        except DeviceError as failure:
             error.add_note(f"it may still run on device '{self.url}' ({failure}); its own time limit ends it")
 
     def _folder(self) -> RemotePath:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgefold.device_bench.bench import bench_case
 from edgefold.device_bench.cases import make_case
+from edgefold.device_bench.launch import Launchers
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.runners.fake import QUIET_DEVICE, FakeDevice, FakeRunner
 from edgefold.results import Code, CoreInfo, DeviceInfo, Measurement
@@ -28,7 +29,7 @@ def measured(
     case = make_case(tiny / "tiny.onnx", seed=0)
     device.outputs = device.outputs or (OUTPUT,)
     with FakeRunner(device) as runner:
-        return bench_case(case, runner, BenchOptions(gate_max_s=0, **options), reference=reference)
+        return bench_case(case, runner, BenchOptions(gate_max_s=0, **options), Launchers(runner), reference=reference)
 
 
 def steady(model: str, process: int) -> float:

@@ -11,6 +11,7 @@ import pytest
 from edgefold.device_bench.bench import bench_case
 from edgefold.device_bench.cases import Case, make_case
 from edgefold.device_bench.compare import compare, compare_cases, compare_measurements, verdict_of
+from edgefold.device_bench.launch import Launchers
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.runners.fake import FakeDevice, FakeRunner
 from edgefold.errors import UsageError
@@ -31,7 +32,7 @@ def device(ratio: float, seed: int) -> FakeDevice:
 
 def verdict(pair: tuple[Case, Case], made: FakeDevice) -> Verdict:
     with FakeRunner(made) as runner:
-        return compare_cases(*pair, runner, OPTIONS).verdict
+        return compare_cases(*pair, runner, OPTIONS, Launchers(runner)).verdict
 
 
 def test_a_against_a_shows_no_difference(pair: tuple[Case, Case]) -> None:
@@ -65,7 +66,7 @@ def test_a_difference_below_the_threshold_is_none() -> None:
 
 def result(tiny: Path, latency_ns: float, seed: int = 0) -> Measurement:
     with FakeRunner(FakeDevice(latency_ns=lambda model, process: latency_ns, seed=seed)) as runner:
-        return bench_case(make_case(tiny / "tiny.onnx", seed=0), runner, BenchOptions(gate_max_s=0))
+        return bench_case(make_case(tiny / "tiny.onnx", seed=0), runner, BenchOptions(gate_max_s=0), Launchers(runner))
 
 
 def test_stored_results_compare_when_the_device_was_the_same(tiny: Path) -> None:

@@ -14,6 +14,7 @@ from edgefold.artifact import TensorSpec
 from edgefold.device_bench import BenchOptions, bench, bench_many
 from edgefold.device_bench.bench import bench_case
 from edgefold.device_bench.cases import make_case, seeded_inputs, write_case
+from edgefold.device_bench.launch import Launchers
 from edgefold.device_bench.method import cool_down
 from edgefold.device_bench.parity import compare_outputs, is_right
 from edgefold.device_bench.runners.base import Completed
@@ -27,7 +28,7 @@ QUICK = BenchOptions(processes=2, min_samples=3, min_time_s=0.001, max_secs=10, 
 def test_each_process_is_fresh_and_memory_is_a_pass_of_its_own(tiny: Path) -> None:
     device = FakeDevice()
     with FakeRunner(device) as runner:
-        bench_case(make_case(tiny / "tiny.onnx", seed=0), runner, BenchOptions(processes=3))
+        bench_case(make_case(tiny / "tiny.onnx", seed=0), runner, BenchOptions(processes=3), Launchers(runner))
         assert device.pushed == {}
     assert device.jobs == ["bench tiny.onnx"] * 3 + ["memory tiny.onnx"]
 
@@ -36,7 +37,7 @@ def test_what_was_pushed_is_removed_when_a_run_fails(tiny: Path) -> None:
     device = FakeDevice(answer=lambda answer: Completed(-11, b"", b""))
     with FakeRunner(device) as runner:
         with pytest.raises(RuntimeFailure, match=r"crashed on 'tiny.onnx' \(SIGSEGV\)"):
-            bench_case(make_case(tiny / "tiny.onnx", seed=0), runner, QUICK)
+            bench_case(make_case(tiny / "tiny.onnx", seed=0), runner, QUICK, Launchers(runner))
         assert device.pushed == {}
 
 
@@ -46,7 +47,7 @@ def test_ctrl_c_leaves_nothing(tiny: Path) -> None:
 
     device = FakeDevice(answer=interrupt)
     with FakeRunner(device) as runner, pytest.raises(KeyboardInterrupt):
-        bench_case(make_case(tiny / "tiny.onnx", seed=0), runner, QUICK)
+        bench_case(make_case(tiny / "tiny.onnx", seed=0), runner, QUICK, Launchers(runner))
     assert device.pushed == {}
 
 
