@@ -39,8 +39,8 @@ def insert_qdq(graph: GraphModule, *, fold_weights: bool) -> GraphModule:
         if Q in node.meta:
             _quantize_output(result, node)
     result.graph.lint()
-    result.recompile()
-    return result
+    # A module made anew holds only what its graph reads: a converter would write the float weights beside the integers.
+    return GraphModule(result, result.graph)
 
 
 def round_bias(bias: Tensor, input_scale: float, weight_scale: Tensor) -> Tensor:

@@ -101,3 +101,11 @@ def test_the_input_graph_is_not_changed(net: Residual) -> None:
     insert_qdq(attach(program.graph, table), fold_weights=True)
     assert program.graph.code == before
     assert not any(Q in node.meta for node in program.graph.graph.nodes)
+
+
+def test_float_weights_are_gone_once_they_are_integers(net: Residual) -> None:
+    program = capture(net, torch.zeros(1, 3, 8, 8))
+    table = calibrate(program.graph, [(torch.randn(1, 3, 8, 8),)])
+    graph = insert_qdq(attach(program.graph, table), fold_weights=True)
+    kept = {name for name, value in graph.state_dict().items() if value.ndim == 4 and value.is_floating_point()}
+    assert kept == set()
