@@ -128,14 +128,15 @@ _PRODUCTS: Final[dict[str, Rule]] = {
     **dict.fromkeys(("addmm", "baddbmm", "addbmm", "addmv", "addcmul"), _product(1, 2, 0)),
     "einsum": _einsum,
 }
+_NORMS = ("batch_norm", "native_batch_norm", "_native_batch_norm_legit", "_batch_norm_impl_index")
 _OTHERS: Final[dict[str, Rule]] = {
     **dict.fromkeys(("div", "div_", "divide", "true_divide"), _quotient),
-    **dict.fromkeys(("batch_norm", "native_batch_norm", "_native_batch_norm_legit", "_batch_norm_impl_index"), _inference(5, "training")),
+    **dict.fromkeys(_NORMS, _inference(5, "training")),
     **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout"), _inference(2, "train")),
     **dict.fromkeys(("index_put", "index_put_"), _only(0, 2)),
     **dict.fromkeys(("index_add", "index_copy", "scatter", "scatter_add"), _only(0, 3)),
     "where": _only(1, 2),
-}  # fmt: skip
+}
 _RULES: Final[dict[str, Rule]] = {
     **dict.fromkeys(_FIRST.split(), _only(0)),
     **dict.fromkeys(_BOTH.split(), _any),
@@ -143,7 +144,11 @@ _RULES: Final[dict[str, Rule]] = {
     **_OTHERS,
 }
 _SHAPE_ONLY: Final = frozenset(
-    ["zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided", "_assert_tensor_metadata", "sym_size", "sym_numel", "sym_stride", "size", "numel", "is_contiguous"]
+    {
+        *("zeros_like", "ones_like", "full_like", "empty_like"),
+        *("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"),
+        *("sym_size", "sym_numel", "sym_stride", "size", "numel", "is_contiguous", "_assert_tensor_metadata"),
+    }
 )
 _READS: Final = {
     "_local_scalar_dense": "reads values of a tensor that depends on the input (item, int, float, bool or if)",

@@ -3,8 +3,8 @@
 A `Proof` is a dispatch mode. It keeps one or more open `Scope`s, each a piece of the network (a module's call) with one input
 tensor; a scope stays sound as long as each op on its dependent tensors is admitted (`edgefold.export.fold.admission`), nothing
 random is drawn, its constants are its own, and nothing that existed before the scope is written. One run of the network thus
-judges all its modules. Dependence is kept by storage, so that views and writes into views are followed. Each storage is noted when it
-is made, so that an address that is used again is never taken for what stood there before.
+judges all its modules. Dependence is kept by storage, so that views and writes into views are followed. Each storage is
+noted when it is made, so that an address that is used again is never taken for what stood there before.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import Parameter
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgefold.export.fold.admission import admit, is_random, is_shape_only, operands, written_positions
 from edgefold.export.fold.cost import macs_of
 from edgefold.export.fold.field import Field, advance, join, whole
+from edgefold.export.fold.modes import DispatchMode
 
 _ORIGIN = "uses a tensor of unknown origin: neither a parameter or buffer nor made by an op in its call"
 
@@ -48,7 +48,7 @@ class Scope:
         return not self.reason
 
 
-class Proof(TorchDispatchMode):
+class Proof(DispatchMode):
     """Follows the open scopes through all ops. `edgefold.export.fold.watch.proof` enters it with its watch."""
 
     def __init__(self) -> None:
@@ -57,10 +57,6 @@ class Proof(TorchDispatchMode):
         self.clock = 0
         self.born: dict[int, int] = {}  # storage made by an op -> when
         self._saved: dict[int, tuple[Tensor, Tensor]] = {}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # saves a third of the time of a call; nothing is compiled here
 
     def restore(self) -> None:
         """Gives what the network wrote into its own buffers, or into its input, the values from before."""
@@ -81,7 +77,7 @@ class Proof(TorchDispatchMode):
         finally:
             if scope in self.open:
                 self.open.remove(scope)
-            if scope.sound and any(reference.expired() for reference in scope.foreign.values()):
+            if scope.sound and any(_is_gone(reference) for reference in scope.foreign.values()):
                 self.refuse((scope,), _ORIGIN)
 
     def field_of(self, scope: Scope, tensor: Tensor) -> Field | None:
@@ -108,7 +104,7 @@ class Proof(TorchDispatchMode):
         born = self.born.get(storage)
         if born is None:
             if storage not in scope.foreign:
-                scope.foreign[storage] = StorageWeakRef(tensor.untyped_storage())
+                scope.foreign[storage] = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]  # torch
         elif born < scope.start:
             self.refuse((scope,), "uses a tensor that was computed outside of its call")
             return False
@@ -198,3 +194,8 @@ def storage_of(tensor: Tensor) -> int:
     """What tells the memory of a tensor: equal for its views."""
     key: int = tensor.untyped_storage()._cdata
     return key
+
+
+def _is_gone(reference: StorageWeakRef) -> bool:
+    gone: bool = reference.expired()  # type: ignore[no-untyped-call]  # torch
+    return gone

@@ -7,12 +7,14 @@ many ops (a layer of 262,144 modules) is checked in its own type against its rec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from edgefold.export.fold.affine import Scope
 from edgefold.export.fold.check import TOLERANCE, diagnose, random_like, relative_error
 from edgefold.export.fold.cost import effective_macs
 from edgefold.export.fold.double import Double
@@ -47,6 +49,22 @@ class Evidence:
     pair: tuple[Tensor, Tensor] | None = None
 
 
+def evidence(scope: Scope, x: Tensor, y: Tensor, field: Field | None, pair: tuple[Tensor, Tensor] | None = None) -> Evidence:
+    """What a sound scope showed, for a call from x to y."""
+    return Evidence(
+        tuple(x.shape),
+        tuple(y.shape),
+        x.dtype,
+        scope.macs,
+        scope.ops,
+        scope.computed,
+        scope.convolutions,
+        field,
+        frozenset(scope.foreign),
+        pair,
+    )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Folded:
     """A function as one convolution. ``macs`` are the effective ones of one sample."""
@@ -58,107 +76,167 @@ class Folded:
 
 def attempt(f: Function, calls: tuple[Evidence, ...]) -> Folded | str:
     """The convolution that f is in all of its calls, or why it is none."""
-    reason = "it is no convolution"
     with torch.no_grad():
-        for field, resize in _ways(calls[0]):
+        witnesses = []
+        for call in calls:
+            found = _witness(f, call)
+            if isinstance(found, str):
+                return found
+            witnesses.append(found)
+        return _Attempt(f, calls, tuple(witnesses)).fold()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Witness:
+    """One run of f on dense random values, against which a kernel is checked; its type is that of the whole attempt."""
+
+    x: Tensor
+    y: Tensor
+
+
+def _witness(f: Function, call: Evidence) -> Witness | str:
+    """The run for a check at the size of the network, or why f is no convolution.
+
+    A function of few ops is proven a second time there, on a batch of two and in float64 if its code allows that.
+    """
+    if call.pair is not None:
+        return Witness(*call.pair)
+    shape = (max(2, call.shape[0]), *call.shape[1:])
+    if call.ops >= LARGE:
+        x = random_like(shape, call.dtype)
+        try:
+            return Witness(x, _guarded(f)(x))
+        except NotOneKernelError as error:
+            return str(error)
+    found: Witness | str = ""
+    for dtype in (torch.float64, call.dtype) if call.macs < _DOUBLE_WORK else (call.dtype,):
+        found = _proven(f, random_like(shape, dtype), call)
+        if isinstance(found, Witness) and found.y.dtype == dtype:
+            break
+    return found
+
+
+def _proven(f: Function, x: Tensor, call: Evidence) -> Witness | str:
+    run = _in_type(f, x.dtype)
+    try:
+        with proof(quick=False) as mode, mode.scope(x) as scope:
+            y = run(x)
+    except NotOneKernelError as error:
+        return str(error)
+    if not scope.sound:
+        return scope.reason
+    if not scope.foreign.keys() <= call.foreign:
+        return "uses a tensor of unknown origin: another one in every call"
+    return Witness(x, y)
+
+
+class _Attempt:
+    """Folding one function, in the floating type of its witnesses."""
+
+    def __init__(self, f: Function, calls: tuple[Evidence, ...], witnesses: tuple[Witness, ...]) -> None:
+        self._f, self._calls, self._witnesses = f, calls, witnesses
+        self._call = calls[0]
+        self._dtype = witnesses[0].y.dtype
+        self._run = _in_type(f, self._dtype)
+
+    def fold(self) -> Folded | str:
+        """The convolution, or why there is none."""
+        reason = "it is no convolution"
+        for field, resize in self._ways():
             try:
-                kernel = _recover(f, calls[0], field, resize=resize)
+                kernel = self._recover(field, resize=resize)
             except NotOneKernelError as error:
                 reason = str(error)
                 continue
-            dear = _too_dear(kernel, calls)
-            if dear:
+            dear = self._too_dear(kernel)
+            if dear and self._call.ops >= LARGE:
                 return dear
-            try:
-                checked = _check(f, kernel, calls)
-            except NotOneKernelError as error:
-                checked = str(error)
-            if isinstance(checked, Folded):
-                return checked
-            reason = checked
-    return reason
+            found = self._check(kernel)
+            if isinstance(found, Folded):
+                return dear or found
+            reason = found
+        return reason
+
+    def _ways(self) -> Iterator[tuple[Field | None, bool]]:
+        """Which field to trust and whether to choose the probe's size, from the cheapest way to the most careful."""
+        if self._call.field is not None:
+            yield self._call.field, True
+        yield None, True
+        if self._call.ops < LARGE:
+            yield None, False
+
+    def _recover(self, field: Field | None, *, resize: bool) -> Kernel:
+        call = self._call
+        if field is None:
+            shape = _locating_shape(call.shape) if resize else (1, *call.shape[1:])
+            field = locate(self._run, shape, self._dtype)
+        return canonical(probe(self._run, call.shape, call.out_shape, field, self._dtype, resize=resize))
+
+    def _too_dear(self, kernel: Kernel) -> str:
+        before, after = self._call.macs, _macs(kernel, self._call.out_shape) * self._call.shape[0]
+        if after > before:
+            return f"one convolution would need {after:,} multiply-accumulates, its own form needs {before:,}"
+        return ""
+
+    def _check(self, kernel: Kernel) -> Folded | str:
+        """The kernel with the border that f has, if it is f in all calls."""
+        first = ""
+        for candidate in _borders(kernel):
+            reason, error = "", 0.0
+            for witness, call in zip(self._witnesses, self._calls, strict=True):
+                off = _error(candidate, witness.x, witness.y)
+                if off > TOLERANCE.get(self._dtype, TOLERANCE[torch.float32]):
+                    reason = _explain(self._run, witness, candidate, off, call)
+                    break
+                error = max(error, self._error_in_use(candidate, off, call))
+            if not reason and error > TOLERANCE.get(call.dtype, TOLERANCE[torch.float32]):
+                reason = f"in {call.dtype} it is off by {error:.1g} of its output (relative)"
+            if not reason:
+                return Folded(candidate.to(self._call.dtype), _macs(candidate, self._call.out_shape), error)
+            first = first or reason
+        return first
+
+    def _error_in_use(self, kernel: Kernel, off: float, call: Evidence) -> float:
+        """The error in the floating type of the network."""
+        if self._dtype == call.dtype:
+            return off
+        x = random_like(call.shape, call.dtype, seed=1)
+        return _error(kernel.to(call.dtype), x, self._f(x))
 
 
-def _ways(call: Evidence) -> Iterator[tuple[Field | None, bool]]:
-    """Which field to trust and whether to choose the probe's size, from the cheapest way to the most careful."""
-    if call.field is not None:
-        yield call.field, True
-    yield None, True
-    if call.ops < LARGE:
-        yield None, False
+def _in_type(f: Function, dtype: torch.dtype) -> Function:
+    """f, run in float64 if that is the type; what its code raises becomes a reason not to fold."""
+    guarded = _guarded(f)
+    if dtype != torch.float64:
+        return guarded
 
+    def run(x: Tensor) -> Tensor:
+        with Double():
+            return guarded(x)
 
-def _in_double(call: Evidence) -> bool:
-    return call.ops < LARGE and call.macs < _DOUBLE_WORK
-
-
-def _recover(f: Function, call: Evidence, field: Field | None, *, resize: bool) -> Kernel:
-    dtype = torch.float64 if _in_double(call) else call.dtype
-    run = _in_float64(f) if dtype == torch.float64 else f
-    run = _guarded(run)
-    if field is None:
-        field = locate(run, _locating_shape(call.shape) if resize else (1, *call.shape[1:]), dtype)
-    return canonical(probe(run, call.shape, call.out_shape, field, dtype, resize=resize))
+    return run
 
 
 def _guarded(f: Function) -> Function:
-    """f, with whatever its code raises on other sizes as a reason not to fold this way."""
-
     def run(x: Tensor) -> Tensor:
         try:
             return f(x)
         except Exception as error:  # foreign code may raise anything
             text = str(error).splitlines()
             raise NotOneKernelError(
-                f"its code fails on an input of shape {tuple(x.shape)}: {text[0] if text else error!r}"
+                f"its code fails on an input of shape {tuple(x.shape)}: {text[0] if text else repr(error)}"
             ) from error
 
     return run
 
 
-def _in_float64(f: Function) -> Function:
-    def run(x: Tensor) -> Tensor:
-        with Double():
-            return f(x.double())
-
-    return run
-
-
 def _locating_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A small size that strides and dynamic paddings treat like the real one."""
-    return (1, shape[1], *(size if size <= _SMALL_SIZE else 24 + (size - 24) % 16 for size in shape[2:]))
-
-
-def _too_dear(kernel: Kernel, calls: tuple[Evidence, ...]) -> str:
-    before, after = calls[0].macs, _macs(kernel, calls[0].out_shape) * calls[0].shape[0]
-    if after > before:
-        return f"one convolution would need {after:,} multiply-accumulates, its own form needs {before:,}"
-    return ""
+    """A size with room for most kernels that strides and dynamic paddings treat like the real one."""
+    return (1, shape[1], *(size if 24 <= size <= _SMALL_SIZE else 24 + (size - 24) % 16 for size in shape[2:]))
 
 
 def _macs(kernel: Kernel, out_shape: tuple[int, ...]) -> int:
-    positions = 1
-    for size in out_shape[2:]:
-        positions *= size
-    return effective_macs(read_structure(kernel.weight, kernel.groups), positions)
-
-
-def _check(f: Function, kernel: Kernel, calls: tuple[Evidence, ...]) -> Folded | str:
-    """The kernel with the border that f has, if it is f in all calls."""
-    reason = ""
-    for candidate in _borders(kernel):
-        reason, error = "", 0.0
-        for call in calls:
-            found = _check_call(f, candidate, call)
-            if isinstance(found, str):
-                reason = reason or found
-                break
-            error = max(error, found)
-        if not reason:
-            return Folded(candidate.to(calls[0].dtype), _macs(candidate, calls[0].out_shape), error)
-        if candidate is kernel:
-            first = reason
-    return first
+    return effective_macs(read_structure(kernel.weight, kernel.groups), math.prod(out_shape[2:]))
 
 
 def _borders(kernel: Kernel) -> Iterator[Kernel]:
@@ -169,46 +247,10 @@ def _borders(kernel: Kernel) -> Iterator[Kernel]:
             yield replace(kernel, mode=mode)
 
 
-def _check_call(f: Function, kernel: Kernel, call: Evidence) -> float | str:
-    """The error in the type of the network, or why the kernel is not f."""
-    own = kernel.to(call.dtype)
-    limit = TOLERANCE.get(call.dtype, TOLERANCE[torch.float32])
+def _explain(run: Function, witness: Witness, kernel: Kernel, error: float, call: Evidence) -> str:
     if call.ops >= LARGE:
-        x, y = call.pair or _run_on_two(f, call)
-        error = _error(own, x, y)
-        return error if error <= limit else f"one convolution is off by {error:.1g} of its output (relative)"
-    reason = _prove_again(f, kernel, call)
-    if reason:
-        return reason
-    x = random_like(call.shape, call.dtype, seed=1)
-    error = _error(own, x, f(x))
-    return error if error <= limit else f"in {call.dtype} it is off by {error:.1g} of its output (relative)"
-
-
-def _run_on_two(f: Function, call: Evidence) -> tuple[Tensor, Tensor]:
-    x = random_like((max(2, call.shape[0]), *call.shape[1:]), call.dtype)
-    return x, _guarded(f)(x)
-
-
-def _prove_again(f: Function, kernel: Kernel, call: Evidence) -> str:
-    """Proves f on a batch of two at the real size and checks the kernel there; returns the reason why not."""
-    dtype = torch.float64 if _in_double(call) else call.dtype
-    x = random_like((max(2, call.shape[0]), *call.shape[1:]), dtype)
-    run = _in_float64(f) if dtype == torch.float64 else f
-    try:
-        with proof(quick=False) as mode, mode.scope(x) as scope:
-            y = run(x)
-    except Exception as error:  # foreign code may raise anything
-        text = str(error).splitlines()
-        return f"its code fails on a batch of {len(x)}: {text[0] if text else repr(error)}"
-    if not scope.sound:
-        return scope.reason
-    if not scope.foreign.keys() <= call.foreign:
-        return "uses a tensor of unknown origin: another one in every call"
-    off = _error(kernel.to(y.dtype), x.to(y.dtype), y)
-    if off <= TOLERANCE.get(y.dtype, TOLERANCE[torch.float32]):
-        return ""
-    return diagnose(run, x, kernel.to(y.dtype), off)
+        return f"one convolution is off by {error:.1g} of its output (relative)"
+    return diagnose(run, witness.x, kernel, error)
 
 
 def _error(kernel: Kernel, x: Tensor, y: Tensor) -> float:

@@ -21,16 +21,16 @@ def macs_of(op: OpOverload, args: Sequence[Any], results: Sequence[Tensor]) -> i
     match name:
         case "convolution":
             if args[6]:  # transposed: each input value meets the kernels of its channel
-                return args[0].numel() * math.prod(args[1].shape[1:])
-            return out.numel() * math.prod(args[1].shape[1:])
+                return int(args[0].numel() * math.prod(args[1].shape[1:]))
+            return out.numel() * int(math.prod(args[1].shape[1:]))
         case "mm" | "bmm" | "mv" | "dot":
-            return int(args[0].numel()) * (args[1].shape[-1] if args[1].ndim > 1 else 1)
+            return int(args[0].numel() * (args[1].shape[-1] if args[1].ndim > 1 else 1))
         case "addmm" | "baddbmm" | "addmv":
-            return int(args[1].numel()) * (args[2].shape[-1] if args[2].ndim > 1 else 1)
+            return int(args[1].numel() * (args[2].shape[-1] if args[2].ndim > 1 else 1))
         case "mul" | "mul_" | "div" | "div_" | "native_batch_norm" | "_native_batch_norm_legit_no_training" | "addcmul":
             return out.numel()
         case "avg_pool2d" | "avg_pool1d":
-            return out.numel() * math.prod(args[1])
+            return out.numel() * int(math.prod(args[1]))
         case "_adaptive_avg_pool2d" | "mean" | "sum":
             return int(args[0].numel())
     return 0

@@ -50,10 +50,18 @@ def whole(channels: int, ndim: int) -> Field:
 
 
 _SAME = frozenset(
-    ["alias", "clone", "contiguous", "detach", "lift_fresh", "_to_copy", "neg", "mul", "mul_", "div", "div_", "add", "add_", "sub", "sub_", "rsub", "copy_", "native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit"]
+    {
+        *("alias", "clone", "contiguous", "detach", "lift_fresh", "_to_copy", "copy_", "neg"),
+        *("mul", "mul_", "div", "div_", "add", "add_", "sub", "sub_", "rsub"),
+        *("native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit"),
+    }
 )
 _CHANNEL_MOVES = frozenset(
-    ["slice", "select", "index", "index_select", "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "unbind", "cat", "stack", "unsqueeze", "squeeze", "view", "_unsafe_view", "_reshape_alias", "permute", "transpose", "narrow", "native_channel_shuffle"]
+    {
+        *("slice", "select", "narrow", "index", "index_select", "permute", "transpose", "native_channel_shuffle"),
+        *("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "unbind", "cat", "stack"),
+        *("unsqueeze", "squeeze", "view", "_unsafe_view", "_reshape_alias"),
+    }
 )
 
 
@@ -86,7 +94,12 @@ def advance(op: OpOverload, args: Sequence[Any], inputs: Sequence[tuple[Tensor, 
 
 @lru_cache(maxsize=4096)
 def convolved(
-    field: Field, weight: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...], dilation: tuple[int, ...], groups: int
+    field: Field,
+    weight: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
 ) -> Field | None:
     """The field after a convolution with a weight of shape (N, M / groups, *kernel)."""
     if len(weight) != len(field.axes) + 2:

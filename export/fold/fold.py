@@ -41,8 +41,8 @@ class FoldResult:
 def fold_module(module: nn.Module, example_inputs: Batch, *, progress: Progress | None = None) -> FoldResult:
     """Folds every linear convolution of a network, in modules and in functional code, into one convolution each.
 
-    What is not one convolution stays as it is, with the reason in the plan. The module is not changed, and neither the batch size nor any
-    other size may be changed in the result: it holds for inputs of the shapes of ``example_inputs``.
+    What is not one convolution stays as it is, with the reason in the plan. The module is not changed. The result holds for
+    inputs of the shapes of ``example_inputs``.
 
     Args:
         module: in eval mode.
@@ -55,35 +55,61 @@ def fold_module(module: nn.Module, example_inputs: Batch, *, progress: Progress 
         UnsupportedError: the module cannot be captured as a graph.
         CheckError: the folded network does not give the outputs of the module.
     """
-    report = progress or _silent
+    report = progress or (lambda what, done, total: None)
     _check_mode(module)
     args, kwargs = as_arguments(module, example_inputs)
-    with _no_collection():
-        root, decisions = _fold_tree(module, args, kwargs, report)
-    program = capture(root, example_inputs)
-    expected = program.graph(*program.example_inputs)
-    folds, reasons = fold_regions(program.graph, report)
-    if not same(expected, program.graph(*program.example_inputs)):
+    tree = fold_tree(module, args, kwargs, report)
+    program = capture(tree.module, example_inputs)
+    outputs = program.graph(*program.example_inputs)
+    if tree.outputs is not None and not same(tree.outputs, outputs):
+        raise CheckError(
+            f"model {type(module).__name__} gives other outputs as a captured graph; "
+            "remove what it keeps between calls, random numbers and code that asks for the types of its layers"
+        )
+    folds, reasons = fold_regions(program.graph, tree.unsteady, report)
+    if not same(outputs, program.graph(*program.example_inputs)):
         raise CheckError(f"model {type(module).__name__}: its folded graph gives other outputs; please report this model")
     record_values(program.graph, program.example_inputs)
-    return FoldResult(program, plan_of(program.graph, decisions, folds, reasons))
+    return FoldResult(program, plan_of(program.graph, list(tree.decisions), folds, reasons))
 
 
-def _fold_tree(
-    module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], report: Progress
-) -> tuple[nn.Module, list[Decision]]:
-    """A shadow of the module whose affine modules are folded."""
+@dataclass(frozen=True, slots=True)
+class FoldedTree:
+    """A network whose modules are folded, before its graph is captured.
+
+    ``outputs`` are those of the network on the example inputs, if the run used just them. ``unsteady`` names the modules
+    with hidden state; all are, if the name is empty.
+    """
+
+    module: nn.Module
+    decisions: tuple[Decision, ...]
+    outputs: Any | None
+    unsteady: tuple[str, ...]
+
+
+def fold_tree(
+    module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], report: Progress = lambda what, done, total: None
+) -> FoldedTree:
+    """Folds the modules of a network and leaves its functional code as it is.
+
+    Raises:
+        ModelError: the module fails on the inputs.
+    """
     root = shadow(module)
-    with recorder(root) as watch:
+    with _no_collection(), recorder(root) as watch:
         snapshot = Snapshot(watch.modules.values())
         report("recording", 0, 1)
         expected = _run(watch, module, args, kwargs)
+        unsteady = tuple(watch.names[key] for key in snapshot.changed())
+        if snapshot.draws_random_numbers():
+            unsteady = ("",)
         folded, decisions = fold_modules(watch, snapshot, report)
         watch.root = folded
+        outputs = None if watch.feeds else expected
         if any(decision.folded for decision in decisions) and not same(expected, watch.replay(args, kwargs)):
             # Code around a layer may ask for its class; then it takes another way with the folded one.
-            return shadow(module), [_withdrawn(decision) for decision in decisions]
-    return folded, decisions
+            return FoldedTree(shadow(module), tuple(_withdrawn(decision) for decision in decisions), outputs, unsteady)
+    return FoldedTree(folded, tuple(decisions), outputs, unsteady)
 
 
 def _run(watch: Recorder, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
@@ -121,7 +147,3 @@ def _no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    """No progress shown."""

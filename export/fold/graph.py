@@ -14,17 +14,16 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgefold.export.fold.attempt import Evidence, Folded, attempt
+from edgefold.export.fold.attempt import Evidence, Folded, attempt, evidence
 from edgefold.export.fold.check import random_like
 from edgefold.export.fold.kernel import Kernel
-from edgefold.export.fold.regions import Region, Search, op_name
+from edgefold.export.fold.regions import Region, Search, groups_of, op_name, path_of
 from edgefold.export.fold.watch import proof
 from edgefold.quantize.graph import add_buffer
 
 aten = torch.ops.aten
 
 _PATIENCE = 2  # failures in a row after which an output is left
-_MODES = {"constant": "constant", "replicate": "replicate", "reflect": "reflect", "circular": "circular"}
 
 Progress = Callable[[str, int, int], None]
 
@@ -42,12 +41,12 @@ class RegionFold:
     macs_before: int
 
 
-def fold_regions(module: GraphModule, progress: Progress) -> tuple[list[RegionFold], dict[Node, str]]:
-    """Folds the regions of ``module`` in place.
+def fold_regions(module: GraphModule, unsteady: tuple[str, ...], progress: Progress) -> tuple[list[RegionFold], dict[Node, str]]:
+    """Folds the regions of ``module`` in place, outside of the modules named in ``unsteady``.
 
     Returns what was folded, and for convolution nodes that stay the reason why the region around them did not fold.
     """
-    search = Search(module.graph)
+    search = Search(module.graph, unsteady)
     folds: list[RegionFold] = []
     reasons: dict[Node, str] = {}
     gone: set[Node] = set()
@@ -89,8 +88,17 @@ def _largest(
 
 def _is_canonical(region: Region, search: Search) -> bool:
     """Whether the region is one convolution with stored weights already."""
-    (node, *others) = region.nodes
-    return not others and all(other.op == "get_attr" or other in search.dependent for other in node.all_input_nodes)
+    names = {op_name(node) for node in region.nodes}
+    if len(region.nodes) == 2 and "pad" in names:
+        (pad,) = (node for node in region.nodes if op_name(node) == "pad")
+        sizes, mode = pad.args[1], pad.args[2] if len(pad.args) > 2 else "constant"
+        assert isinstance(sizes, list | tuple)
+        if mode == "constant" and sizes[::2] == sizes[1::2]:
+            return False  # becomes the convolution's own padding
+    elif len(region.nodes) != 1:
+        return False
+    (node,) = region.convolutions
+    return all(other.op == "get_attr" or other in search.dependent for other in node.all_input_nodes)
 
 
 def _attempt(owner: GraphModule, region: Region) -> tuple[Evidence, Folded] | str:
@@ -104,23 +112,14 @@ def _attempt(owner: GraphModule, region: Region) -> tuple[Evidence, Folded] | st
         return scope.reason
     if y.ndim != x.ndim or len(y) != len(x) or y.dtype != x.dtype:
         return "its output is not (batch, channels, *space) with the dimensions of its input"
-    call = Evidence(
-        tuple(x.shape), tuple(y.shape), x.dtype, scope.macs, scope.ops, scope.computed, scope.convolutions, field, frozenset(scope.foreign)
-    )  # fmt: skip
+    call = evidence(scope, x, y, field)
     found = attempt(function, (call,))
     if isinstance(found, str):
         return found
-    groups = [_groups(node) for node in region.convolutions]
+    groups = [groups_of(node) for node in region.convolutions]
     if len(groups) == 1 and found.kernel.groups < groups[0]:
         return f"its {groups[0]} groups would be scattered over the channels"
     return call, found
-
-
-def _groups(node: Node) -> int:
-    position = {"conv1d": 6, "conv2d": 6, "convolution": 8}.get(op_name(node), 99)
-    groups = node.args[position] if len(node.args) > position else 1
-    assert isinstance(groups, int)
-    return groups
 
 
 def _replace(module: GraphModule, region: Region, call: Evidence, folded: Folded) -> RegionFold:
@@ -129,7 +128,7 @@ def _replace(module: GraphModule, region: Region, call: Evidence, folded: Folded
         value.numel() for node in region.constants if node.op == "get_attr" and isinstance(value := node.meta.get("val"), Tensor)
     )
     kind = " + ".join(dict.fromkeys(op_name(node) for node in sorted(region.nodes, key=_position(module))))
-    paths = tuple(dict.fromkeys(_path(node) for node in region.convolutions))
+    paths = tuple(dict.fromkeys(path_of(node) for node in region.convolutions))
     stack = _common_stack(region)
     with module.graph.inserting_before(output):
         conv = insert(module, region.source, kernel, _attribute(stack))
@@ -167,11 +166,6 @@ def insert(module: GraphModule, source: Node, kernel: Kernel, name: str) -> Node
 def _position(module: GraphModule) -> Callable[[Node], int]:
     index = {node: position for position, node in enumerate(module.graph.nodes)}
     return lambda node: index[node]
-
-
-def _path(node: Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    return str(list(stack.values())[-1][0]) if stack else ""
 
 
 def _common_stack(region: Region) -> dict[str, tuple[str, object]]:

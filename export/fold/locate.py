@@ -7,6 +7,7 @@ the border cuts; so the geometry is read from output lines whose reads end insid
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -43,10 +44,11 @@ def _locate_axis(f: Function, shape: tuple[int, ...], axis: int, dtype: torch.dt
         raise NotOneKernelError("its output does not depend on its input")
     offsets = lines.start
     found = [(q, np.flatnonzero(reads[:, q]) + offsets) for q in range(reads.shape[1]) if reads[:, q].any()]
-    inner = [(q, taps) for q, taps in found if taps[0] > lines.start and taps[-1] < lines.stop - 1]
-    neighbours = [(one, two) for one, two in zip(inner, inner[1:], strict=False) if two[0] == one[0] + 1]
+    most = max(len(taps) for _, taps in found)  # what the border cuts has fewer
+    inner = [(q, taps) for q, taps in found if taps[0] > lines.start and taps[-1] < lines.stop - 1 and len(taps) == most]
+    neighbours = [(one, two) for one, two in itertools.pairwise(inner) if two[0] == one[0] + 1]
     if neighbours:
-        (q, taps), (_, following) = neighbours[len(neighbours) // 2]
+        (_, taps), (_, following) = neighbours[len(neighbours) // 2]
         stride = int(following[0] - taps[0])
         inside = inner
     else:  # the kernel is as large as the input: the border cuts every read

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import nn
@@ -17,6 +18,9 @@ from edgefold.export.fold.kernel import FoldedConv
 from edgefold.export.fold.record import Recorder
 from edgefold.export.fold.shadow import children, is_plain_layer, replace_child
 from edgefold.export.fold.state import Snapshot
+
+ALREADY: Final = "is one convolution already"
+NO_WORK: Final = "holds no convolution"
 
 Progress = Callable[[str, int, int], None]  # what is at work, steps done, steps in all
 
@@ -63,10 +67,13 @@ class _Folder:
         self._done[key] = module
         if is_plain_layer(module) or isinstance(module, torch.jit.ScriptModule):
             return module
-        layer = self._try(module) if self._recorder.calls.get(key) else self._refuse(module)
-        if layer is not None:
-            self._done[key] = layer
-            return layer
+        if self._recorder.calls.get(key):
+            layer = self._try(module)
+            if layer is not None:
+                self._done[key] = layer
+                return layer
+        elif key in self._order:
+            self.decisions.append(self._decision(module, (), None, self._recorder.refused.get(key, "")))
         for _, child in list(children(module)):
             new = self.fold(child)
             if new is not child:
@@ -80,9 +87,9 @@ class _Folder:
         folded: Folded | None = None
         if not reason:
             if not any(call.convolutions for call in calls):
-                reason = "holds no convolution"
+                reason = NO_WORK
             elif calls[0].ops == 1 and not calls[0].computed:
-                reason = "is one convolution already"
+                reason = ALREADY
             else:
                 self._progress(recorder.names[key], self._order[key], len(self._order))
                 found = attempt(module, calls)
@@ -99,11 +106,6 @@ class _Folder:
         layer = FoldedConv(folded.kernel, module)
         recorder.adopt(module, layer)
         return layer
-
-    def _refuse(self, module: nn.Module) -> None:
-        if id(module) in self._order:
-            reason = self._recorder.refused.get(id(module), "")
-            self.decisions.append(self._decision(module, (), None, reason))
 
     def _decision(self, module: nn.Module, calls: tuple[Evidence, ...], folded: Folded | None, reason: str) -> Decision:
         key = id(module)

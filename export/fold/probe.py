@@ -15,6 +15,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -156,7 +157,8 @@ def _shoot(
             lit = list(_cells(start, count, len(places), inputs))
             for image, place, channel in lit:
                 if channel < inputs:
-                    batch[(image, slice(None), channel, *_position(lines, shot, places[place]))] = _HEIGHT
+                    spot: Any = (image, slice(None), channel, *_position(lines, shot, places[place]))
+                    batch[spot] = _HEIGHT
             out = f(batch.view(-1, channels, *sizes))
             if out.shape != (len(batch), out_channels, *(line.outputs for line in lines)):
                 raise NotOneKernelError(
@@ -164,7 +166,8 @@ def _shoot(
                 )
             dark = [(image, place) for image, place, channel in lit if channel == inputs]
             for image, place in dark:
-                bias = out[(image, slice(None), *_outputs(lines, shot, places[place])[0][1])].clone()
+                spot = (image, slice(None), *_outputs(lines, shot, places[place])[0][1])
+                bias = out[spot].clone()
             _read(out, weight, lit, lines, shot, places, inputs)
     assert bias is not None
     seen = torch.zeros(extents, dtype=torch.bool)
@@ -223,7 +226,9 @@ def _read(
             torch.tensor([base[axis] + places[place][axis] * line.shift for _, place, _ in lit])
             for axis, line in enumerate(lines)
         ]
-        weight[(slice(None), channels, *taps)] = out.transpose(0, 1)[(slice(None), images, *position)]
+        into: Any = (slice(None), channels, *taps)
+        source: Any = (slice(None), images, *position)
+        weight[into] = out.transpose(0, 1)[source]
 
 
 def _snapped(weight: Tensor, bias: Tensor) -> Tensor:

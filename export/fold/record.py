@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from edgefold.export.fold.affine import Proof, Scope
-from edgefold.export.fold.attempt import HUGE, Evidence
+from edgefold.export.fold.attempt import HUGE, Evidence, evidence
 from edgefold.export.fold.check import random_like
 from edgefold.export.fold.shadow import children, is_plain_layer, size_of
 from edgefold.export.fold.watch import proof
@@ -45,6 +45,11 @@ class Recorder:
                 self.modules[id(module)] = module
                 self.names[id(module)] = name
                 vars(module)["_call_impl"] = self._watched(module)
+
+    @property
+    def feeds(self) -> bool:
+        """Whether the run put random values in place of activations."""
+        return bool(self._fed)
 
     def record(self, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
         """Runs the network under the proof and returns its output."""
@@ -77,7 +82,7 @@ class Recorder:
             vars(module).pop("_call_impl", None)
 
     def _watched(self, module: nn.Module) -> Callable[..., Any]:
-        call = type(module)._call_impl
+        call: Callable[..., Any] = type(module)._call_impl
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             if self._replay is not None and id(module) in self._replay:
@@ -93,7 +98,7 @@ class Recorder:
         if key not in self.calls:
             self.calls[key] = []
             self.order.append(key)
-        call = type(module)._call_impl
+        call: Callable[..., Any] = type(module)._call_impl
         reason = _unfit(args, kwargs)
         if reason:
             self.refused.setdefault(key, reason)
@@ -111,13 +116,7 @@ class Recorder:
         else:
             huge = scope.ops >= HUGE
             fed = huge and key in self._fed
-            pair = (x, y) if fed else None
-            self.calls[key].append(
-                Evidence(
-                    tuple(x.shape), tuple(y.shape), x.dtype, scope.macs, scope.ops, scope.computed, scope.convolutions, field,
-                    frozenset(scope.foreign), pair,
-                )
-            )  # fmt: skip
+            self.calls[key].append(evidence(scope, x, y, field, (x, y) if fed else None))
         return y
 
 

@@ -20,8 +20,10 @@ from torch.fx import Graph, GraphModule, Node
 
 from edgefold.export.fold.admission import admit, is_random, is_shape_only, written_positions
 
-_CONVOLUTIONS = frozenset(["convolution", "conv1d", "conv2d", "linear", "matmul", "mm", "bmm", "addmm", "einsum"])
-_PER_CHANNEL = frozenset(["batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm", "mul", "add", "sub", "div", "getitem"])
+_CONVOLUTIONS = frozenset({"convolution", "conv1d", "conv2d", "linear", "matmul", "mm", "bmm", "addmm", "einsum"})
+_PER_CHANNEL = frozenset(
+    {"batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm", "mul", "add", "sub", "div", "getitem"}
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +66,10 @@ class Region:
 class Search:
     """The regions of one graph."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, unsteady: tuple[str, ...]) -> None:
         self.index = {node: position for position, node in enumerate(graph.nodes)}
         self.dependent = _dependent(graph)
-        self._affine = {node for node in self.dependent if _is_affine(node, self.dependent)}
+        self._affine = {node for node in self.dependent if _is_affine(node, self.dependent) and not _is_inside(node, unsteady)}
 
     def outputs(self) -> list[Node]:
         """The nodes at which a region may end, last first."""
@@ -113,6 +115,20 @@ def op_name(node: Node) -> str:
     return node.target._opname if isinstance(node.target, OpOverload) else getattr(node.target, "__name__", "")
 
 
+def groups_of(node: Node) -> int:
+    """The groups of a convolution node; 1 for other nodes."""
+    position = {"conv1d": 6, "conv2d": 6, "convolution": 8}.get(op_name(node), len(node.args))
+    groups = node.args[position] if len(node.args) > position else 1
+    assert isinstance(groups, int)
+    return groups
+
+
+def path_of(node: Node) -> str:
+    """The path of the module that a node comes from; empty for the model itself."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
 def _dependent(graph: Graph) -> set[Node]:
     """The nodes whose values depend on the inputs of the graph."""
     found: set[Node] = set()
@@ -134,6 +150,12 @@ def _is_affine(node: Node, dependent: set[Node]) -> bool:
     if not isinstance(node.target, OpOverload) or is_random(node.target) or written_positions(node.target):
         return False
     return admit(node.target, node.args, dict(node.kwargs), lambda value: isinstance(value, Node) and value in dependent) is None
+
+
+def _is_inside(node: Node, names: tuple[str, ...]) -> bool:
+    """Whether a node comes from one of the modules; from every module, if a name is empty."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return "" in names or any(path in names for path, *_ in stack.values())
 
 
 def _is_image(node: Node) -> bool:

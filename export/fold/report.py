@@ -3,142 +3,175 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
 
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgefold.export.fold.cost import effective_macs, effective_weights
 from edgefold.export.fold.graph import RegionFold
-from edgefold.export.fold.modules import Decision
-from edgefold.export.fold.regions import op_name
+from edgefold.export.fold.modules import ALREADY, NO_WORK, Decision
+from edgefold.export.fold.regions import groups_of, op_name, path_of
 from edgefold.export.fold.structure import read_structure
 from edgefold.export.plan import FoldedLayer, FoldPlan
 from edgefold.quantize.graph import constant_of, is_constant, module_path
 
-_ALREADY = "is one convolution already"
-_FEW = 32  # convolutions inside a module that stays; more are shown as the module
+_FEW: Final = 32  # convolutions inside a module that stays; more are shown as the module
 
 
 def plan_of(module: GraphModule, decisions: list[Decision], folds: list[RegionFold], reasons: dict[Node, str]) -> FoldPlan:
     """The plan for the canonical ``module``, in the order of its graph."""
-    folded = {decision.name: decision for decision in decisions if decision.folded}
-    by_node = {fold.conv: fold for fold in folds}
     convolutions = (node for node in module.graph.nodes if op_name(node) in ("conv1d", "conv2d", "convolution"))
-    nodes = [node for node in convolutions if is_constant(node.args[1])]  # a weight that is computed has no structure to show
-    kept = _kept(decisions, nodes, by_node, folded)
+    # A weight that is computed by the graph has no structure to show.
+    nodes = [node for node in convolutions if is_constant(node.args[1])]
+    origins = _Origins(decisions, folds)
+    staying = _staying(decisions, nodes, origins)
     layers: list[FoldedLayer] = []
     shown: set[str] = set()
     for node in nodes:
-        path = _path(node)
-        inside = [name for name in kept if path == name or path.startswith(f"{name}.") or name == ""]
-        for name in inside:
+        around = [name for name in staying if _is_inside(path_of(node), name)]
+        for name in around:
             if name not in shown:
                 shown.add(name)
-                layers.append(_stays(kept[name]))
-        if any(_hides(kept[name], nodes) for name in inside):
-            continue
-        layers.append(_layer(module, node, by_node.get(node), folded, reasons.get(node, "")))
-    layers += [_stays(decision) for name, decision in kept.items() if name not in shown]
+                layers.append(_stays(staying[name]))
+        if not any(_hides(name, nodes) for name in around):
+            layers.append(_layer(module, node, origins, reasons.get(node, "")))
+    layers += [_stays(decision) for name, decision in staying.items() if name not in shown]
     return FoldPlan(tuple(layers))
 
 
-def _kept(
-    decisions: list[Decision], nodes: list[Node], by_node: dict[Node, RegionFold], folded: dict[str, Decision]
-) -> dict[str, Decision]:
-    """The modules that stay and are worth a line: those with convolutions of their own code, and nothing folded inside."""
-    paths = {_path(node) for node in nodes}
-    done = {path for fold in by_node.values() for path in (*fold.paths, _path(fold.conv))} | folded.keys()
+class _Origins:
+    """Where the convolutions of the canonical graph come from."""
+
+    def __init__(self, decisions: list[Decision], folds: list[RegionFold]) -> None:
+        self._modules = {decision.name: decision for decision in decisions if decision.folded}
+        self._regions = {fold.conv: fold for fold in folds}
+
+    def region(self, node: Node) -> RegionFold | None:
+        """The region that became the node."""
+        return self._regions.get(node)
+
+    def modules(self, node: Node) -> list[Decision]:
+        """The folded modules that are in the node: it stands for one, or for a region around some."""
+        region = self.region(node)
+        return [self._modules[path] for path in (region.paths if region else (path_of(node),)) if path in self._modules]
+
+    def paths(self) -> set[str]:
+        """The paths of everything that was folded."""
+        return {path for fold in self._regions.values() for path in (*fold.paths, path_of(fold.conv))} | self._modules.keys()
+
+
+def _staying(decisions: list[Decision], nodes: list[Node], origins: _Origins) -> dict[str, Decision]:
+    """The innermost modules that stay and hold convolutions of their own code or very many, with nothing folded inside."""
+    paths, done = [path_of(node) for node in nodes], origins.paths()
     found = {}
     for decision in decisions:
         name = decision.name
-        own = name in paths
-        many = sum(path.startswith(f"{name}." if name else "") for path in paths) > _FEW
-        busy = any(path == name or path.startswith(f"{name}." if name else "") for path in done)
-        if (
-            decision.folded is None
-            and decision.reason not in ("", _ALREADY, "holds no convolution")
-            and not busy
-            and (own or many or decision.calls)
-        ):
+        if decision.folded or decision.reason in ("", ALREADY, NO_WORK) or any(_is_inside(path, name) for path in done):
+            continue
+        if name in paths or decision.calls or sum(_is_inside(path, name) for path in paths) > _FEW:
             found[name] = decision
-    below = {name for name in found for other in found if name != other and other.startswith(f"{name}." if name else "")}
-    return {name: decision for name, decision in found.items() if name not in below}
+    return {name: one for name, one in found.items() if not any(other != name and _is_inside(other, name) for other in found)}
 
 
-def _hides(decision: Decision, nodes: list[Node]) -> bool:
+def _is_inside(path: str, name: str) -> bool:
+    """Whether ``path`` is the module ``name`` or a part of it."""
+    return not name or path == name or path.startswith(f"{name}.")
+
+
+def _hides(name: str, nodes: list[Node]) -> bool:
     """Whether the module's convolutions are shown as the module and not one by one."""
-    name = decision.name
-    count = sum(_path(node).startswith(f"{name}." if name else "") for node in nodes)
-    return count > _FEW or any(_path(node) == name for node in nodes)
+    inside = [path_of(node) for node in nodes if _is_inside(path_of(node), name)]
+    return name in inside or len(inside) > _FEW
 
 
-def _path(node: Node) -> str:
-    """The path of the module that a node comes from; empty for the model itself."""
-    stack = node.meta.get("nn_module_stack") or {}
-    return str(list(stack.values())[-1][0]) if stack else ""
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """What the original form of a layer had."""
+
+    ops: int
+    parameters: int
+    macs: int
 
 
-def _layer(module: GraphModule, node: Node, fold: RegionFold | None, folded: dict[str, Decision], reason: str) -> FoldedLayer:
-    name = module_path(node)
-    weight = constant_of(module, node.args[1])
-    assert isinstance(weight, Tensor)
-    groups = int(_argument(node, 6, 1)) if op_name(node) != "convolution" else int(node.args[8])  # type: ignore[arg-type]  # fx stores plain ints
+def _layer(module: GraphModule, node: Node, origins: _Origins, reason: str) -> FoldedLayer:
+    assert is_constant(node.args[1])
+    weight, groups = constant_of(module, node.args[1]), groups_of(node)
     kernel_map = read_structure(weight, groups)
     positions = math.prod(node.meta["val"].shape[2:])
-    bias = 0 if node.args[2:3] in ((), (None,)) else weight.shape[0]
-    macs, parameters = effective_macs(kernel_map, positions), effective_weights(kernel_map) + bias
-    origin = [folded[path] for path in (fold.paths if fold else (_path(node),)) if path in folded]
-    if fold is None and not origin:
-        return FoldedLayer(
-            name, op_name(node), False, f"{_ALREADY}; around it: {reason}" if reason else _ALREADY, _geometry(node, weight, groups), kernel_map, 1,
-            weight.numel() + bias, parameters, weight[0].numel() * weight.shape[0] * positions, macs,
-        )  # fmt: skip
-    error = max([decision.folded.error for decision in origin if decision.folded] + ([fold.folded.error] if fold else []))
-    source = fold.folded if fold else origin[0].folded
-    assert source is not None
+    bias = weight.shape[0] if len(node.args) > 2 and node.args[2] is not None else 0
+    parameters, macs = effective_weights(kernel_map) + bias, effective_macs(kernel_map, positions)
+    region, modules = origins.region(node), origins.modules(node)
+    before = _before(region, modules)
+    if before is None:
+        before = _Before(1, weight.numel() + bias, weight.numel() * positions)
+        why = f"{ALREADY}; around it: {reason}" if reason else ALREADY
+        kind, geometry, error = op_name(node), _geometry(node, weight, groups), 0.0
+    else:
+        results = [one.folded for one in (region, *modules) if one and one.folded]
+        why, kind = "", region.kind if region else modules[0].kind
+        geometry, error = results[0].kernel.geometry, max(result.error for result in results)
     return FoldedLayer(
-        name=name,
-        kind=fold.kind if fold else origin[0].kind,
-        folded=True,
-        reason="",
-        geometry=source.kernel.geometry,
+        name=module_path(node),
+        kind=kind,
+        folded=not why,
+        reason=why,
+        geometry=geometry,
         kernel_map=kernel_map,
-        ops_before=_before(origin, fold, "ops"),
-        parameters_before=_before(origin, fold, "parameters"),
+        ops_before=before.ops,
+        parameters_before=before.parameters,
         parameters=parameters,
-        macs_before=_before(origin, fold, "macs"),
+        macs_before=before.macs,
         macs=macs,
         max_relative_error=error,
     )
 
 
-def _before(origin: Iterable[Decision], fold: RegionFold | None, what: str) -> int:
-    """What the original form had: of the folded modules, and of the region around them without their folded layers."""
-    total = 0 if fold is None else {"ops": fold.ops_before, "parameters": fold.parameters_before, "macs": fold.macs_before}[what]
-    for decision in origin:
+def _before(region: RegionFold | None, modules: list[Decision]) -> _Before | None:
+    """The original form: of the folded modules, and of the region around them without their folded layers."""
+    total = _Before(region.ops_before, region.parameters_before, region.macs_before) if region else _Before(0, 0, 0)
+    for decision in modules:
         assert decision.folded is not None
-        kernel, call = decision.folded.kernel, decision.calls[0]
-        before = {"ops": call.ops, "parameters": decision.parameters_before, "macs": call.macs // call.shape[0]}[what]
-        dense = math.prod(call.out_shape[2:]) * kernel.weight.numel()
-        layer = {"ops": 1, "parameters": kernel.weight.numel() + kernel.bias.numel(), "macs": dense}[what]
-        total += before if fold is None else before - layer
-    return total
+        call, weight = decision.calls[0], decision.folded.kernel.weight
+        own = _Before(call.ops, decision.parameters_before, call.macs // call.shape[0])
+        layer = _Before(1, weight.numel(), math.prod(call.out_shape[2:]) * weight.numel()) if region else _Before(0, 0, 0)
+        total = _Before(
+            total.ops + own.ops - layer.ops,
+            max(0, total.parameters + own.parameters - layer.parameters),
+            max(0, total.macs + own.macs - layer.macs),
+        )
+    return total if region or modules else None
 
 
 def _stays(decision: Decision) -> FoldedLayer:
-    macs = sum(call.macs // call.shape[0] for call in decision.calls[:1])
-    ops = sum(call.ops for call in decision.calls[:1])
+    first = decision.calls[:1]
+    macs = sum(call.macs // call.shape[0] for call in first)
     return FoldedLayer(
-        decision.name or decision.kind, decision.kind, False, decision.reason, ops_before=ops,
-        parameters_before=decision.parameters_before, parameters=decision.parameters_before, macs_before=macs, macs=macs,
-    )  # fmt: skip
-
-
-def _argument(node: Node, position: int, default: int) -> object:
-    return node.args[position] if len(node.args) > position else default
+        name=decision.name or decision.kind,
+        kind=decision.kind,
+        folded=False,
+        reason=decision.reason,
+        ops_before=sum(call.ops for call in first),
+        parameters_before=decision.parameters_before,
+        parameters=decision.parameters_before,
+        macs_before=macs,
+        macs=macs,
+    )
 
 
 def _geometry(node: Node, weight: Tensor, groups: int) -> str:
+    """As `edgefold.export.fold.kernel.Kernel.geometry`, for a node."""
+    ndim = weight.ndim - 2
+
+    def sizes(position: int, default: int) -> list[str]:
+        value = node.args[position] if len(node.args) > position else default
+        many = list(value) if isinstance(value, list | tuple) else [value]
+        return [str(size) for size in (many * ndim if len(many) == 1 else many)]
+
     kernel = "x".join(map(str, weight.shape[2:]))
-    return f"{weight.shape[1] * groups}->{weight.shape[0]} k{kernel} g{groups}"
+    padding = ",".join(size for size in sizes(4, 0) for _ in range(2))
+    return (
+        f"{weight.shape[1] * groups}->{weight.shape[0]} k{kernel} s{'x'.join(sizes(3, 1))} p{padding} "
+        f"d{'x'.join(sizes(5, 1))} g{groups}"
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import MethodType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +105,7 @@ class _Copier:
             return module
         if id(module) in self._copies:
             return self._copies[id(module)]
-        copy = cast(nn.Module, type(module).__new__(type(module)))
+        copy = type(module).__new__(type(module))
         self._copies[id(module)] = copy
         state = vars(copy)
         state.update(vars(module))

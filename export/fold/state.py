@@ -1,8 +1,8 @@
 """Whether running a module changes it: counters, caches, buffers, generators of random numbers.
 
 A function with hidden state can be affine in each call and still be no fixed convolution. So the plain Python state of every
-module of own code is noted before and after the runs: numbers, containers, the identity and version of tensors, random generators, and what its
-methods reach through closures and globals.
+module of own code is noted before and after the runs: numbers, containers, the identity and version of tensors, random
+generators, and what its methods reach through closures and globals.
 """
 
 from __future__ import annotations

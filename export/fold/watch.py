@@ -136,7 +136,7 @@ class Watch(TorchFunctionMode):
         return self._combine(out, tensors, follow=left.shape == shape and (len(tensors) == 1 or right.shape == shape))
 
     def _concatenate(self, func: Any, args: Any) -> Any:
-        tensors = args[0] if args else None
+        tensors: Any = args[0] if args else None
         if len(args) != 2 or type(tensors) not in (list, tuple) or any(type(value) is not Tensor for value in tensors):
             return _NOT_HERE
         with _NoDispatch():
@@ -149,7 +149,8 @@ class Watch(TorchFunctionMode):
             return _NOT_HERE
         for part in index if type(index) is tuple else (index,):
             if type(part) is slice:
-                if part != _ALL and (type(part.start) not in _ENDS or type(part.stop) not in _ENDS or type(part.step) not in _ENDS):
+                ends = (type(part.start), type(part.stop), type(part.step))
+                if part != _ALL and not (ends[0] in _ENDS and ends[1] in _ENDS and ends[2] in _ENDS):
                     return _NOT_HERE
             elif type(part) is not int and part is not None and part is not Ellipsis:
                 return _NOT_HERE
