@@ -115,7 +115,7 @@ def test_what_libraries_print_goes_to_stderr(cli: Cli, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(targets, "artifact_at", chatty)
     ended = cli("inspect", tiny / "tiny.onnx", "--json")
-    assert ended.data["schema"] == "edgefold.Artifact/1"
+    assert ended.data["schema"] == "edgefold.Inspection/1"
     assert "chatter from Python" in ended.stderr
     assert "chatter from C" in ended.stderr
 

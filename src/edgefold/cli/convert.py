@@ -185,7 +185,7 @@ def _folded(plan: FoldPlan) -> Iterable[RenderableType]:
             )
             for layer in plan.layers
         ],
-        "lllrrrrw",
+        "lwlrrrrw",
     )
     for bar in totals(plan):
         yield f"{bar.name}: {bar.before} as written, {bar.after} folded"

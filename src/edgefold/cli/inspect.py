@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from edgefold.cli.options import Json, Target
+from edgefold.results import to_dict
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from edgefold.artifact import Artifact, TensorSpec
     from edgefold.bundle.manifest import Manifest
+    from edgefold.export.inspectors.base import Inspection
 
 
 def inspect(target: Target, as_json: Json = False) -> None:
@@ -25,15 +28,35 @@ def inspect(target: Target, as_json: Json = False) -> None:
                 manifest = bundle.manifest
             out.show(manifest.model_dump(mode="json", by_alias=True), lambda: _bundle(manifest))
         else:
+            from edgefold.export.inspect import inspect as read
+
             found = artifact_at(target)
-            out.show(found, lambda: _file(found))
+            inside = read(target)
+            out.show(
+                {**to_dict(inside), "sha256": found.sha256, "inputs": _specs(found.inputs), "outputs": _specs(found.outputs)},
+                lambda: _file(found, inside),
+            )
 
 
-def _file(found: Artifact) -> Iterable[RenderableType]:
-    from edgefold.report.table import size
+def _specs(specs: tuple[TensorSpec, ...]) -> list[dict[str, Any]]:
+    return [asdict(spec) for spec in specs]
 
-    yield f"{found.path}: {found.format}, {found.precision}, {size(found.size_bytes)}, SHA-256 {found.sha256}"
+
+def _file(found: Artifact, inside: Inspection) -> Iterable[RenderableType]:
+    from edgefold.report.plan_pictures import count
+    from edgefold.report.table import percent, size
+
+    precision = inside.precision or "precision not stated"
+    yield f"{found.path}: {found.format}, {precision}, {size(found.size_bytes)}, SHA-256 {found.sha256}"
     yield _tensors(found.inputs, found.outputs)
+    yield f"ops: {', '.join(f'{number} {name}' for name, number in inside.ops.items())}"
+    share = "" if inside.integer_mac_share is None else f", {percent(inside.integer_mac_share)} of them in integers"
+    yield f"{inside.convs} convolutions; {count(inside.macs)} multiply-adds{share}"
+    yield f"{inside.integer_ops} integer ops, {inside.float_ops} float ops, {inside.conversions_inside} conversions between them"
+    if inside.accelerated_share is not None:
+        yield f"{percent(inside.accelerated_share)} of the ops in {inside.partitions} calls of the delegate"
+    if inside.fallback_modules:
+        yield f"outside the delegate: {', '.join(inside.fallback_modules)}"
 
 
 def _tensors(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> RenderableType:

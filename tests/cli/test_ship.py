@@ -1,0 +1,191 @@
+"""The whole flow through the command line and through the README's example."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edgefold
+
+Cli = Callable[..., Any]
+ROOT = Path(__file__).parents[2]
+
+MODEL = """
+import torch
+from torch import nn
+
+from edgefold.models.blocks import NaiveHetConv2d
+
+
+class Net(nn.Module):
+    input_size = (1, 8, 8)
+
+    def __init__(self, width=8):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(1, width, 3, padding=1)
+        self.het = NaiveHetConv2d(width, width, 3, p=4, padding=1)
+        self.norm = nn.BatchNorm2d(width)
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.het(torch.relu(self.stem(x)))))
+        return self.head(x.mean((2, 3)))
+"""
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "net.py").write_text(MODEL)
+    rng = np.random.default_rng(0)
+    np.save(folder / "calibration.npy", rng.standard_normal((32, 1, 8, 8)).astype(np.float32))
+    images = rng.integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    labels = np.arange(40) % 3
+    np.savez(folder / "data.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    return folder
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring in one short process: these tests look at the flow, not at the figures."""
+    import edgefold.device_bench as device_bench
+
+    short = partial(device_bench.BenchOptions, processes=1, min_samples=2, min_time_s=0.01)
+    monkeypatch.setattr(device_bench, "BenchOptions", lambda **options: short(**{**options, "max_secs": 1.0}))
+
+
+@pytest.mark.usefixtures("quick")
+def test_ship_and_everything_after_it(cli: Cli, work: Path) -> None:
+    model, out = f"{work}/net.py:Net", work / "out"
+    data = ("--calibration", work / "calibration.npy", "--evaluation", work / "data.npz")
+    ended = cli("ship", model, "-a", "width=12", *data, "-f", "onnx", "-f", "tflite", "-o", out)
+    assert ended.code in (0, 1), ended.stderr  # an untrained network may lose more accuracy than is allowed
+    for name in ("onnx-fp32", "onnx-int8", "tflite-fp32", "tflite-int8"):
+        assert re.search(rf"^ *{name} .*( ok|FAILED)", ended.stdout, re.MULTILINE), ended.stdout
+
+    summary = json.loads((out / "results" / "summary.json").read_text())
+    assert len(summary["rows"]) == 4
+    for row in summary["rows"]:
+        assert row["size_bytes"] > 0
+        assert row["median_ns"] > 0
+        assert row["speedup"] > 0
+        assert row["accuracy"] is not None
+    fp32 = [row for row in summary["rows"] if row["precision"] == "fp32"]
+    assert all(row["max_relative_error"] <= 1e-4 for row in fp32)
+
+    manifest = json.loads((out / "manifest.json").read_text())
+    het = next(layer for layer in manifest["fold"]["layers"] if layer["name"] == "het")
+    assert het["folded"]
+    assert het["ops_before"] > 100
+    assert manifest["calibration"]["samples"] == 32
+    assert not manifest["calibration"]["random"]
+    assert manifest["scales"][0]["activations"]
+
+    again = cli("ship", model, "-a", "width=12", *data, "-f", "onnx", "-o", out)
+    assert again.code == 2
+    assert "exists already" in again.stderr
+
+    report = cli("verify", out, model, "-a", "width=12", *data, "--artifact", "onnx-fp32", "--artifact", "tflite-int8", "--json")
+    assert report.code == 0, report.stderr
+    assert [found["reference"] for found in report.data] == ["torch float32", "fake-quantized torch"]
+    wrong = cli("verify", out / "artifacts" / "Net-fp32.onnx", model, "-a", "width=16", *data)
+    assert wrong.code in (1, 2)
+
+    measured = cli("bench", out, "--artifact", "tflite-int8", "--device", "fake", "--json")
+    assert [found["format"] for found in measured.data] == ["tflite"]
+    assert "multiply-adds" in cli("inspect", out / "artifacts" / "Net-int8.tflite").stdout
+    np.save(work / "x.npy", np.load(work / "calibration.npy")[:1])
+    top = cli("run", out, work / "x.npy", "--artifact", "tflite-int8", "--json").data["top"]
+    with edgefold.load_bundle(out.with_name("out.zip")) as bundle:
+        assert bundle.run("tflite-int8", np.load(work / "x.npy")).index == top[0]["index"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_random_calibration_is_told(cli: Cli, work: Path) -> None:
+    args = ("--calibration", "random", "-f", "onnx", "-p", "int8", "--device", "fake", "-o", work / "random", "--json")
+    ended = cli("ship", f"{work}/net.py:Net", *args)
+    assert any("random data" in note for note in ended.data["notes"])
+    assert "random data" in (work / "random" / "README.md").read_text()
+
+
+def test_fold_export_and_quantize(cli: Cli, work: Path) -> None:
+    model = f"{work}/net.py:Net"
+    plan = cli("fold", model, "--json").data
+    assert plan["schema"] == "edgefold.FoldPlan/1"
+    assert "het" in cli("fold", model).stdout
+
+    exported = cli("export", model, "-f", "onnx", "--json")
+    assert exported.code == 0, exported.stderr
+    assert Path(exported.data["path"]).name == "Net-fp32.onnx"
+    assert Path("Net-fp32.onnx").is_file()
+
+    data = ("--calibration", work / "calibration.npy", "--evaluation", work / "data.npz")
+    found = cli("quantize", model, *data, "--json").data
+    assert found["samples"] == 32
+    assert {layer["name"] for layer in found["sensitivity"]["layers"]} >= {"stem", "head"}
+    assert found["top1"] is not None
+    assert "dB at the output" in cli("quantize", model, *data).stdout
+
+
+def test_models_lists_the_trained_network(cli: Cli) -> None:
+    found = {info["name"]: info for info in cli("models", "--json").data}
+    assert found["hetnet-fmnist"]["trained"]
+    assert "hetnet-fmnist" in cli("models").stdout
+
+
+def test_train_writes_a_run_that_resumes(cli: Cli, work: Path) -> None:
+    args = (
+        "train",
+        "hetnet",
+        "--data",
+        work / "data.npz",
+        "-o",
+        work / "run",
+        "-a",
+        "width=8",
+        "-a",
+        "resolution=8",
+        "-a",
+        "num_classes=3",
+    )
+    first = cli(*args, "--epochs", "1", "--batch-size", "8", "--json")
+    assert first.code == 0, first.stderr
+    assert first.data["schema"] == "edgefold.Recipe/1"
+    assert (work / "run" / "hetnet.safetensors").is_file()
+    assert cli(*args, "--epochs", "1", "--batch-size", "8").code == 2  # a run is there, and --resume was not given
+    assert cli(*args, "--epochs", "1", "--batch-size", "8", "--resume").code == 0
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_example_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len([line for line in example.splitlines() if line.strip()]) <= 10
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
+
+    assert (tmp_path / "my-net.zip").is_file()
+    top = capsys.readouterr().out
+    assert top.count("(") == 3
+    with edgefold.load_bundle(tmp_path / "my-net") as bundle:
+        assert len(bundle.names) == 6, bundle.shipment.variants
+        assert bundle.shipment.passed, [variant.failure or variant.parity for variant in bundle.shipment.variants]
+
+
+def test_commands_in_the_readme_exist() -> None:
+    from edgefold.cli.app import app
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    known = {command.callback.__name__ for command in app.registered_commands if command.callback is not None}
+    assert set(re.findall(r"^edgefold (\w+)", text, re.MULTILINE)) <= known
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make ([\w-]+)", text, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
