@@ -43,6 +43,10 @@ class Option:
     partition: Partition = ()
     point: PointPlacement | None = None
 
+    def changes(self, conv: Conv) -> bool:
+        """Whether the convolution gets another form than the one that it has."""
+        return self.lowering is not Lowering.KEEP and not (self.lowering is Lowering.DENSE and conv.groups == 1)
+
     def wish(self, conv: Conv) -> Wish | None:
         """The channel order that the option needs, if any."""
         if not self.partition or conv.groups > 1:
@@ -72,7 +76,7 @@ class Options:
 
 def options_of(conv: Conv, weight: Tensor) -> Options:
     """The candidates for a convolution with ``weight`` (N, M / groups, *kernel)."""
-    kernel_map = read_structure(weight, conv.groups)
+    kernel_map = _whole(weight) if conv.groups == 1 and bool((weight != 0).all()) else read_structure(weight, conv.groups)
     if conv.groups > 1:
         return _own_groups(conv, kernel_map)
     dense = Option(Lowering.DENSE, _geometry(conv))
@@ -98,6 +102,12 @@ def options_of(conv: Conv, weight: Tensor) -> Options:
     return Options(conv, kernel_map, tuple(options), missing)
 
 
+def _whole(weight: Tensor) -> KernelMap:
+    """The map of a weight without zeros: one component, which need not be searched for."""
+    outs, ins, *kernel = weight.shape
+    return KernelMap(outs, ins, tuple(kernel), outs * ins, 0, 0, ((tuple(range(ins)), tuple(range(outs))),))
+
+
 def _own_groups(conv: Conv, kernel_map: KernelMap) -> Options:
     """A convolution that has groups already: it can also be one dense convolution or several plain ones."""
     reads = np.split(np.arange(conv.in_channels), conv.groups)
@@ -109,7 +119,7 @@ def _own_groups(conv: Conv, kernel_map: KernelMap) -> Options:
         reason = "a depthwise convolution is at its cheapest"
         return Options(conv, kernel_map, (keep,), dict.fromkeys((Lowering.DENSE, Lowering.GROUPED, Lowering.SPLIT), reason))
     missing = {Lowering.GROUPED: "it is a group convolution as it stands"}
-    options = [keep, Option(Lowering.DENSE, geometry)]
+    options = [keep, Option(Lowering.DENSE, _geometry(conv))]
     if conv.groups <= MAX_SPLIT:
         options.append(Option(Lowering.SPLIT, geometry, partition))
     else:

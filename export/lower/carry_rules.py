@@ -36,10 +36,8 @@ def pointwise(flow: Flow, node: Node) -> Value:
         place = layout.axis + len(shape) - len(size)
         if axis is None:
             axis = place
-        if place != axis:
-            flow.demand_natural(node, operand)
-            layout = Layout.natural(layout.channels, layout.axis).repeated(layout.repeat)
-            continue
+        if place != axis:  # the channels of the one are the space of the other
+            return flow.opaque(node)
         wide.append((operand, layout.moved(axis)))
     if axis is None:
         return None

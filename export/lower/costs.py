@@ -51,7 +51,7 @@ class CostTable:
 
     def cost_ns(self, geometry: LayerGeometry, lowering: Lowering, format: Format, precision: Precision) -> float | None:
         """The measured time of exactly this layer, None where it was not measured."""
-        return self.times_ns.get((str(geometry), lowering, format, precision))
+        return self.times_ns.get((str(geometry), geometry.form(lowering), format, precision))
 
     def to_json(self) -> str:
         """The table as JSON text, one line a layer and lowering."""

@@ -44,6 +44,12 @@ class LayerGeometry:
         """Whether one group convolution can compute all groups."""
         return len(set(self.groups)) == 1
 
+    def form(self, lowering: Lowering) -> Lowering:
+        """The lowering under which this layer is measured: what it keeps is a group convolution or a plain one."""
+        if not self.groups:
+            return Lowering.DENSE
+        return Lowering.GROUPED if lowering is Lowering.KEEP else lowering
+
     def weights(self, lowering: Lowering) -> int:
         """The number of weights that a lowering keeps (without bias)."""
         taps = math.prod(self.kernel)

@@ -64,7 +64,8 @@ def lower(
     gathers = orders.apply()
     for choice in choices:
         conv = choice.options.conv.current()
-        Rewriter(graph, conv, choice.option, orders.read_order(conv.node), orders.write_order(conv.node)).run()
+        if choice.option.changes(conv):
+            Rewriter(graph, conv, choice.option, orders.read_order(conv.node), orders.write_order(conv.node)).run()
     graph.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
     graph.graph.lint()
     result = GraphModule(graph, graph.graph)  # without the attributes that no node reads any more

@@ -55,8 +55,6 @@ class Rewriter:
     def run(self) -> None:
         """Replaces the convolution."""
         conv, option = self._conv, self._option
-        if option.lowering is Lowering.KEEP or (option.lowering is Lowering.DENSE and conv.groups == 1):
-            return
         if option.lowering is Lowering.DENSE:
             dense = self._convolve(conv.source, self._weight, self._bias, conv, 1)
             dense.meta.update(_only(conv.node, Q))

@@ -30,6 +30,8 @@ _MOVES: Final = frozenset(
         aten.contiguous.default,
         aten.index_select.default,
         aten.index.Tensor,
+        aten.channel_shuffle.default,
+        aten.native_channel_shuffle.default,
     }
 )
 

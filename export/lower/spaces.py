@@ -223,16 +223,18 @@ class Solver:
 
     def _cut_groups(self, layout: Layout, owners: Indices, sequence: Sequence[int]) -> bool:
         rank = {group: position for position, group in enumerate(sequence)}
-        # A tensor may hold a space twice, so each cut starts from what is known then.
-        while True:
+        changed = True
+        while changed:  # a tensor may hold a space twice, and the second place may cut its parts again
+            changed = False
             for segment in layout.segments():
-                found = sorted({int(group) for group in owners[segment.channels]}, key=rank.__getitem__)
-                if len(found) > 1:
-                    if not self._cut(segment.space, [np.flatnonzero(owners[segment.channels] == group) for group in found]):
-                        return False
-                    break
-            else:
-                return True
+                inside = owners[segment.channels]
+                found = sorted(np.unique(inside).tolist(), key=rank.__getitem__)
+                if len(found) < 2 or segment.space.parts is not None:
+                    continue
+                if not self._cut(segment.space, [np.flatnonzero(inside == group) for group in found]):
+                    return False
+                changed = True
+        return True
 
     def slice(self, layout: Layout, start: int, stop: int) -> Layout | str:
         """The layout of channels ``start`` to ``stop`` (exclusive), which are made contiguous at that very place."""
@@ -282,7 +284,7 @@ def _blocks(segments: Sequence[Segment], owners: Indices) -> list[list[int]] | s
             runs = inside[np.flatnonzero(np.diff(inside, prepend=inside[0] - 1))]
             found = [[int(group)] for group in runs]
         else:
-            found = [sorted({int(group) for group in inside})]
+            found = [np.unique(inside).tolist()]
         for block in found:
             if blocks and blocks[-1] == block and len(block) == 1:
                 continue  # a group may lie over several segments

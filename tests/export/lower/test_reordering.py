@@ -1,0 +1,243 @@
+"""Channel orders are absorbed by weights: how many gathers real patterns leave."""
+
+from __future__ import annotations
+
+import operator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgefold.artifact import Format, Precision
+from edgefold.export.capture import capture
+from edgefold.export.lower.lower import lower
+from edgefold.export.plan import Lowering
+from edgefold.models.blocks.hetconv import HetConv2d
+from edgefold.models.nets.hetnet import hetnet
+
+MOVES = ("index_select", "transpose", "permute", "slice")
+
+
+def het(channels: int, out: int, p: int = 4, stride: int = 1) -> HetConv2d:
+    return HetConv2d(channels, out, 3, p, stride=stride, padding=1)
+
+
+def randomize(module: nn.Module) -> nn.Module:
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.normal_(part.weight)
+            nn.init.normal_(part.bias)
+            assert part.running_mean is not None
+            nn.init.normal_(part.running_mean)
+    return module.double().eval()
+
+
+def lowered_ops(net: nn.Module, x: Tensor, lowering: Lowering | str = Lowering.GROUPED) -> tuple[int, list[str]]:
+    """Lowers, checks that the outputs stay, and returns the gathers and all ops."""
+    randomize(net)
+    x = x.double()
+    program = capture(net, x)
+    lowered = lower(program, format=Format.EXECUTORCH, precision=Precision.FP32, lowering=lowering)
+    expected = net(x)
+    for one, two in zip((expected,) if isinstance(expected, Tensor) else expected, lowered.program.graph(x), strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-9, atol=1e-9)
+    nodes = [node for node in lowered.program.graph.graph.nodes if node.op == "call_function"]
+    names = [str(node.target).split(".")[1] if node.target is not operator.getitem else "getitem" for node in nodes]
+    assert names.count("index_select") == lowered.plan.gathers
+    return lowered.plan.gathers, names
+
+
+@pytest.mark.parametrize("p", [2, 4, 8])
+def test_a_residual_network_of_hetconvs_needs_no_reordering(p: int) -> None:
+    gathers, ops = lowered_ops(hetnet(width=16, p=p, blocks=(2, 1, 1)), torch.randn(1, 1, 16, 16))
+    assert gathers == 0
+    assert not [op for op in ops if op in MOVES]
+    assert ops.count("add") == 8 + 4  # one a HetConv, one a block
+
+
+class Squeezed(nn.Module):
+    """SE, PReLU, BatchNorm, depthwise, pooling and flatten + linear between HetConvs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = nn.Conv2d(3, 16, 3), het(16, 16), het(16, 32, stride=2)
+        self.norm, self.act = nn.BatchNorm2d(16), nn.PReLU(16)
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.reduce, self.expand = nn.Linear(16, 4), nn.Linear(4, 16)
+        self.gamma = nn.Parameter(torch.randn(32, 1, 1))
+        self.head = nn.Linear(32 * 4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(self.norm(self.one(F.relu6(self.stem(x)))))
+        gate = torch.sigmoid(self.expand(F.relu(self.reduce(y.mean((2, 3)))))).unsqueeze(-1).unsqueeze(-1)
+        y = self.depthwise(y * gate) + y
+        y = F.max_pool2d(F.hardswish(self.two(y)) * self.gamma, 2)
+        return self.head(y.flatten(1))
+
+
+def test_per_channel_ops_carry_the_order_through() -> None:
+    gathers, ops = lowered_ops(Squeezed(), torch.randn(1, 3, 10, 10))
+    assert gathers == 0
+    assert "index_select" not in ops
+
+
+class Dense(nn.Module):
+    """Concats of concats, as in DenseNet, read by convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = nn.Conv2d(3, 8, 1), het(8, 8), nn.Conv2d(16, 8, 1)
+        self.three, self.head = het(8, 16), nn.Conv2d(32, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.stem(x)
+        b = torch.cat([a, self.one(a)], 1)
+        c = torch.cat([b, F.relu(self.three(self.two(b)))], 1)
+        return self.head(c).mean((2, 3))
+
+
+def test_concats_are_block_permutations() -> None:
+    assert lowered_ops(Dense(), torch.randn(1, 3, 6, 6))[0] == 0
+
+
+class Shuffled(nn.Module):
+    """Channel shuffles between plain, depthwise and pointwise convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.depthwise, self.two = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 12, 3, groups=12), nn.Conv2d(12, 4, 1)
+
+    def shuffle(self, x: Tensor, groups: int) -> Tensor:
+        n, c, h, w = x.shape
+        return x.view(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.shuffle(F.relu(self.one(x)), 3)
+        return self.two(F.channel_shuffle(self.depthwise(y), 4)).mean((2, 3))
+
+
+def test_channel_shuffles_are_absorbed() -> None:
+    gathers, ops = lowered_ops(Shuffled(), torch.randn(1, 3, 6, 6), "auto")
+    assert gathers == 0
+    assert ops == ["conv2d", "relu", "conv2d", "conv2d", "mean"]
+
+
+class Ends(nn.Module):
+    def __init__(self, *, grouped: bool = False) -> None:
+        super().__init__()
+        self.conv = het(8, 8)
+        self.last = nn.Conv2d(8, 8, 1, groups=2) if grouped else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.conv(x))
+
+
+def test_a_graph_end_costs_one_gather() -> None:
+    assert lowered_ops(Ends(), torch.randn(1, 8, 5, 5))[0] == 2
+    assert lowered_ops(Ends(), torch.randn(1, 8, 5, 5), "auto")[0] <= 2
+
+
+class Residual(nn.Module):
+    """Additions to the graph's own input, many times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([het(8, 8) for _ in range(4)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv in self.convs:
+            x = F.relu(x + conv(x))
+        return x
+
+
+def test_a_residual_chain_costs_one_gather_at_each_end() -> None:
+    assert lowered_ops(Residual(), torch.randn(1, 8, 5, 5))[0] == 2
+
+
+class Barrier(nn.Module):
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.one, self.norm, self.two, self.head = nn.Conv2d(3, 8, 1), het(8, 8), norm, het(8, 8), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.two(self.norm(self.one(self.stem(x)))))
+
+
+def test_group_norm_is_a_barrier_and_layer_norm_is_not() -> None:
+    x = torch.randn(1, 3, 5, 5)
+    assert lowered_ops(Barrier(nn.GroupNorm(2, 8)), x)[0] == 2
+    assert lowered_ops(Barrier(nn.GroupNorm(1, 8)), x)[0] == 0
+    assert lowered_ops(Barrier(nn.Softmax(1)), x)[0] == 0
+
+
+class Grouped(nn.Module):
+    """A HetConv in front of a group convolution of the network's own."""
+
+    def __init__(self, p: int, groups: int) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = nn.Conv2d(3, 16, 1), het(16, 16, p), nn.Conv2d(16, 16, 3, groups=groups)
+        self.head = nn.Conv2d(16, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.two(F.relu(self.one(self.stem(x))))))
+
+
+def test_a_group_consumer_absorbs_whole_groups_only() -> None:
+    x = torch.randn(1, 3, 5, 5)
+    # Residues modulo 4 lie across the groups of two neighbours: one gather between the two convolutions.
+    assert lowered_ops(Grouped(4, 2), x)[0] == 1
+    assert lowered_ops(Grouped(1, 2), x)[0] == 0
+
+
+def test_auto_leaves_a_layer_dense_whose_gathers_cost_more_than_it_saves() -> None:
+    net = randomize(Grouped(4, 2))
+    program = capture(net, torch.randn(1, 3, 5, 5).double())
+    lowered = lower(program, format=Format.ONNX, precision=Precision.INT8)
+    assert lowered.plan.gathers == 0
+
+
+class Halves(nn.Module):
+    """A channel split after a shuffle, as in ShuffleNetV2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.branch, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = F.channel_shuffle(self.stem(x), 2).chunk(2, 1)
+        y = F.channel_shuffle(torch.cat([a, F.relu(self.branch(b))], 1), 2)
+        c, d = y.chunk(2, 1)
+        return self.head(torch.cat([c, F.relu(d)], 1))
+
+
+def test_a_split_after_a_shuffle_of_a_concat_costs_one_gather() -> None:
+    # The first split is of a convolution's output, which is written in the order that the split wants.
+    assert lowered_ops(Halves(), torch.randn(1, 3, 5, 5), "auto")[0] == 1
+
+
+class Twice(nn.Module):
+    """One weight used at two places, in two orders."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.shared, self.one, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), het(8, 8), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.shared(self.stem(x))
+        return self.head(self.one(y)), self.shared(y)
+
+
+def test_a_shared_weight_may_get_two_orders() -> None:
+    lowered_ops(Twice(), torch.randn(1, 3, 5, 5))
+
+
+def test_the_stored_program_is_not_changed() -> None:
+    net = randomize(hetnet(width=8, p=2, blocks=(1, 1, 1)))
+    x = torch.randn(1, 1, 8, 8).double()
+    program = capture(net, x)
+    before = str(program.graph.graph), [tensor.clone() for tensor in program.graph.state_dict().values()]
+    lower(program, format=Format.TFLITE, precision=Precision.FP32, lowering=Lowering.GROUPED)
+    assert str(program.graph.graph) == before[0]
+    for one, two in zip(before[1], program.graph.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
