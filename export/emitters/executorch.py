@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from torch.export import ExportedProgram
 
 from edgefold.artifact import Artifact, Format, atomic_path, sha256_of
 from edgefold.export.emitters import metadata
@@ -15,6 +16,7 @@ from edgefold.export.emitters.prepare import Prepared, prepare
 from edgefold.export.emitters.quiet import converter
 from edgefold.export.passes.infra import run_passes
 from edgefold.export.passes.io_types import integer_ends
+from edgefold.export.passes.module_names import path_of
 from edgefold.export.program import LoweredProgram
 
 
@@ -48,8 +50,21 @@ def _convert(prepared: Prepared) -> bytes:
     from executorch.exir import to_edge_transform_and_lower
 
     edge = to_edge_transform_and_lower(
-        prepared.export(),
-        partitioner=[XnnpackPartitioner()],
-        constant_methods={metadata.PTE_METHOD: metadata.encode(prepared.precision, prepared.inputs, prepared.outputs)},
+        prepared.export(), partitioner=[XnnpackPartitioner()], constant_methods={metadata.PTE_METHOD: ""}
     )
+    text = metadata.encode(prepared.precision, prepared.inputs, prepared.outputs, _modules(edge.exported_program()))
+    # Handles exist only now, and constant methods are given before.
+    edge._config_methods[metadata.PTE_METHOD] = text
     return bytes(edge.to_executorch().buffer)
+
+
+def _modules(program: ExportedProgram) -> dict[int, str]:
+    """Debug handle to module path, of what the backend computes and of what is left outside."""
+    graphs = [program.graph, *(part.original_module.graph for _, part in program.graph_module.named_children())]
+    found = {}
+    for graph in graphs:
+        for node in graph.nodes:
+            handle, path = node.meta.get("debug_handle"), path_of(node)
+            if handle is not None and path and not str(node.name).startswith("quantized_decomposed"):
+                found[int(handle)] = path
+    return dict(sorted(found.items()))

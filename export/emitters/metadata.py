@@ -6,7 +6,7 @@
      "inputs": [{"name": ..., "shape": [...], "dtype": ..., "layout": ..., "scale": ..., "zero_point": ...}], "outputs": [...]}
 
 It is held by ONNX in ``metadata_props["edgefold"]``, by TFLite in the metadata buffer ``edgefold``, and by ExecuTorch in the
-constant method ``edgefold_metadata``.
+constant method ``edgefold_metadata``; there ``"modules"`` maps debug handles to module paths, which the others have as names.
 """
 
 from __future__ import annotations
@@ -24,19 +24,23 @@ PTE_METHOD = "edgefold_metadata"
 SCHEMA = "edgefold.artifact/1"
 
 
-def encode(precision: Precision, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> str:
-    """The JSON string; fields that are not set are left out."""
-    return json.dumps(
-        {
-            "schema": SCHEMA,
-            "producer": producer(),
-            "precision": precision.value,
-            "inputs": [_plain(spec) for spec in inputs],
-            "outputs": [_plain(spec) for spec in outputs],
-        },
-        separators=(",", ":"),
-        allow_nan=False,
-    )
+def encode(
+    precision: Precision, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], modules: dict[int, str] | None = None
+) -> str:
+    """The JSON string; fields that are not set are left out.
+
+    ``modules`` maps the handles of a format that has no names for its ops to module paths.
+    """
+    data: dict[str, Any] = {
+        "schema": SCHEMA,
+        "producer": producer(),
+        "precision": precision.value,
+        "inputs": [_plain(spec) for spec in inputs],
+        "outputs": [_plain(spec) for spec in outputs],
+    }
+    if modules:
+        data["modules"] = {str(handle): path for handle, path in modules.items()}
+    return json.dumps(data, separators=(",", ":"), allow_nan=False)
 
 
 def decode(text: str) -> tuple[Precision, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

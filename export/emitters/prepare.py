@@ -15,6 +15,7 @@ from edgefold.export.emitters.base import EmitOptions, check_options, is_static_
 from edgefold.export.passes.global_mean import GLOBAL_MEAN
 from edgefold.export.passes.infra import clone, run_passes
 from edgefold.export.passes.io_layout import IO_CHANNELS_LAST, TO_NHWC, is_image
+from edgefold.export.passes.module_names import STACK_AS_PATH
 from edgefold.export.program import LoweredProgram
 from edgefold.quantize.insert import insert_qdq
 from edgefold.quantize.scheme import Q, QParams
@@ -65,6 +66,7 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
     graph, _ = run_passes(graph, (GLOBAL_MEAN,))
     if is_static_integer(lowered.precision):
         graph = insert_qdq(graph, fold_weights=fold_weights)
+    graph, _ = run_passes(graph, (STACK_AS_PATH,))
     return Prepared(graph, examples, inputs, outputs, lowered.precision)
 
 

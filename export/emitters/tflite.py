@@ -19,7 +19,6 @@ from edgefold.export.passes.infra import run_passes
 from edgefold.export.passes.tflite_ends import check_ends, name_ends, set_metadata
 from edgefold.export.passes.tflite_io import convert_ends
 from edgefold.export.passes.tflite_model import dump, load
-from edgefold.export.passes.tflite_names import STACK_AS_PATH
 from edgefold.export.passes.tflite_pipeline import FLOAT
 from edgefold.export.program import LoweredProgram
 
@@ -52,10 +51,9 @@ class TfliteEmitter:
 def _convert(prepared: Prepared) -> bytes:
     import litert_torch
 
-    graph, _ = run_passes(prepared.graph, (STACK_AS_PATH,))
-    for module in graph.modules():
+    for module in prepared.graph.modules():
         module.training = False
-    result = litert_torch.convert(graph, prepared.example_inputs, quant_config=_quantization(prepared.precision))
+    result = litert_torch.convert(prepared.graph, prepared.example_inputs, quant_config=_quantization(prepared.precision))
     data: bytes = result._exporter.to_bytes()
     return data
 

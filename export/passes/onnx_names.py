@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from edgefold.export.passes.infra import GraphPass
 
-_SCOPES = "pkg.torch.onnx.name_scopes"
+_CLASSES = "pkg.torch.onnx.class_hierarchy"
 
 
 def name_by_module(model: ir.Model) -> tuple[ir.Model, bool]:
@@ -37,11 +37,12 @@ def name_by_module(model: ir.Model) -> tuple[ir.Model, bool]:
 
 
 def module_path(node: ir.Node) -> str:
-    """The path of the innermost module that a node comes from; for the root module the name of the op in the captured graph."""
-    text = node.metadata_props.get(_SCOPES)
+    """The path of the innermost module that a node comes from (see `edgefold.export.passes.module_names`)."""
+    text = node.metadata_props.get(_CLASSES)
     if text is not None:
-        scopes: list[str] = ast.literal_eval(text)
-        return next((scope for scope in scopes[-2:] if scope), "")
+        # The path stands where the class would; the last entry is the op itself.
+        classes: list[str] = ast.literal_eval(text)
+        return classes[-2] if len(classes) > 1 else ""
     # A node made or renamed by an earlier pass carries its path in its name.
     return (node.name or "").rpartition("/")[0]
 

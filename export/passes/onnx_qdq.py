@@ -90,5 +90,8 @@ def new_node(like: ir.Node, op_type: str, inputs: list[ir.Value | None], attribu
     path = (like.name or "").rpartition("/")[0]
     node = ir.node(op_type, inputs, attributes or {}, name=f"{path}/{op_type}")
     node.metadata_props.update(like.metadata_props)
-    node.outputs[0].dtype, node.outputs[0].shape = like.outputs[0].dtype, like.outputs[0].shape
+    model = like.outputs[0]
+    node.outputs[0].shape = model.shape
+    if model.dtype is not None:
+        node.outputs[0].dtype = model.dtype
     return node

@@ -1,29 +1,15 @@
 """Tensor names that say which PyTorch module a tensor comes from.
 
-The converter names a tensor after the module stack of its op, ``Class_attribute/Class_attribute;``, joins the names of ops that
-it fuses by ``;;`` and appends numbers; class names with underscores make that ambiguous. So the stack of each node is replaced by
-one entry that reads as the module path before the conversion, and afterwards a tensor is called ``path`` when it is
-computed and ``path/const`` when it is a constant.
+The converter names a tensor after its op's module stack (see `edgefold.export.passes.module_names`), joins the names of ops that
+it fuses by ``;;`` and appends numbers. What is left is ``path`` for a computed tensor and ``path/const`` for a constant.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
-from torch.fx import GraphModule
-
-from edgefold.export.passes.infra import GraphPass, clone
+from edgefold.export.passes.infra import GraphPass
 from edgefold.export.passes.tflite_model import TfliteModel
-from edgefold.quantize.graph import module_path
-
-
-def stack_as_path(graph: GraphModule) -> tuple[GraphModule, bool]:
-    """Make the module stack of each call one entry whose "class" is the module path."""
-    graph = clone(graph)
-    for node in graph.graph.nodes:
-        if node.op == "call_function":
-            node.meta["nn_module_stack"] = {"path": ("", module_path(node))}
-    return graph, True
 
 
 def name_by_module(model: TfliteModel) -> tuple[TfliteModel, bool]:
@@ -46,5 +32,4 @@ def main_path(name: str) -> str:
     return name.split(";;")[-1].partition(";")[0]
 
 
-STACK_AS_PATH: GraphPass[GraphModule] = GraphPass("tflite-stack-as-path", stack_as_path)
 NAME_BY_MODULE: GraphPass[TfliteModel] = GraphPass("tflite-name-by-module", name_by_module)

@@ -19,6 +19,7 @@ from edgefold.export.plan import LoweringPlan
 from edgefold.export.program import LoweredProgram, Program
 from edgefold.quantize.calibrate import attach, calibrate
 
+DEFAULT_OPTIONS = EmitOptions()
 Array = NDArray[np.generic]
 
 
@@ -187,3 +188,22 @@ def emit() -> Callable[..., Artifact]:
 def run() -> Callable[..., dict[str, Array]]:
     """See `_run`."""
     return _run
+
+
+@pytest.fixture(scope="session")
+def emitted(
+    program_of: Callable[[str], Program], quantized_of: Callable[[str], Program], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Artifact]:
+    """A file of a network of `_NETS` by name, format, precision and options, written once; tests must not change it."""
+    folder = tmp_path_factory.mktemp("emitted")
+    made: dict[tuple[object, ...], Artifact] = {}
+
+    def get(name: str, format: Format, precision: Precision = Precision.FP32, options: EmitOptions = DEFAULT_OPTIONS) -> Artifact:
+        key = (name, format, precision, options)
+        if key not in made:
+            program = program_of(name) if precision is Precision.FP32 else quantized_of(name)
+            ends = "" if options == DEFAULT_OPTIONS else f"-{options.io}-{options.layout}"
+            made[key] = _emit(program, format, folder / f"{name}-{precision}{ends}{format.suffix}", precision, options)
+        return made[key]
+
+    return get

@@ -19,6 +19,7 @@ from edgefold.export.emitters.base import register_emitter
 from edgefold.export.program import Program
 
 Emit = Callable[..., Artifact]
+Emitted = Callable[..., Artifact]
 Run = Callable[..., dict[str, NDArray[Any]]]
 MakeNet = Callable[..., tuple[nn.Module, tuple[Tensor, ...]]]
 FORMATS = list(Format)
@@ -50,15 +51,14 @@ def test_outputs_match_torch(
     layout: str,
     program_of: Callable[[str], Program],
     make_net: MakeNet,
-    emit: Emit,
+    emitted: Emitted,
     run: Run,
-    tmp_path: Path,
 ) -> None:
     module, _ = make_net(name)
     program = program_of(name)
     torch.manual_seed(1)
     inputs = tuple(torch.randn_like(tensor) for tensor in program.example_inputs)
-    artifact = emit(program, format, tmp_path / f"net{format.suffix}", options=EmitOptions(layout=layout))  # type: ignore[arg-type]  # parametrized
+    artifact = emitted(name, format, options=EmitOptions(layout=layout))  # type: ignore[arg-type]  # parametrized
     nhwc = layout == "nhwc"
     fed = {
         spec.name: (tensor.permute(0, 2, 3, 1).contiguous() if nhwc else tensor).numpy()
@@ -96,10 +96,10 @@ def test_artifact_describes_the_file(format: Format, program_of: Callable[[str],
         assert noise not in data
 
 
-def test_onnx_is_one_file_that_old_runtimes_read(program_of: Callable[[str], Program], emit: Emit, tmp_path: Path) -> None:
+def test_onnx_is_one_file_that_old_runtimes_read(emitted: Emitted) -> None:
     import onnx
 
-    model = onnx.load(emit(program_of("residual"), Format.ONNX, tmp_path / "net.onnx").path, load_external_data=False)
+    model = onnx.load(emitted("residual", Format.ONNX).path, load_external_data=False)
     assert model.ir_version == 8
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
     assert all(tensor.data_location == tensor.DEFAULT for tensor in model.graph.initializer)
@@ -108,12 +108,10 @@ def test_onnx_is_one_file_that_old_runtimes_read(program_of: Callable[[str], Pro
     assert metadata["inputs"] == [{"name": "x", "shape": [1, 3, 16, 16], "dtype": "float32", "layout": "nchw"}]
 
 
-def test_tflite_buffers_are_aligned_and_tensors_named_by_module(
-    program_of: Callable[[str], Program], emit: Emit, tmp_path: Path
-) -> None:
+def test_tflite_buffers_are_aligned_and_tensors_named_by_module(emitted: Emitted) -> None:
     from ai_edge_litert import schema_py_generated as schema
 
-    data = emit(program_of("residual"), Format.TFLITE, tmp_path / "net.tflite").path.read_bytes()
+    data = emitted("residual", Format.TFLITE).path.read_bytes()
     model = schema.Model.GetRootAsModel(data, 0)
     for index in range(model.BuffersLength()):
         buffer = model.Buffers(index)

@@ -1,0 +1,99 @@
+"""TFLite: the operators of the flatbuffer, and which of them LiteRT's XNNPACK delegate takes."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+from edgefold.errors import ArtifactError
+from edgefold.export.inspectors.ask import ask
+from edgefold.export.inspectors.base import Kind, Op, Reading
+from edgefold.export.passes.tflite_model import TfliteModel, load, type_name
+
+_CONVS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"})
+_DELEGATE = "DELEGATE"
+
+Node = tuple[str, list[int], list[int]]  # operator, inputs, outputs
+
+
+def read(path: Path) -> Reading:
+    """The operators, in order.
+
+    Raises:
+        ArtifactError: not a TFLite model, or one that LiteRT refuses.
+    """
+    nodes: list[Node] = [tuple(node) for node in json.loads(ask("tflite", path).splitlines()[-1])]
+    try:
+        model = load(path.read_bytes())
+    except (struct.error, IndexError, ValueError, TypeError) as error:
+        raise ArtifactError(f"'{path.name}' is not a sound TFLite model ({error}); fetch it again") from error
+    delegates = [node for node in nodes if node[0] == _DELEGATE]
+    taken = _taken(nodes, delegates)
+    ops = tuple(_op(model, operator, position in taken) for position, operator in enumerate(model.graph.operators))
+    return Reading(ops, len(delegates))
+
+
+def _taken(nodes: list[Node], delegates: list[Node]) -> set[int]:
+    """The positions of the nodes that a delegate replaces: those between its inputs and its outputs."""
+    producers = {index: position for position, (kind, _, outputs) in enumerate(nodes) if kind != _DELEGATE for index in outputs}
+    taken: set[int] = set()
+    for _, inputs, outputs in delegates:
+        wanted, known = list(outputs), set(inputs)
+        while wanted:
+            index = wanted.pop()
+            position = producers.get(index)
+            if index in known or position is None or position in taken:
+                continue
+            taken.add(position)
+            wanted.extend(nodes[position][1])
+    return taken
+
+
+def _op(model: TfliteModel, operator: Any, accelerated: bool) -> Op:
+    kind = model.kind(operator)
+    output = int(operator.outputs[0])
+    ends = {*model.graph.inputs, *model.graph.outputs}
+    return Op(
+        kind,
+        _kind(model, operator, kind),
+        (model.tensor(output).name or b"").decode(errors="replace"),
+        macs=_macs(model, operator, kind),
+        is_conv=kind in _CONVS,
+        accelerated=accelerated,
+        at_end=output in ends or int(operator.inputs[0]) in ends,
+    )
+
+
+def _kind(model: TfliteModel, operator: Any, kind: str) -> Kind:
+    source, result = (type_name(model.tensor(int(indices[0])).type) for indices in (operator.inputs, operator.outputs))
+    floats = ("float32", "float16", "float64")
+    if kind in ("QUANTIZE", "DEQUANTIZE"):
+        # DEQUANTIZE also widens float16 weights.
+        return Kind.CONVERSION if source not in floats or result not in floats else Kind.FLOAT
+    if kind in ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D") and len(operator.inputs) > 1:
+        # Dynamic range: float activations, integer weights and products.
+        weight = model.tensor(int(operator.inputs[1]))
+        return Kind.INTEGER if type_name(weight.type) not in floats and weight.buffer else Kind.FLOAT
+    return Kind.FLOAT if result in floats else Kind.INTEGER
+
+
+def _macs(model: TfliteModel, operator: Any, kind: str) -> int:
+    shapes = [
+        tuple(int(size) for size in model.tensor(int(index)).shape)
+        for index in (*operator.inputs[:3], operator.outputs[0])
+        if index >= 0
+    ]
+    if kind == "CONV_2D":  # weight (N, kh, kw, M)
+        return math.prod(shapes[-1]) * math.prod(shapes[1][1:])
+    if kind == "DEPTHWISE_CONV_2D":  # weight (1, kh, kw, N)
+        return math.prod(shapes[-1]) * math.prod(shapes[1][1:3])
+    if kind == "FULLY_CONNECTED":  # weight (N, M)
+        return math.prod(shapes[-1]) * shapes[1][-1]
+    if kind == "TRANSPOSE_CONV":  # inputs: output shape, weight (N, kh, kw, M), activation
+        return math.prod(shapes[2]) * math.prod(shapes[1][:3])
+    if kind == "BATCH_MATMUL":
+        return math.prod(shapes[-1]) * shapes[0][-1]
+    return 0
