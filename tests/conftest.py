@@ -121,7 +121,7 @@ def _layer(name: str, inputs: int, outputs: int, parts: int, *, folded: bool = T
     kernel_map = KernelMap(outputs, inputs, (3, 3), full, inputs * outputs - full, 0, groups)
     return FoldedLayer(
         name=name,
-        kind="HetConv2d",
+        kind="HetConv2dWithANameThatIsLongerThanACardOfTheReportIsWideAndHasNoSpace",
         folded=folded,
         reason="" if folded else "aten.clamp is not affine",
         geometry=f"{inputs}->{outputs} k3x3 s1 p1,1,1,1 d1 g1",

@@ -153,7 +153,7 @@ class Manifest(_Entry):
 
     def to_json(self) -> str:
         """The text of ``manifest.json``."""
-        return self.model_dump_json(indent=1, by_alias=True) + "\n"
+        return self.model_dump_json(by_alias=True) + "\n"
 
 
 def parse_manifest(text: bytes, source: str) -> Manifest:

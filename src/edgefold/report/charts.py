@@ -27,13 +27,24 @@ def latency_chart(shipment: Shipment) -> str:
     if not measured:
         return ""
     row, top = 44.0, 8.0
-    # The slowest percent is left out of the picture, not of the numbers: one page fault would squeeze all else.
-    longest = max(_quantile(m.samples_ns, 0.99) for *_, m in measured)
+    longest = max(_drawn_ns(m) for *_, m in measured)
     x = Scale(0.0, longest * 1.02, _LEFT, WIDTH - 12)
     bottom = top + row * len(measured)
     parts = [_x_axis(x, bottom)]
     parts += [_spread(name, form, m, x, top + row * i, row) for i, (name, form, m) in enumerate(measured)]
     return picture(WIDTH, bottom + 36, "".join(parts), "Latency of each artifact")
+
+
+def undrawn(shipment: Shipment) -> tuple[int, int]:
+    """How many samples lie to the right of the picture, and how many there are."""
+    measured = [
+        v.measurement for v in shipment.variants if v.measurement is not None and Code.EMULATED not in v.measurement.codes
+    ]
+    if not measured:
+        return 0, 0
+    end = max(_drawn_ns(m) for m in measured) * 1.02
+    samples = [sample for m in measured for sample in m.samples_ns]
+    return sum(sample >= end for sample in samples), len(samples)
 
 
 def accuracy_chart(table: Sequence[Row]) -> str:
@@ -130,6 +141,7 @@ def _x_axis(x: Scale, y: float, *, y_top: float = 0.0) -> str:
     return "".join(parts)
 
 
-def _quantile(samples: Sequence[int], share: float) -> float:
-    ordered = sorted(samples)
-    return float(ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)])
+def _drawn_ns(measured: Measurement) -> float:
+    """How far the picture must reach for a measurement: to its 99th percentile, but a long tail must not squeeze all else."""
+    ordered = sorted(measured.samples_ns)
+    return min(ordered[math.ceil(0.99 * len(ordered)) - 1], 2.5 * measured.median_ns)

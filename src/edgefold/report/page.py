@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgefold.report.charts import accuracy_chart, latency_chart, legend
+from edgefold.report.charts import accuracy_chart, latency_chart, legend, undrawn
 from edgefold.report.content import Shipment
 from edgefold.report.plan_pictures import choice_summary, choices, layer_cards, totals
 from edgefold.report.table import HEADERS, cells, duration, percent, rows, size
@@ -49,6 +49,7 @@ def render(shipment: Shipment) -> str:
         table=[(row, cells(row)) for row in table],
         # Charts are markup that svg.py has escaped.
         latency=Markup(latency_chart(shipment)),
+        undrawn=undrawn(shipment),
         accuracy=Markup(accuracy_chart(table)),
         legend=Markup(legend(table)),
         totals=totals(shipment.fold),
