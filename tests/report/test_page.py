@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from edgefold.report.charts import undrawn
 from edgefold.report.content import Failure, Shipment
 from edgefold.report.page import render
 from edgefold.results import Code
@@ -85,6 +86,22 @@ def test_emulated_times_are_never_shown_as_latency(shipment: Shipment) -> None:
     assert "Latency of each artifact" not in html
     assert "Accuracy against median latency" not in html
     assert "Fastest" not in html
+
+
+def test_a_long_tail_does_not_squeeze_the_picture(shipment: Shipment) -> None:
+    first = shipment.variants[0]
+    assert first.measurement is not None
+    run = first.measurement.runs[0]
+    slow = replace(run, samples_ns=(*run.samples_ns[:-8], *[50_000_000] * 8))
+    changed = replace(first, measurement=replace(first.measurement, runs=(slow, *first.measurement.runs[1:])))
+    shipment = replace(shipment, variants=(changed, *shipment.variants[1:]))
+
+    total = sum(len(v.measurement.samples_ns) for v in shipment.variants if v.measurement is not None)
+    assert undrawn(shipment) == (8, total)
+    html = render(shipment)
+    assert f"8 of {total} samples" in html
+    chart = html[html.index("Latency of each artifact") :]
+    assert "50.0 ms" not in chart[: chart.index("</svg>")]
 
 
 def test_hostile_names_are_text(shipment: Shipment) -> None:

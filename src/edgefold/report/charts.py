@@ -19,11 +19,7 @@ _NAMES = {Format.ONNX: "ONNX Runtime", Format.TFLITE: "LiteRT", Format.EXECUTORC
 
 def latency_chart(shipment: Shipment) -> str:
     """One row a variant: the spread of its samples, the median and its 95 % interval. Emulated times are no latencies."""
-    measured = [
-        (variant.name, variant.format, variant.measurement)
-        for variant in shipment.variants
-        if variant.measurement is not None and Code.EMULATED not in variant.measurement.codes
-    ]
+    measured = _timed(shipment)
     if not measured:
         return ""
     row, top = 44.0, 8.0
@@ -37,9 +33,7 @@ def latency_chart(shipment: Shipment) -> str:
 
 def undrawn(shipment: Shipment) -> tuple[int, int]:
     """How many samples lie to the right of the picture, and how many there are."""
-    measured = [
-        v.measurement for v in shipment.variants if v.measurement is not None and Code.EMULATED not in v.measurement.codes
-    ]
+    measured = [measurement for *_, measurement in _timed(shipment)]
     if not measured:
         return 0, 0
     end = max(_drawn_ns(m) for m in measured) * 1.02
@@ -139,6 +133,15 @@ def _x_axis(x: Scale, y: float, *, y_top: float = 0.0) -> str:
         parts.append(element("line", x1=x(tick), x2=x(tick), y1=y_top, y2=y, class_="grid"))
         parts.append(label(x(tick), y + 16, "0" if tick == 0 else duration(tick), class_="axis", text_anchor="middle"))
     return "".join(parts)
+
+
+def _timed(shipment: Shipment) -> list[tuple[str, Format, Measurement]]:
+    """What was measured on a real device: name, format, measurement."""
+    return [
+        (variant.name, variant.format, variant.measurement)
+        for variant in shipment.variants
+        if variant.measurement is not None and Code.EMULATED not in variant.measurement.codes
+    ]
 
 
 def _drawn_ns(measured: Measurement) -> float:
