@@ -14,8 +14,7 @@ from edgefold.export.passes.onnx_bias import INTEGER_BIAS
 from edgefold.export.passes.onnx_clip import INTEGER_CLIP
 from edgefold.export.passes.onnx_global_pool import GLOBAL_POOL
 from edgefold.export.passes.onnx_names import NAME_BY_MODULE
-from edgefold.export.passes.onnx_own_zero_points import OWN_ZERO_POINTS
-from edgefold.export.passes.onnx_unsigned import UNSIGNED_ACTIVATIONS
+from edgefold.export.passes.onnx_unsigned import UNSIGNED
 
 
 def _library(name: str, one: ir.passes.InPlacePass) -> GraphPass[ir.Model]:
@@ -30,8 +29,7 @@ CLEAN: tuple[GraphPass[ir.Model], ...] = (
     _library("onnx-share-initializers", DeduplicateInitializersPass()),
     _library("onnx-share-nodes", CommonSubexpressionEliminationPass()),
     _library("onnx-drop-unused", RemoveUnusedNodesPass()),
-    OWN_ZERO_POINTS,
     NAME_BY_MODULE,
 )
 FLOAT: tuple[GraphPass[ir.Model], ...] = (GLOBAL_POOL,)
-INTEGER: tuple[GraphPass[ir.Model], ...] = (GLOBAL_POOL, INTEGER_BIAS, INTEGER_CLIP, UNSIGNED_ACTIVATIONS)
+INTEGER: tuple[GraphPass[ir.Model], ...] = (GLOBAL_POOL, INTEGER_BIAS, INTEGER_CLIP, UNSIGNED)
