@@ -1,12 +1,44 @@
 """Measures artifacts on devices: latency with its uncertainty, memory, and what a reader must know before trusting either.
 
-`bench` gives a Measurement, `compare` says whether one artifact is faster than another on the same device.
+`bench` gives a Measurement, `bench_devices` one for each of several devices, `compare` says whether one artifact is faster
+than another on the same device, `check_baseline` whether it became slower than a stored result; `sustained` shows what heat
+does. `devices` lists what can be reached, `build_runner` builds what runs on devices without Python, `remember` and `history`
+keep results.
 """
 
+from edgefold.device_bench.baseline import against_baseline, check_baseline
 from edgefold.device_bench.bench import bench, bench_many
 from edgefold.device_bench.compare import compare, compare_measurements
 from edgefold.device_bench.devices import DeviceStatus, devices
+from edgefold.device_bench.files import load_measurements, save_measurements
+from edgefold.device_bench.fleet import DeviceResult, bench_devices
 from edgefold.device_bench.native_build import build_runner
 from edgefold.device_bench.options import BenchOptions
+from edgefold.device_bench.store import HistoryEntry, history, recall, remember
+from edgefold.device_bench.sustained import SustainedResult, sustained
+from edgefold.device_bench.trend import sparkline, trend_svg
 
-__all__ = ["BenchOptions", "DeviceStatus", "bench", "bench_many", "build_runner", "compare", "compare_measurements", "devices"]
+__all__ = [
+    "BenchOptions",
+    "DeviceResult",
+    "DeviceStatus",
+    "HistoryEntry",
+    "SustainedResult",
+    "against_baseline",
+    "bench",
+    "bench_devices",
+    "bench_many",
+    "build_runner",
+    "check_baseline",
+    "compare",
+    "compare_measurements",
+    "devices",
+    "history",
+    "load_measurements",
+    "recall",
+    "remember",
+    "save_measurements",
+    "sparkline",
+    "sustained",
+    "trend_svg",
+]

@@ -55,7 +55,7 @@ def aa_noise(processes: Sequence[Sequence[int]], *, seed: int = 0) -> float:
     rng = np.random.default_rng(seed)
     order = rng.permuted(np.tile(np.arange(len(processes)), (RESAMPLES, 1)), axis=1)
     half = len(processes) // 2
-    weights = np.zeros((2, RESAMPLES, len(processes)))
+    weights = np.zeros((2, RESAMPLES, len(processes)), np.int32)
     rows = np.arange(RESAMPLES)[:, None]
     weights[0][rows, order[:, :half]] = 1
     weights[1][rows, order[:, half : 2 * half]] = 1
@@ -121,7 +121,7 @@ def _sketch(processes: Sequence[Sequence[int]]) -> tuple[Floats, NDArray[np.intp
     return values[order], owners[order]
 
 
-def _weighted_quantile(values: Floats, owners: NDArray[np.intp], weights: Floats, level: float) -> Floats:
+def _weighted_quantile(values: Floats, owners: NDArray[np.intp], weights: NDArray[np.int32], level: float) -> Floats:
     """One quantile for each row of weights; ``weights`` is (rows, processes), how often each process was drawn."""
     parts = []
     # In parts: the table of (rows, samples) would take 60 MB.
@@ -135,4 +135,4 @@ def _resampled(processes: Sequence[Sequence[int]], level: float, draws: int, rng
     """The quantile of each bootstrap resample of the processes."""
     values, owners = _sketch(processes)
     share = np.full(len(processes), 1 / len(processes))
-    return _weighted_quantile(values, owners, rng.multinomial(draws, share, RESAMPLES).astype(np.float64), level)
+    return _weighted_quantile(values, owners, rng.multinomial(draws, share, RESAMPLES).astype(np.int32), level)

@@ -1,0 +1,65 @@
+"""The gate for continuous integration: is anything slower than it was?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from edgefold.device_bench.compare import compare_measurements
+from edgefold.errors import CheckError, UsageError
+from edgefold.results import Comparison, Measurement, Verdict
+
+RULE = re.compile(r"slower:(\d+(?:\.\d+)?)%")
+
+
+def parse_rule(rule: str) -> float:
+    """The share in a rule like ``slower:3%``.
+
+    Raises:
+        UsageError: it is no such rule.
+    """
+    match = RULE.fullmatch(rule.strip())
+    if match is None or not 0 < float(match.group(1)) < 1000:
+        raise UsageError(f"rule '{rule}' cannot be read; expected slower:PERCENT%, such as slower:3%")
+    return float(match.group(1)) / 100
+
+
+def against_baseline(measurements: Sequence[Measurement], baseline: Sequence[Measurement], rule: str) -> list[Comparison]:
+    """Each measurement against the baseline's of the same artifact, format and device, at the rule's threshold.
+
+    Raises:
+        UsageError: the baseline lacks one, or the two are not comparable (the reason is in the message).
+    """
+    threshold = parse_rule(rule)
+    known = {_key(each): each for each in baseline}
+    comparisons = []
+    for each in measurements:
+        old = known.get(_key(each))
+        if old is None:
+            names = ", ".join(sorted({f"{entry.artifact} on {entry.device.url}" for entry in baseline})) or "nothing"
+            raise UsageError(f"the baseline has no '{each.artifact}' on {each.device.url}; it has {names}: measure it again")
+        comparisons.append(compare_measurements(old, each, threshold=threshold))
+    return comparisons
+
+
+def check_baseline(measurements: Sequence[Measurement], baseline: Sequence[Measurement], rule: str) -> list[Comparison]:
+    """The same, as a check.
+
+    Raises:
+        CheckError: at least one artifact is slower by the rule.
+        UsageError: see `against_baseline`.
+    """
+    comparisons = against_baseline(measurements, baseline, rule)
+    slower = [each for each in comparisons if each.verdict is Verdict.SLOWER]
+    if slower:
+        words = "; ".join(
+            f"'{each.candidate.artifact}' takes {each.ratio.value:.3f} times as long "
+            f"(95 % interval {each.ratio.low:.3f} to {each.ratio.high:.3f})"
+            for each in slower
+        )
+        raise CheckError(f"{words}, allowed by '{rule}' is less; find the cause, or accept it with a new baseline")
+    return comparisons
+
+
+def _key(measurement: Measurement) -> tuple[str, str, str]:
+    return measurement.artifact, measurement.format.value, measurement.device.url

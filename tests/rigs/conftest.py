@@ -1,0 +1,122 @@
+"""Devices that are real in all but their silicon: built once into .rig/, started for the session, stopped after it.
+
+Where the machine forbids it (no root, no namespaces, no registries) these tests skip with the reason; in CI they fail instead.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from edgefold.device_bench import build_runner
+from edgefold.device_bench.native_bundle import load_bundle
+from edgefold.errors import EdgefoldError
+
+HERE = Path(__file__).parent
+RIG = Path(os.environ.get("EDGEFOLD_RIG", HERE.parents[1] / ".rig"))
+TINY = HERE.parent / "data" / "tiny"
+SETUP_S = 900
+
+
+def unavailable(reason: str) -> None:
+    """Skips, or fails where nothing may be skipped."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def script(name: str, *arguments: str) -> None:
+    """Runs one of the rig's scripts; only its end is waited for, since what it starts keeps running."""
+    log = RIG / f"{name}.log"
+    with log.open("wb") as output:
+        done = subprocess.run(
+            [str(HERE / name), *arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=SETUP_S
+        )
+    if done.returncode:
+        unavailable(f"{name} {arguments[0]} failed: {(log.read_text(errors='replace').splitlines() or ['?'])[-1]}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """One test process at a time builds."""
+    RIG.mkdir(parents=True, exist_ok=True)
+    with (RIG / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="session")
+def rig() -> Path:
+    """The folder of the rigs, on a machine that can have them."""
+    if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("dpkg-query") is None:
+        unavailable("the rigs need root on Debian")
+    return RIG
+
+
+@pytest.fixture(scope="session")
+def native(rig: Path) -> Iterator[Path]:
+    """The native runner, built from its pinned packages."""
+    folder = rig / "runner"
+    with locked():
+        if load_bundle(folder) is None:
+            subprocess.run(
+                ["bash", "-c", f'source "{HERE}/common.sh"; install_packages g++-12-aarch64-linux-gnu cmake make'], check=True
+            )
+            try:
+                build_runner(folder)
+            except EdgefoldError as error:
+                unavailable(f"the native runner cannot be built here: {error}")
+    old = os.environ.get("EDGEFOLD_RUNNER")
+    os.environ["EDGEFOLD_RUNNER"] = str(folder)
+    yield folder
+    if old is None:
+        del os.environ["EDGEFOLD_RUNNER"]
+    else:
+        os.environ["EDGEFOLD_RUNNER"] = old
+
+
+@pytest.fixture(scope="session")
+def board(rig: Path) -> Iterator[Path]:
+    """A board behind sshd; gives the configuration file for ssh."""
+    port = str(free_port())
+    with locked():
+        script("arm_root.sh", str(rig))
+    script("ssh_device.sh", "start", str(rig), port)
+    yield rig / "ssh_config"
+    script("ssh_device.sh", "stop", str(rig), port)
+
+
+@pytest.fixture(scope="session")
+def phone(rig: Path) -> Iterator[str]:
+    """A phone behind adbd; gives its URL."""
+    port = str(free_port())
+    script("adb_device.sh", "start", str(rig), port)
+    old = os.environ.get("ADB")
+    os.environ["ADB"] = str(rig / "adb")
+    yield f"adb://127.0.0.1:{port}"
+    if old is None:
+        del os.environ["ADB"]
+    else:
+        os.environ["ADB"] = old
+    script("adb_device.sh", "stop", str(rig), port)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Path:
+    """The folder of the tiny models."""
+    return TINY

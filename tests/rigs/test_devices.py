@@ -1,0 +1,157 @@
+"""From end to end on an ARM board over ssh and a phone over adb: ship, run, measure, compare with the host, leave nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from edgefold.device_bench import BenchOptions, bench, devices
+from edgefold.device_bench.launch import Worker
+from edgefold.device_bench.named import DeviceSettings
+from edgefold.device_bench.runners import SCHEMES, open_runner
+from edgefold.errors import DeviceError, RuntimeFailure
+from edgefold.results import Code, Measurement
+
+pytestmark = pytest.mark.slow
+
+QUICK = BenchOptions(processes=1, min_samples=3, min_time_s=0.0, max_secs=60, gate_max_s=0)
+FILES = ("tiny.onnx", "tiny.tflite", "tiny-int8.tflite", "tiny.pte")
+
+
+def left_on(url: str, folder: str, ssh_config: Path | None) -> list[str]:
+    """What lies in the folder, without the runner's own that is used to look."""
+    with open_runner(url, ssh_config=ssh_config) as runner:
+        names = runner.run(["ls", folder], timeout_s=60).stdout.decode().split()
+    return [name for name in names if name.startswith("edgefold-")][1:]
+
+
+def check(result: Measurement) -> None:
+    """It ran there, says that it was emulated, and computed what the host computes."""
+    assert result.device.machine == "aarch64"
+    assert Code.EMULATED in result.codes
+    assert Code.OUTPUT_MISMATCH not in result.codes
+    (parity,) = result.parity
+    if result.artifact == "tiny-int8.tflite":
+        assert parity.max_steps == 0
+    else:
+        assert parity.max_relative_error < 1e-6
+    assert result.peak_rss_bytes > result.base_rss_bytes > 0
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_native_runner_over_ssh(board: Path, native: Path, tiny: Path, name: str) -> None:
+    check(bench(tiny / name, "ssh://board", options=QUICK, ssh_config=board, worker="native"))
+
+
+@pytest.mark.parametrize("name", ["tiny.onnx", "tiny-int8.tflite"])
+def test_the_boards_own_python_over_ssh(board: Path, tiny: Path, name: str) -> None:
+    result = bench(tiny / name, "ssh://board-user", options=QUICK, ssh_config=board, worker="python")
+    check(result)
+    assert result.runtime == ("onnxruntime 1.32.0" if name.endswith(".onnx") else "ai-edge-litert 2.3.0")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_native_runner_over_adb(phone: str, native: Path, tiny: Path, name: str) -> None:
+    result = bench(tiny / name, phone, options=QUICK)
+    check(result)
+    assert result.device.system == "Android"
+    assert result.device.battery_percent == 87
+
+
+def test_nothing_is_left(board: Path, phone: str, native: Path, tiny: Path) -> None:
+    bench(tiny / "tiny-int8.tflite", "ssh://board", options=QUICK, ssh_config=board)
+    bench(tiny / "tiny-int8.tflite", phone, options=QUICK)
+    assert left_on("ssh://board", "/tmp", board) == []
+    assert left_on(phone, "/data/local/tmp", None) == []
+
+
+def test_devices_are_listed_with_their_state(board: Path, phone: str) -> None:
+    ready, gone, handset = devices(["ssh://board", "ssh://board-refusing", phone], ssh_config=board)
+    assert (ready.state, gone.state, handset.state) == ("ready", "unreachable", "ready")
+    assert ready.info is not None
+    assert (ready.info.temperature_c, ready.info.cores[0].governor) == (35.2, "performance")
+    assert "it refused our key" in gone.detail
+
+
+@pytest.mark.parametrize(
+    ("host", "message"),
+    [("board-refusing", "it refused our key"), ("board-changed", "its host key is unknown or not the one in known_hosts")],
+)
+def test_keys_that_do_not_match(board: Path, host: str, message: str) -> None:
+    with pytest.raises(DeviceError, match=message), open_runner(f"ssh://{host}", ssh_config=board):
+        pass
+
+
+def test_a_phone_that_is_not_there(phone: str) -> None:
+    with pytest.raises(DeviceError, match="adb does not know it"), open_runner("adb://127.0.0.1:1"):
+        pass
+
+
+def test_a_full_disk(board: Path, tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(b"\1" * (12 << 20))
+    settings = DeviceSettings("ssh://board", ssh_config=board, folder="/home")
+    with (
+        SCHEMES["ssh"](settings, "board", False) as runner,
+        pytest.raises(DeviceError, match=r"No space left on device|write error"),
+    ):
+        runner.push(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["ssh", "adb"])
+def test_a_command_that_hangs_is_killed_there(board: Path, phone: str, where: str) -> None:
+    url, config = ("ssh://board", board) if where == "ssh" else (phone, None)
+    with open_runner(url, ssh_config=config) as runner:
+        with pytest.raises(DeviceError, match=r"'sleep' did not finish on device .* within 2 s and was stopped"):
+            runner.run(["sleep", "271"], timeout_s=2)
+        found = runner.run(["sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '"], timeout_s=60).stdout.decode()
+    assert "sleep 271" not in found
+
+
+@pytest.mark.parametrize("where", ["ssh", "adb"])
+def test_a_runner_killed_by_a_signal_is_one_sentence(board: Path, phone: str, where: str) -> None:
+    url, config = ("ssh://board", board) if where == "ssh" else (phone, None)
+    with open_runner(url, ssh_config=config) as runner:
+        assert runner.run(["sh", "-c", "kill -SEGV $$"], timeout_s=60).returncode == 139
+
+
+def test_a_phone_that_is_unplugged_while_it_runs(phone: str, rig: Path) -> None:
+    serial = phone.removeprefix("adb://")
+    unplug = threading.Timer(2, subprocess.run, [[str(rig / "adb"), "disconnect", serial]], {"capture_output": True})
+
+    def work() -> None:
+        with open_runner(phone) as runner:
+            unplug.start()
+            runner.run(["sleep", "20"], timeout_s=60)
+
+    with pytest.raises(DeviceError, match=r"broke before the command ended|gave no answer") as caught:
+        work()
+    unplug.join()
+    assert any("may be left on device" in note for note in caught.value.__notes__)
+
+
+def test_a_damaged_file_is_the_runtimes_sentence(board: Path, native: Path, tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bad.pte"
+    data = bytearray((tiny / "tiny.pte").read_bytes())
+    data[-400:] = bytes(400)
+    path.write_bytes(data)
+    with pytest.raises(RuntimeFailure, match=r"the executorch runtime (refused|crashed on) 'bad.pte'"):
+        bench(path, "ssh://board", options=QUICK, ssh_config=board, worker="native", reference=[])
+
+
+def test_two_runs_at_the_same_time_do_not_meet(board: Path, native: Path, tiny: Path) -> None:
+    results: dict[str, Measurement] = {}
+
+    def run(name: str, worker: Worker) -> None:
+        results[name] = bench(tiny / name, "ssh://board", options=QUICK, ssh_config=board, worker=worker)
+
+    threads = [threading.Thread(target=run, args=pair) for pair in (("tiny.tflite", "native"), ("tiny-int8.tflite", "native"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in results.values():
+        check(result)
+    assert len(results) == 2
