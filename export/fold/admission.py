@@ -92,6 +92,11 @@ def _quotient(args: Sequence[Any], kwargs: dict[str, Any], dependent: Dependent)
     return _only(0)(args, kwargs, dependent)
 
 
+def _convolution(args: Sequence[Any], kwargs: dict[str, Any], dependent: Dependent) -> str | None:
+    weights = (*args[1:3], *kwargs.values())
+    return "with weights that depend on the input" if any(_depends(value, dependent) for value in weights) else None
+
+
 def _inference(position: int, name: str) -> Rule:
     """Affine in the first argument unless the flag at ``position`` asks for training."""
 
@@ -116,8 +121,8 @@ diagonal unfold im2col col2im flip roll index_select gather index constant_pad_n
 replication_pad1d replication_pad2d pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle split split_with_sizes
 unsafe_split unsafe_split_with_sizes chunk unsafe_chunk tensor_split unbind sum mean neg neg_ cumsum avg_pool1d avg_pool2d
 _adaptive_avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d upsample_nearest1d upsample_nearest2d upsample_linear1d
-upsample_bilinear2d tril triu repeat tile repeat_interleave fill fill_ zero_ masked_fill masked_fill_ convolution _convolution
-conv1d conv2d convolution_overrideable _conv_depthwise2d conv_transpose1d conv_transpose2d _native_batch_norm_legit_no_training
+upsample_bilinear2d tril triu repeat tile repeat_interleave fill fill_ zero_ masked_fill masked_fill_
+_native_batch_norm_legit_no_training
 """
 _BOTH = """
 add add_ sub sub_ subtract subtract_ rsub cat concat concatenate stack copy_ copy slice_scatter select_scatter
@@ -128,9 +133,11 @@ _PRODUCTS: Final[dict[str, Rule]] = {
     **dict.fromkeys(("addmm", "baddbmm", "addbmm", "addmv", "addcmul"), _product(1, 2, 0)),
     "einsum": _einsum,
 }
+_CONVOLUTIONS = ("convolution", "_convolution", "convolution_overrideable", "_conv_depthwise2d", "conv1d", "conv2d", "conv3d")
 _NORMS = ("batch_norm", "native_batch_norm", "_native_batch_norm_legit", "_batch_norm_impl_index")
 _OTHERS: Final[dict[str, Rule]] = {
     **dict.fromkeys(("div", "div_", "divide", "true_divide"), _quotient),
+    **dict.fromkeys(_CONVOLUTIONS, _convolution),
     **dict.fromkeys(_NORMS, _inference(5, "training")),
     **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout"), _inference(2, "train")),
     **dict.fromkeys(("index_put", "index_put_"), _only(0, 2)),

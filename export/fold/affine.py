@@ -21,7 +21,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import Parameter
 
 from edgefold.export.fold.admission import admit, is_random, is_shape_only, operands, written_positions
-from edgefold.export.fold.cost import macs_of
+from edgefold.export.fold.cost import CONVOLUTIONS, macs_of
 from edgefold.export.fold.field import Field, advance, join, whole
 from edgefold.export.fold.modes import DispatchMode
 
@@ -172,7 +172,7 @@ class Proof(DispatchMode):
             # Views and pieces that are written one by one share a storage and thus a field.
             marks[storage] = join(marks[storage], found) if storage in marks else found
         scope.macs += macs_of(op, args, [result for result, _ in results])
-        scope.convolutions += op._opname in ("convolution", "mm", "bmm", "addmm", "baddbmm")
+        scope.convolutions += op._opname in CONVOLUTIONS
 
     def _before_write(
         self, op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any], written: tuple[tuple[int, str], ...]

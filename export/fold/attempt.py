@@ -47,6 +47,7 @@ class Evidence:
     field: Field | None
     foreign: frozenset[int]
     pair: tuple[Tensor, Tensor] | None = None
+    fixed: bool = False  # takes inputs of this size only, in batches of this size
 
 
 def evidence(scope: Scope, x: Tensor, y: Tensor, field: Field | None, pair: tuple[Tensor, Tensor] | None = None) -> Evidence:
@@ -159,10 +160,12 @@ class _Attempt:
 
     def _ways(self) -> Iterator[tuple[Field | None, bool]]:
         """Which field to trust and whether to choose the probe's size, from the cheapest way to the most careful."""
-        if self._call.field is not None:
-            yield self._call.field, True
-        yield None, True
-        if self._call.ops < LARGE:
+        call = self._call
+        if call.field is not None:
+            yield call.field, not call.fixed
+        if not call.fixed:
+            yield None, True
+        if call.ops < LARGE:
             yield None, False
 
     def _recover(self, field: Field | None, *, resize: bool) -> Kernel:
@@ -213,6 +216,21 @@ def _in_type(f: Function, dtype: torch.dtype) -> Function:
     def run(x: Tensor) -> Tensor:
         with Double():
             return guarded(x)
+
+    return run
+
+
+def in_batches(f: Function, size: int) -> Function:
+    """f for batches of any size, where its code takes batches of ``size`` only; a last one is filled up with zeros."""
+
+    def run(x: Tensor) -> Tensor:
+        parts = []
+        for start in range(0, len(x), size):
+            part = x[start : start + size]
+            missing = size - len(part)
+            whole = torch.cat([part, part.new_zeros(missing, *part.shape[1:])]) if missing else part
+            parts.append(f(whole)[: len(part)])
+        return torch.cat(parts)
 
     return run
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor
 from torch._ops import OpOverload
 
 from edgefold.export.plan import KernelMap
+
+CONVOLUTIONS: Final = frozenset({"convolution", "conv1d", "conv2d", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm"})
+"""Ops that multiply by a weight."""
 
 
 def macs_of(op: OpOverload, args: Sequence[Any], results: Sequence[Tensor]) -> int:
@@ -23,6 +26,12 @@ def macs_of(op: OpOverload, args: Sequence[Any], results: Sequence[Tensor]) -> i
             if args[6]:  # transposed: each input value meets the kernels of its channel
                 return int(args[0].numel() * math.prod(args[1].shape[1:]))
             return out.numel() * int(math.prod(args[1].shape[1:]))
+        case "conv1d" | "conv2d":
+            return out.numel() * int(math.prod(args[1].shape[1:]))
+        case "linear":
+            return int(args[0].numel() * args[1].shape[0])
+        case "matmul":
+            return out.numel() * int(args[0].shape[-1])
         case "mm" | "bmm" | "mv" | "dot":
             return int(args[0].numel() * (args[1].shape[-1] if args[1].ndim > 1 else 1))
         case "addmm" | "baddbmm" | "addmv":

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
@@ -60,14 +61,14 @@ def fold_module(module: nn.Module, example_inputs: Batch, *, progress: Progress 
     args, kwargs = as_arguments(module, example_inputs)
     tree = fold_tree(module, args, kwargs, report)
     program = capture(tree.module, example_inputs)
-    outputs = program.graph(*program.example_inputs)
+    outputs = _outputs(program)
     if tree.outputs is not None and not same(tree.outputs, outputs):
         raise CheckError(
             f"model {type(module).__name__} gives other outputs as a captured graph; "
             "remove what it keeps between calls, random numbers and code that asks for the types of its layers"
         )
     folds, reasons = fold_regions(program.graph, tree.unsteady, report)
-    if not same(outputs, program.graph(*program.example_inputs)):
+    if not same(outputs, _outputs(program)):
         raise CheckError(f"model {type(module).__name__}: its folded graph gives other outputs; please report this model")
     record_values(program.graph, program.example_inputs)
     return FoldResult(program, plan_of(program.graph, list(tree.decisions), folds, reasons))
@@ -110,6 +111,11 @@ def fold_tree(
             # Code around a layer may ask for its class; then it takes another way with the folded one.
             return FoldedTree(shadow(module), tuple(_withdrawn(decision) for decision in decisions), outputs, unsteady)
     return FoldedTree(folded, tuple(decisions), outputs, unsteady)
+
+
+def _outputs(program: Program) -> Any:
+    with torch.no_grad():
+        return program.graph(*program.example_inputs)
 
 
 def _run(watch: Recorder, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:

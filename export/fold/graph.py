@@ -8,13 +8,13 @@ be foldable where a part of it is not.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgefold.export.fold.attempt import Evidence, Folded, attempt, evidence
+from edgefold.export.fold.attempt import Evidence, Folded, attempt, evidence, in_batches
 from edgefold.export.fold.check import random_like
 from edgefold.export.fold.kernel import Kernel
 from edgefold.export.fold.regions import Region, Search, groups_of, op_name, path_of
@@ -23,6 +23,7 @@ from edgefold.quantize.graph import add_buffer
 
 aten = torch.ops.aten
 
+_SHORT = {"_native_batch_norm_legit_no_training": "batch_norm", "native_batch_norm": "batch_norm"}
 _PATIENCE = 2  # failures in a row after which an output is left
 
 Progress = Callable[[str, int, int], None]
@@ -112,8 +113,8 @@ def _attempt(owner: GraphModule, region: Region) -> tuple[Evidence, Folded] | st
         return scope.reason
     if y.ndim != x.ndim or len(y) != len(x) or y.dtype != x.dtype:
         return "its output is not (batch, channels, *space) with the dimensions of its input"
-    call = evidence(scope, x, y, field)
-    found = attempt(function, (call,))
+    call = replace(evidence(scope, x, y, field), fixed=region.is_fixed)
+    found = attempt(in_batches(function, len(x)) if region.is_fixed else function, (call,))
     if isinstance(found, str):
         return found
     groups = [groups_of(node) for node in region.convolutions]
@@ -127,7 +128,8 @@ def _replace(module: GraphModule, region: Region, call: Evidence, folded: Folded
     parameters = sum(
         value.numel() for node in region.constants if node.op == "get_attr" and isinstance(value := node.meta.get("val"), Tensor)
     )
-    kind = " + ".join(dict.fromkeys(op_name(node) for node in sorted(region.nodes, key=_position(module))))
+    ops = (op_name(node) for node in sorted(region.nodes, key=_position(module)))
+    kind = " + ".join(dict.fromkeys(_SHORT.get(name, name) for name in ops if name != "getitem"))
     paths = tuple(dict.fromkeys(path_of(node) for node in region.convolutions))
     stack = _common_stack(region)
     with module.graph.inserting_before(output):

@@ -66,9 +66,7 @@ def probe(
     inputs = shape[1] // field.blocks
     counts = _grid(inputs + 1, len(axes))
     lines = [
-        _roomy(axis, shape[2 + index], out_shape[2 + index], count)
-        if resize
-        else _tight(axis, shape[2 + index], out_shape[2 + index])
+        (_roomy if resize else _tight)(axis, shape[2 + index], out_shape[2 + index], count)
         for index, (axis, count) in enumerate(zip(axes, counts, strict=True))
     ]
     weight, bias = _shoot(f, shape[1], out_shape[1], field.blocks, lines, [axis.extent for axis in axes], dtype)
@@ -114,17 +112,25 @@ def _roomy(axis: Axis, size: int, outputs: int, cells: int) -> Line:
     return Line(length, wide, shots, cells, step, step // axis.stride)
 
 
-def _tight(axis: Axis, size: int, outputs: int) -> Line:
-    """A line of the real length: as few impulses as show every tap that this length can show."""
+def _tight(axis: Axis, size: int, outputs: int, cells: int) -> Line:
+    """A line of the real length, with as many of the ``cells`` as fit.
+
+    Where not even one does, a few impulses at chosen places show every tap that this length can show.
+    """
+    step, start = _step(axis), axis.last
+    room = min(size - 1, (outputs - 1) * axis.stride + axis.first) - (start + axis.stride - 1)
+    if room >= 0:
+        shots = tuple((start + phase, _responses(axis, start + phase, outputs)) for phase in range(axis.stride))
+        return Line(size, outputs, shots, min(cells, room // step + 1), step, step // axis.stride)
     middle = size / 2
     options = {i: _responses(axis, i, outputs) for i in sorted(range(size), key=lambda i: abs(i - middle))}
     missing = {tap for shown in options.values() for tap, _ in shown}
-    shots = []
+    chosen = []
     while missing:
         best = max(options, key=lambda i: len(missing & {tap for tap, _ in options[i]}))
-        shots.append((best, options[best]))
+        chosen.append((best, options[best]))
         missing -= {tap for tap, _ in options[best]}
-    return Line(size, outputs, tuple(shots), 1, 0, 0)
+    return Line(size, outputs, tuple(chosen), 1, 0, 0)
 
 
 def _responses(axis: Axis, position: int, outputs: int) -> tuple[tuple[int, int], ...]:

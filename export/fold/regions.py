@@ -24,6 +24,12 @@ _CONVOLUTIONS = frozenset({"convolution", "conv1d", "conv2d", "linear", "matmul"
 _PER_CHANNEL = frozenset(
     {"batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm", "mul", "add", "sub", "div", "getitem"}
 )
+_WITH_SIZES = frozenset(
+    {
+        *("view", "reshape", "_unsafe_view", "_reshape_alias", "expand", "as_strided", "unflatten", "repeat", "col2im"),
+        *("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "arange"),
+    }
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +45,11 @@ class Region:
         """The nodes that multiply by a weight, in the order of the graph."""
         found = (node for node in self.output.graph.nodes if node in self.nodes)
         return tuple(node for node in found if op_name(node) in _CONVOLUTIONS)
+
+    @cached_property
+    def is_fixed(self) -> bool:
+        """Whether the captured code holds the sizes of its input as numbers, and so takes no others."""
+        return any(op_name(node) in _WITH_SIZES for node in (*self.nodes, *self.constants))
 
     def module(self, owner: GraphModule) -> GraphModule:
         """The region as a module of one input; it shares the tensors of ``owner``."""

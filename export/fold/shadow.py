@@ -48,13 +48,17 @@ def children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def replace_child(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Puts ``new`` wherever ``module`` itself holds ``old``, in place."""
+    """Puts ``new`` wherever ``module`` itself holds ``old``, in place; one that hides in a container gets registered too."""
+    hidden = [name for name, child in children(module) if child is old and name not in module._modules]
     for name, child in module._modules.items():
         if child is old:
             module._modules[name] = new
     for name, value in list(vars(module).items()):
         if name not in _INTERNAL:
             vars(module)[name] = _replaced(value, old, new)
+    for name in hidden:
+        if name.isidentifier() and not hasattr(module, name):
+            module._modules[name] = new
 
 
 def size_of(module: nn.Module, memo: dict[int, int]) -> int:
@@ -74,11 +78,11 @@ def _inside(name: str, value: Any) -> Iterator[tuple[str, nn.Module]]:
     elif type(value) in (list, tuple):
         for index, member in enumerate(value):
             if isinstance(member, nn.Module | list | tuple | dict):
-                yield from _inside(f"{name}.{index}", member)
+                yield from _inside(f"{name}_{index}", member)
     elif type(value) is dict:
         for key, member in value.items():
             if isinstance(member, nn.Module | list | tuple | dict):
-                yield from _inside(f"{name}.{key}", member)
+                yield from _inside(f"{name}_{key}", member)
 
 
 def _replaced(value: Any, old: nn.Module, new: nn.Module) -> Any:

@@ -1,0 +1,134 @@
+"""Geometry: stride, padding, dilation and borders are recovered, also where the module takes one size only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgefold.export.fold.fold import fold_tree
+from edgefold.export.fold.kernel import FoldedConv, Kernel
+
+Function = Callable[[Tensor], Tensor]
+
+
+class Code(nn.Module):
+    """A function as a module. ``fixed`` lets it take one size only."""
+
+    def __init__(self, function: Function, fixed: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.function = function
+        self.fixed = fixed
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fixed and tuple(x.shape[2:]) != self.fixed:
+            raise ValueError("another size")
+        return self.function(x)
+
+
+def kernel_of(function: Function, shape: tuple[int, ...], *, fixed: bool = False) -> Kernel:
+    x = torch.randn(shape)
+    tree = fold_tree(Code(function, shape[2:] if fixed else ()).eval(), (x,), {})
+    assert isinstance(tree.module, FoldedConv), [decision.reason for decision in tree.decisions]
+    return tree.module.kernel
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "dilation"),
+    [
+        ((3, 3), (1, 1), (1, 1), (1, 1)),
+        ((5, 2), (2, 1), (2, 0), (1, 3)),
+        ((1, 4), (3, 2), (0, 3), (1, 1)),
+        ((3, 3), (2, 2), (2, 2), (2, 2)),
+        ((2, 2), (2, 2), (0, 0), (1, 1)),
+        ((7, 1), (1, 3), (3, 0), (1, 1)),
+    ],
+)
+def test_a_masked_convolution_gets_its_geometry_back(
+    size: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int], fixed: bool
+) -> None:
+    weight = torch.randn(4, 3, *size)
+
+    kernel = kernel_of(lambda x: F.conv2d(x, weight * 2, None, stride, padding, dilation), (1, 3, 12, 13), fixed=fixed)
+
+    assert tuple(kernel.weight.shape) == tuple(weight.shape)
+    assert kernel.stride == stride
+    assert [before for before, _ in kernel.padding] == list(padding)
+    assert all(d == wanted for d, wanted, k in zip(kernel.dilation, dilation, size, strict=True) if k > 1)
+    torch.testing.assert_close(kernel.weight, weight * 2, rtol=1e-6, atol=0)
+
+
+def test_padding_may_differ_on_each_side() -> None:
+    weight = torch.randn(4, 3, 4, 4)
+    kernel = kernel_of(lambda x: F.conv2d(F.pad(x, (1, 2, 0, 3)), weight), (1, 3, 11, 12))
+    assert kernel.padding == ((0, 3), (1, 2))
+
+
+def test_padding_as_in_tensorflow_depends_on_the_size() -> None:
+    weight = torch.randn(4, 3, 3, 3)
+
+    def same(x: Tensor) -> Tensor:
+        sizes = [max((-(-size // 2) - 1) * 2 + 3 - size, 0) for size in x.shape[2:]]
+        height, width = sizes
+        return F.conv2d(F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2)), weight, stride=2)
+
+    assert kernel_of(same, (1, 3, 56, 56)).padding == ((0, 1), (0, 1))
+    assert kernel_of(same, (1, 3, 57, 56)).padding == ((1, 1), (0, 1))
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_other_borders_become_a_pad(mode: str) -> None:
+    weight = torch.randn(4, 3, 3, 3)
+    kernel = kernel_of(lambda x: F.conv2d(F.pad(x, (1, 1, 1, 1), mode=mode), weight) * 2, (2, 3, 9, 9))
+    assert kernel.mode == mode
+    assert kernel.padding == ((1, 1), (1, 1))
+
+
+def test_a_kernel_as_large_as_the_input_is_found() -> None:
+    weight = torch.randn(2, 3, 7, 7)
+    kernel = kernel_of(lambda x: F.conv2d(x, weight, padding=3) + 1, (1, 3, 5, 5), fixed=True)
+    x = torch.randn(2, 3, 5, 5)
+    torch.testing.assert_close(kernel(x), F.conv2d(x, weight, padding=3) + 1, rtol=0, atol=1e-4)
+
+
+def test_an_input_of_one_pixel_shows_the_centre_only() -> None:
+    weight = torch.randn(4, 3, 3, 3)
+    kernel = kernel_of(lambda x: F.conv2d(x, weight, padding=1) * 0.5, (1, 3, 1, 1), fixed=True)
+    x = torch.randn(2, 3, 1, 1)
+    torch.testing.assert_close(kernel(x), F.conv2d(x, weight, padding=1) * 0.5, rtol=0, atol=1e-5)
+
+
+def test_groups_are_kept_where_nothing_crosses_them() -> None:
+    weight, scale = torch.randn(6, 2, 3, 3), torch.randn(6, 1, 1)
+    assert kernel_of(lambda x: F.conv2d(x, weight, groups=3) * scale, (1, 6, 8, 8)).groups == 3
+
+
+def test_depthwise_stays_depthwise() -> None:
+    first, second = torch.randn(8, 1, 3, 3), torch.randn(8, 1, 1, 1)
+    kernel = kernel_of(lambda x: F.conv2d(x, first, padding=1, groups=8) + F.conv2d(x, second, groups=8), (1, 8, 9, 9))
+    assert kernel.groups == 8
+
+
+def test_cancelled_weights_become_exact_zeros() -> None:
+    wide, point = torch.randn(4, 2, 3, 3), torch.randn(4, 4, 1, 1)
+    inner = torch.cat([point[:2, :2], point[2:, 2:]])
+
+    def plus_minus(x: Tensor) -> Tensor:
+        return F.conv2d(x, wide, padding=1, groups=2) + F.conv2d(x, point) - F.conv2d(x, inner, groups=2)
+
+    kernel = kernel_of(plus_minus, (1, 4, 8, 8))
+    outside = kernel.weight.clone()
+    outside[:, :, 1, 1] = 0
+    outside[:2, :2] = 0
+    outside[2:, 2:] = 0
+    assert not outside.any()
+
+
+def test_a_large_bias_costs_no_weight_its_digits() -> None:
+    weight, bias = torch.randn(4, 3, 3, 3), torch.full((4,), 1e6)
+    kernel = kernel_of(lambda x: F.conv2d(x, weight, None, padding=1) + bias.view(-1, 1, 1), (1, 3, 8, 8))
+    torch.testing.assert_close(kernel.weight, weight, rtol=1e-6, atol=1e-7)
