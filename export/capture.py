@@ -134,6 +134,7 @@ def _flatten(graph_module: GraphModule) -> None:
     """Drops the pytree calling convention and the ops that do nothing in inference, in place."""
     graph: Graph = graph_module.graph
     graph.set_codegen(CodeGen())
+    graph_module._forward_pre_hooks.clear()  # they check the arguments of the calling convention
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in _IDENTITIES:
             source = node.args[0]
