@@ -2,13 +2,14 @@
 
 `bench` gives a Measurement, `bench_devices` one for each of several devices, `compare` says whether one artifact is faster
 than another on the same device, `check_baseline` whether it became slower than a stored result; `sustained` shows what heat
-does. `devices` lists what can be reached, `build_runner` builds what runs on devices without Python, `remember` and `history`
-keep results.
+does. `count_instructions` gives a cost on ARM cores without one. `devices` lists what can be reached, `build_runner` builds
+what runs on devices without Python, `remember` and `history` keep results.
 """
 
 from edgefold.device_bench.baseline import against_baseline, check_baseline
 from edgefold.device_bench.bench import bench, bench_many
 from edgefold.device_bench.compare import compare, compare_measurements
+from edgefold.device_bench.counts import InstructionCount, count_instructions
 from edgefold.device_bench.devices import DeviceStatus, devices
 from edgefold.device_bench.files import load_measurements, save_measurements
 from edgefold.device_bench.fleet import DeviceResult, bench_devices
@@ -23,6 +24,7 @@ __all__ = [
     "DeviceResult",
     "DeviceStatus",
     "HistoryEntry",
+    "InstructionCount",
     "SustainedResult",
     "against_baseline",
     "bench",
@@ -32,6 +34,7 @@ __all__ = [
     "check_baseline",
     "compare",
     "compare_measurements",
+    "count_instructions",
     "devices",
     "history",
     "load_measurements",

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgefold.errors import ArtifactError, OutputError
 from edgefold.results import Code, Measurement, from_dict, to_dict
@@ -112,7 +113,8 @@ def history(
     for row in reversed(rows):
         key = (row[2], row[4], row[5])
         codes = tuple(Code(word) for word in row[11].split())
-        entries.append(HistoryEntry(*row[:11], codes, before.get(key, row[3]) != row[3]))
+        values: list[Any] = [*row[:11], codes, before.get(key, row[3]) != row[3]]
+        entries.append(HistoryEntry(*values))
         before[key] = row[3]
     return entries
 
@@ -130,7 +132,7 @@ def recall(number: int, path: Path | None = None) -> Measurement:
     return from_dict(Measurement, json.loads(zlib.decompress(rows[0][0])))
 
 
-def _read(path: Path, query: str, values: tuple[object, ...]) -> list[tuple]:  # type: ignore[type-arg]  # rows of any columns
+def _read(path: Path, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
     if not path.is_file():
         return []
     try:
