@@ -132,10 +132,7 @@ def _branches(conv: Conv, weight: Tensor, lowering: Lowering, partition: Partiti
     if bool(residual(weight, partition).any()):
         if WEIGHT_SCALE in conv.node.meta and BRANCH_Q not in conv.node.meta:
             return "its two branches have not been calibrated"
-        placed = place_point(conv)
-        if isinstance(placed, str):
-            return placed
-        point = placed
+        point = place_point(conv)
     return Option(lowering, _geometry(conv, partition, point is not None), partition, point)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from edgefold.artifact import Format, Precision
 from edgefold.errors import unknown_name
@@ -27,6 +27,7 @@ from edgefold.export.passes.infra import clone
 from edgefold.export.plan import Lowering, LoweringPlan
 from edgefold.export.program import LoweredProgram, Program
 from edgefold.quantize.graph import constant_of
+from edgefold.quantize.scheme import WEIGHT_SCALE
 
 
 def lower(
@@ -60,7 +61,7 @@ def lower(
     models: Sequence[CostModel] = [model for model in (costs, shipped_table() if device == "host" else None) if model is not None]
     convs = [conv for conv in map(Conv.of, graph.graph.nodes) if conv is not None]
     layers = [options_of(conv, constant_of(graph, conv.weight)) for conv in convs]
-    choices = choose(layers, orders, Pricing(format, precision, models), wanted)
+    choices = choose(layers, orders, Pricing(format, precision, models, _floats(convs)), wanted)
     gathers = orders.apply()
     for choice in choices:
         conv = choice.options.conv.current()
@@ -72,6 +73,12 @@ def lower(
     plan = LoweringPlan(format, precision, device, tuple(choice.layer for choice in choices), gathers, lowering=str(lowering))
     lowered = Program(result, program.example_inputs, program.input_names, program.output_names)
     return LoweredProgram(lowered, format, precision, plan)
+
+
+def _floats(convs: Sequence[Conv]) -> frozenset[Node]:
+    """The convolutions without weight scales in a network where others have them."""
+    quantized = {conv.node for conv in convs if WEIGHT_SCALE in conv.node.meta}
+    return frozenset(conv.node for conv in convs if conv.node not in quantized) if quantized else frozenset()
 
 
 def _lowering(name: Lowering | str) -> Lowering | None:

@@ -1,9 +1,10 @@
 """Where the 1×1 branch of a convolution reads.
 
-Output i of a convolution reads its centre tap c = (K - 1) // 2 at input position i·s + c·d − p. A 1×1 convolution with the
-same stride reads at i·s − q, so q = p − c·d: zero for the usual odd kernel with 'same' padding. A positive q is
-padding of the 1×1 convolution, a negative one crops the start of its input; an output that comes out too long is
-cropped at its end, and one that comes out too short cannot be made this way (padding at the end only).
+Output i of a convolution reads its centre tap c = (K - 1) // 2 at input position i·s + c·d − p. A 1×1 convolution
+with the same stride reads at i·s − q, so q = p − c·d: zero for the usual odd kernel with 'same' padding. A positive q
+is padding of the 1×1 convolution, a negative one crops the start of its input. At least as many taps follow the
+centre as come before it, so the last output needs no input beyond those that q makes available: the output may come
+out too long, and is then cropped at its end, but never too short.
 """
 
 from __future__ import annotations
@@ -24,16 +25,15 @@ class PointPlacement:
     keep: tuple[int | None, ...]
 
 
-def place_point(conv: Conv) -> PointPlacement | str:
-    """The placement for a convolution, or the reason why there is none."""
+def place_point(conv: Conv) -> PointPlacement:
+    """The placement for a convolution."""
     crops, paddings, keeps = [], [], []
     taps = centre_tap(conv.kernel)
     for dim, tap in enumerate(taps):
         shift = conv.padding[dim] - tap * conv.dilation[dim]
         crop, padding = max(-shift, 0), max(shift, 0)
         length = (conv.in_space[dim] - crop + 2 * padding - 1) // conv.stride[dim] + 1
-        if length < conv.out_space[dim]:
-            return "a 1x1 convolution cannot be aligned with the centre of its kernel"
+        assert length >= conv.out_space[dim]
         crops.append(crop)
         paddings.append(padding)
         keeps.append(conv.out_space[dim] if length > conv.out_space[dim] else None)

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from torch.fx import Node
+
 from edgefold.artifact import Format, Precision
 from edgefold.export.lower.candidates import Option, Options
 from edgefold.export.lower.costs import CostModel, known_cost
@@ -18,7 +20,6 @@ from edgefold.export.lower.estimate import estimate_ns, gather_limit
 from edgefold.export.lower.permute import Orders
 from edgefold.export.plan import Candidate, LoweredLayer, Lowering, NumericClass
 from edgefold.quantize.graph import module_path
-from edgefold.quantize.scheme import WEIGHT_SCALE
 
 # What stands in for a lowering that a layer does not have.
 NEAREST: Final = {
@@ -41,43 +42,45 @@ class Choice:
 class Pricing:
     """The costs of candidates in one format and precision, from the first model that knows them."""
 
-    def __init__(self, format: Format, precision: Precision, models: Sequence[CostModel]) -> None:
-        self.format, self.precision = format, precision
-        self._models = models
+    def __init__(self, format: Format, precision: Precision, models: Sequence[CostModel], floats: frozenset[Node]) -> None:
+        """``floats`` are the convolutions that stay float in a quantized network."""
+        self.format = format
+        self._precision, self._models, self._floats = precision, models, floats
+
+    def precision(self, layer: Options) -> Precision:
+        """The numbers that a layer computes with."""
+        return Precision.FP32 if layer.conv.node in self._floats else self._precision
 
     def candidates(self, layer: Options) -> tuple[Candidate, ...]:
         """The plan's entries for the options of a layer, in their order.
 
         Times of one layer are compared with each other, so they are measured ones only if all of them are.
         """
-        known = [
-            known_cost(self._models, option.geometry, option.lowering, self.format, self.precision) for option in layer.options
-        ]
-        measured = all(one is not None for one in known)
-        result = []
-        for option, cost in zip(layer.options, known, strict=True):
-            if measured and cost is not None:
-                nanoseconds, source = cost
-            else:
-                nanoseconds = estimate_ns(option.geometry, option.lowering, self.format, self.precision)
-                source = "estimated"
-            weights = option.geometry.weights(option.lowering)
-            quantized = WEIGHT_SCALE in layer.conv.node.meta
-            result.append(
-                Candidate(
-                    option.lowering,
-                    _numeric_class(option, quantized),
-                    macs=option.geometry.macs(option.lowering),
-                    weight_bytes=weights * (1 if quantized else 4),
-                    cost_ns=nanoseconds,
-                    source=source,
-                )
+        precision = self.precision(layer)
+        known = [known_cost(self._models, option.geometry, option.lowering, self.format, precision) for option in layer.options]
+        measured = [cost for cost in known if cost is not None]
+        if len(measured) < len(known):
+            estimates = [estimate_ns(option.geometry, option.lowering, self.format, precision) for option in layer.options]
+            measured = [(estimate, "estimated") for estimate in estimates]
+        return tuple(
+            Candidate(
+                option.lowering,
+                _numeric_class(option, precision),
+                macs=option.geometry.macs(option.lowering),
+                weight_bytes=option.geometry.weights(option.lowering) * _WEIGHT_BYTES.get(precision, 1),
+                cost_ns=nanoseconds,
+                source=source,
             )
-        return tuple(result)
+            for option, (nanoseconds, source) in zip(layer.options, measured, strict=True)
+        )
 
 
-def _numeric_class(option: Option, quantized: bool) -> NumericClass:
-    if not quantized:
+_WEIGHT_BYTES: Final = {Precision.FP32: 4, Precision.FP16: 2}
+_STATIC: Final = frozenset({Precision.INT8, Precision.INT8_FULL, Precision.INT16X8})
+
+
+def _numeric_class(option: Option, precision: Precision) -> NumericClass:
+    if precision not in _STATIC:
         return NumericClass.FLOAT
     return NumericClass.FUSED if option.point is None else NumericClass.BRANCHED
 
@@ -120,7 +123,7 @@ def _cheapest(
         if wish is None:
             return option, f"cheapest of {len(ranked)} candidates ({candidate.source}){refused}"
         saved = ranked[min(place + 1, len(ranked) - 1)][1].cost_ns - candidate.cost_ns
-        moved = orders.grant(wish, limit=max(gather_limit(saved, pricing.format, pricing.precision), 0))
+        moved = orders.grant(wish, limit=max(gather_limit(saved, pricing.format, pricing.precision(layer)), 0))
         if moved is not None:
             gathers = f", with gathers of {moved} elements" if moved else ""
             return option, f"cheapest of {len(ranked)} candidates ({candidate.source}){gathers}{refused}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -194,7 +195,7 @@ def gathers_in(lowered: LoweredProgram) -> int:
     return sum(node.target is torch.ops.aten.index_select.default for node in lowered.program.graph.graph.nodes)
 
 
-def check(net: RandomNet, lowering: Lowering | str) -> LoweredProgram:
+def check(net: RandomNet, lowering: Lowering | Literal["auto"]) -> LoweredProgram:
     net = net.double().eval()
     x = torch.randn(1, 8, SIZE, SIZE, dtype=torch.float64)
     program = capture(net, x)
@@ -212,7 +213,7 @@ def check(net: RandomNet, lowering: Lowering | str) -> LoweredProgram:
 @given(recipe, st.sampled_from([*Lowering, "auto"]), st.integers(0, 2**31))
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_graph_any_lowering(
-    recipe: tuple[list[tuple[str, int, int]], list[tuple[str, int]]], lowering: Lowering | str, seed: int
+    recipe: tuple[list[tuple[str, int, int]], list[tuple[str, int]]], lowering: Lowering | Literal["auto"], seed: int
 ) -> None:
     torch.manual_seed(seed)
     check(RandomNet(*recipe), lowering)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from typing import Literal
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def randomize(module: nn.Module) -> nn.Module:
     return module.double().eval()
 
 
-def lowered_ops(net: nn.Module, x: Tensor, lowering: Lowering | str = Lowering.GROUPED) -> tuple[int, list[str]]:
+def lowered_ops(net: nn.Module, x: Tensor, lowering: Lowering | Literal["auto"] = Lowering.GROUPED) -> tuple[int, list[str]]:
     """Lowers, checks that the outputs stay, and returns the gathers and all ops."""
     randomize(net)
     x = x.double()

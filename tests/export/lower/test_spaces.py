@@ -46,7 +46,12 @@ def test_a_concat_is_a_block_permutation() -> None:
     solver, one, other, free = Solver(), Layout.free(4), Layout.free(6), Layout.free(10)
     joined = concatenated([one, other])
     assert solver.unify(joined, free) is None
-    assert solver.arrange([free], [[np.array([1, 3]), np.array([0, 2]), np.array([5, 7, 9]), np.array([4, 6, 8])]]) == [0, 1, 2, 3]
+    assert solver.arrange([free], [[np.array([1, 3]), np.array([0, 2]), np.array([5, 7, 9]), np.array([4, 6, 8])]]) == [
+        0,
+        1,
+        2,
+        3,
+    ]
     assert one.order().tolist() == [1, 3, 0, 2]
     assert other.order().tolist() == [1, 3, 5, 0, 2, 4]
     assert free.order().tolist() == joined.order().tolist()
