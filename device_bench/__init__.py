@@ -11,10 +11,12 @@ from edgefold.device_bench.bench import bench, bench_many
 from edgefold.device_bench.compare import compare, compare_measurements
 from edgefold.device_bench.counts import InstructionCount, count_instructions
 from edgefold.device_bench.devices import DeviceStatus, devices
+from edgefold.device_bench.diagnosis import SlownessReport, diagnose
 from edgefold.device_bench.files import load_measurements, save_measurements
 from edgefold.device_bench.fleet import DeviceResult, bench_devices
 from edgefold.device_bench.native_build import build_runner
 from edgefold.device_bench.options import BenchOptions
+from edgefold.device_bench.profile import OpProfile, profile
 from edgefold.device_bench.store import HistoryEntry, history, recall, remember
 from edgefold.device_bench.sustained import SustainedResult, sustained
 from edgefold.device_bench.trend import sparkline, trend_svg
@@ -25,6 +27,8 @@ __all__ = [
     "DeviceStatus",
     "HistoryEntry",
     "InstructionCount",
+    "OpProfile",
+    "SlownessReport",
     "SustainedResult",
     "against_baseline",
     "bench",
@@ -36,8 +40,10 @@ __all__ = [
     "compare_measurements",
     "count_instructions",
     "devices",
+    "diagnose",
     "history",
     "load_measurements",
+    "profile",
     "recall",
     "remember",
     "save_measurements",

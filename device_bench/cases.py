@@ -17,7 +17,7 @@ from edgefold.runtime.session import check_hash, describe, save_inputs, to_file,
 
 Array = NDArray[Any]
 
-BENCH_JOB, MEMORY_JOB = "bench.json", "memory.json"
+BENCH_JOB, MEMORY_JOB, PROFILE_JOB = "bench.json", "memory.json", "profile.json"
 # A worker ends itself this long after its budget, also where nobody can reach it any more.
 GRACE_S = 60.0
 
@@ -96,5 +96,5 @@ def write_case(case: Case, folder: Path, options: BenchOptions, extra: dict[str,
         "limit_s": budget_s + GRACE_S,
         **extra,
     }
-    for name, mode in ((BENCH_JOB, "bench"), (MEMORY_JOB, "memory")):
+    for name, mode in ((BENCH_JOB, "bench"), (MEMORY_JOB, "memory"), (PROFILE_JOB, "profile")):
         (folder / name).write_text(json.dumps({"mode": mode, **job}), encoding="utf-8")

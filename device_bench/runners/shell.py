@@ -115,12 +115,12 @@ class ShellRunner(ABC):
                 raise DeviceError(
                     f"sending '{local.name}' ({size} bytes) to '{self.url}' took too long; check the connection"
                 ) from error
-        self._verify(remote, {name: sha256_of(path) for name, path in files})
+        self._verify(remote, {name: sha256_of(path) for name, path in files}, TRANSFER_S + size / TRANSFER_BYTES_PER_S)
         return remote if local.is_dir() else f"{remote}/{files[0][0]}"
 
-    def _verify(self, remote: RemotePath, expected: dict[str, str]) -> None:
+    def _verify(self, remote: RemotePath, expected: dict[str, str], timeout_s: float) -> None:
         names = " ".join(shlex.quote(f"./{name}") for name in expected)
-        done = self._checked(f"cd {shlex.quote(remote)} && sha256sum {names}", timeout_s=TRANSFER_S)
+        done = self._checked(f"cd {shlex.quote(remote)} && sha256sum {names}", timeout_s=timeout_s)
         found = dict(
             re.findall(r"^([0-9a-f]{64})\s+\*?\./(.*?)\r?$", done.stdout.decode("utf-8", errors="replace"), re.MULTILINE)
         )

@@ -96,7 +96,13 @@ def test_seeded_inputs_of_every_kind() -> None:
 
 def test_a_case_is_one_folder(tiny: Path, tmp_path: Path) -> None:
     write_case(make_case(tiny / "tiny.onnx", seed=0), tmp_path, BenchOptions(threads=2, cores="0,2-3", max_secs=50), {"x": 1})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "input_0.npy", "memory.json", "model.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "bench.json",
+        "input_0.npy",
+        "memory.json",
+        "model.onnx",
+        "profile.json",
+    ]
     job = json.loads((tmp_path / "bench.json").read_text())
     assert (job["mode"], job["threads"], job["cores"], job["max_s"], job["x"]) == ("bench", 2, [0, 2, 3], 10.0, 1)
 

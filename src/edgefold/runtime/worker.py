@@ -6,7 +6,7 @@ syntax of Python 3.9. The native runner speaks the same protocol.
 
 The job is one JSON object; its paths are relative to its own folder::
 
-    {"mode": "describe" | "run" | "bench" | "memory", "format": "onnx" | "tflite" | "executorch", "model": "m.onnx",
+    {"mode": "describe" | "run" | "bench" | "memory" | "profile", "format": "onnx" | "tflite" | "executorch", "model": "m.onnx",
      "threads": 1, "cores": [0, 1], "inputs": ["input_0.npy", ...],
      "min_samples": 64, "min_time_s": 0.5, "warmup_max_s": 12.0, "max_s": 24.0, "limit_s": 84.0}
 
@@ -39,7 +39,7 @@ Spec = dict[str, Any]  # name, shape (-1: dynamic), dtype, scale, zero_point
 FAST, SLOW, TOLERANCE, AGREEING = 0.1, 0.005, 0.04, 40
 # Where they never agree (another process keeps stepping in), it ends after this time and this many samples.
 WARMUP_S, WARMUP_SAMPLES = 3.0, 60
-MEMORY_RUNS = 8
+MEMORY_RUNS, PROFILE_RUNS = 8, 30
 
 
 class MissingRuntimeError(Exception):
@@ -52,7 +52,6 @@ def first_module(*names: str) -> Any:
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
-            # A module that is there and cannot import its own needs is a fault of its own, not a missing runtime.
             if error.name is None or not (name + ".").startswith(error.name + "."):
                 raise
     raise MissingRuntimeError("none of these is installed: " + ", ".join(name.split(".")[0] for name in names))
@@ -86,9 +85,11 @@ class OnnxModel:
         self.module = first_module("onnxruntime")
         self.runtime = "onnxruntime " + self.module.__version__
 
-    def load(self, path: str, threads: int) -> None:
-        """Loads the file; this is what ``load_ns`` times."""
+    def load(self, path: str, threads: int, trace: str = "") -> None:
+        """Loads the file; this is what ``load_ns`` times. ``trace`` is the stem of a file for the times of ops."""
         options = self.module.SessionOptions()
+        options.enable_profiling = bool(trace)
+        options.profile_file_prefix = trace
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
@@ -107,7 +108,6 @@ class OnnxModel:
 
     def bind(self, inputs: list[Any]) -> None:
         """Sets the inputs of the next run."""
-        # The binding keeps a copy of each input; only the run itself is timed.
         for position, value in enumerate(self.session.get_inputs()):
             self.binding.bind_cpu_input(value.name, inputs[position])
         for value in self.session.get_outputs():
@@ -120,6 +120,18 @@ class OnnxModel:
     def outputs(self) -> list[Any]:
         """The outputs of the last run; they may share its memory."""
         return list(self.binding.copy_outputs_to_cpu())
+
+    def trace(self) -> dict[str, Any]:
+        """The median time of each op over the runs, in ns and in the order of execution."""
+        path = Path(self.session.end_profiling())
+        events = [event for event in json.loads(path.read_text(encoding="utf-8")) if event.get("cat") == "Node"]
+        path.unlink()
+        times: dict[tuple[str, str], list[int]] = {}
+        for event in events:
+            name = event["name"]
+            if name.endswith("_kernel_time"):
+                times.setdefault((name[: -len("_kernel_time")], event["args"]["op_name"]), []).append(1000 * event["dur"])
+        return {"ops": [{"name": name, "op": op, "ns": int(np.median(all_ns))} for (name, op), all_ns in times.items()]}
 
 
 class TfliteModel:
@@ -176,18 +188,17 @@ class ExecutorchModel:
     """A program's method "forward" in ExecuTorch's Python bindings, which need torch for their tensors."""
 
     def __init__(self) -> None:
-        # torch comes first: the bindings find its libraries loaded, or fail.
-        self.torch = first_module("torch")
+        self.torch = first_module("torch")  # first: the bindings find its libraries loaded, or fail
         self.module = first_module("executorch.extension.pybindings._C")
-        # Quantized ops that no delegate took live in a library of their own.
-        first_module("executorch.kernels.quantized")
+        first_module("executorch.kernels.quantized")  # for quantized ops that no delegate took
         self.runtime = version_of("executorch")
 
-    def load(self, path: str, threads: int) -> None:
-        """Loads the file; this is what ``load_ns`` times."""
+    def load(self, path: str, threads: int, trace: str = "") -> None:
+        """Loads the file; this is what ``load_ns`` times. With ``trace`` the times of ops are kept, for a file of that stem."""
         # The pool has a thread a core from the start, and a delegate keeps the pool that it finds when it is loaded.
         self.module._unsafe_reset_threadpool(threads)
-        self.program = self.module._load_program(path)
+        self.program = self.module._load_program(path, enable_etdump=bool(trace))
+        self.dump = trace
         self.method = self.program.load_method("forward")
 
     def spec(self, name: str, info: Any) -> Spec:
@@ -213,6 +224,11 @@ class ExecutorchModel:
     def outputs(self) -> list[Any]:
         """The outputs of the last run; they may share its memory."""
         return [tensor.contiguous().numpy() for tensor in self.method.get_outputs()]
+
+    def trace(self) -> dict[str, Any]:
+        """The name of the ETDump with the times of the ops; only ExecuTorch's own tools read it."""
+        self.program.write_etdump_result_to_file(self.dump + ".etdp", self.dump + ".bin")
+        return {"etdump": Path(self.dump).name + ".etdp"}
 
 
 MODELS: dict[str, Callable[[], Any]] = {"onnx": OnnxModel, "tflite": TfliteModel, "executorch": ExecutorchModel}
@@ -244,19 +260,14 @@ def timed(call: Callable[[], None]) -> int:
     return time.perf_counter_ns() - start
 
 
-def status_bytes(key: str) -> int:
-    """A field of /proc/self/status, in bytes. Unlike ru_maxrss it does not count what the parent held before exec."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":"))
-
-
-def pss_bytes() -> int:
-    """The proportional share of memory, in bytes; 0 where the kernel does not tell."""
+def proc_bytes(name: str, key: str) -> int:
+    """A field of a file in /proc/self, in bytes; 0 where the kernel does not tell. Unlike getrusage, status counts since exec
+    only."""
     try:
-        lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()
+        lines = Path("/proc/self", name).read_text(encoding="ascii").splitlines()
     except OSError:
         return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":"))
 
 
 def check_inputs(specs: list[Spec], arrays: list[Any]) -> None:
@@ -280,8 +291,7 @@ def run_all(model: Any, arrays: list[Any]) -> list[Any]:
     for sample in range(samples):
         model.bind([np.ascontiguousarray(array[sample]) for array in arrays])
         model.invoke()
-        # A runtime may reuse the memory of its outputs in the next run.
-        results.append([np.array(output) for output in model.outputs()])
+        results.append([np.array(output) for output in model.outputs()])  # a copy: the next run may reuse the memory
     return [np.stack([result[position] for result in results]) for position in range(len(results[0]))]
 
 
@@ -324,8 +334,13 @@ def work(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(job.get("threads", 1))
     model = MODELS[job["format"]]()
-    base_rss = status_bytes("VmRSS")
-    load_ns = timed(lambda: model.load(str(folder / job["model"]), int(job.get("threads", 1))))
+    base_rss = proc_bytes("status", "VmRSS")
+    arguments: tuple[Any, ...] = (str(folder / job["model"]), int(job.get("threads", 1)))
+    if job["mode"] == "profile":
+        if not hasattr(model, "trace"):
+            raise JobError(f"{model.runtime} does not tell the times of ops")
+        arguments += (str(folder / "trace"),)
+    load_ns = timed(lambda: model.load(*arguments))
     inputs, outputs = model.specs()
     result: dict[str, Any] = {"mode": job["mode"], "runtime": model.runtime, "load_ns": load_ns}
     if job["mode"] == "describe":
@@ -338,11 +353,18 @@ def work(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         one = [np.ascontiguousarray(array[0]) for array in arrays]
         if job["mode"] == "bench":
             result.update(bench(model, one, job))
+        elif job["mode"] == "profile":
+            for _ in range(PROFILE_RUNS):
+                model.bind(one)
+                model.invoke()
+            result.update(model.trace())
         elif job["mode"] == "memory":
             for _ in range(MEMORY_RUNS):
                 model.bind(one)
                 model.invoke()
-            result.update(peak_rss_bytes=status_bytes("VmHWM"), base_rss_bytes=base_rss, pss_bytes=pss_bytes())
+            result.update(
+                peak_rss_bytes=proc_bytes("status", "VmHWM"), base_rss_bytes=base_rss, pss_bytes=proc_bytes("smaps_rollup", "Pss")
+            )
         stacked = [np.array(output)[None] for output in model.outputs()]
     result["outputs"] = []
     for position, array in enumerate(stacked):

@@ -1,0 +1,154 @@
+"""Why is it slow: what the file, the runtime, the CPU and the profile say, the largest cause first.
+
+Every finding names what was found, where, and what to do about it. A device that is only emulated gets no findings about time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgefold.artifact import Artifact, Format, Precision
+from edgefold.device_bench.options import BenchOptions
+from edgefold.device_bench.profile import OpProfile, OpTime, profile
+from edgefold.device_bench.runners import open_runner
+from edgefold.results import DeviceInfo
+
+TOP = 5
+CONVERSION = re.compile(r"quantize|^convert\b|\bcast\b|QuantizeLinear", re.IGNORECASE)
+LAYOUT = re.compile(r"transpose|permute|reorder|reshape", re.IGNORECASE)
+# Shares of the time from which a kind of op is worth a word.
+CONVERSION_SHARE, LAYOUT_SHARE = 0.10, 0.10
+# A core below this share of its own maximum is not running at speed.
+SLOW_CORE_SHARE = 0.6
+INTEGER = (Precision.INT8, Precision.INT8_FULL, Precision.INT16X8)
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One reason, with its share of the time where that is known."""
+
+    title: str
+    detail: str
+    share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SlownessReport:
+    """What was found. ``top`` are the five ops that take longest, empty where the runtime does not tell."""
+
+    artifact: str
+    device: str
+    causes: tuple[Cause, ...]
+    top: tuple[OpTime, ...]
+
+
+def diagnose(
+    artifact: Artifact | Path | str, device: str = "host", options: BenchOptions | None = None, *, ssh_config: Path | None = None
+) -> SlownessReport:
+    """Looks for what makes an artifact slow on a device.
+
+    Raises:
+        InputError: the file, the options or the device's name cannot be used.
+        RuntimeFailure: the runtime crashed or refused the file.
+        DeviceError: the device cannot be reached, or has no Python with the runtime.
+    """
+    from edgefold.export.inspect import inspect
+
+    path = artifact.path if isinstance(artifact, Artifact) else Path(artifact)
+    inspection = inspect(path)
+    with open_runner(device, ssh_config=ssh_config) as runner:
+        info = runner.info()
+    found = None if inspection.format is Format.TFLITE else profile(artifact, device, options, ssh_config=ssh_config)
+    causes = [
+        *fallback(inspection.fallback_modules),
+        *float_work(inspection.precision, inspection.float_mac_modules, inspection.integer_mac_share),
+        *by_profile(found),
+        *cpu_features(inspection.precision, info),
+        *slow_cores(info),
+    ]
+    ordered = sorted(causes, key=lambda cause: -1.0 if cause.share is None else -1.0 - cause.share)
+    return SlownessReport(path.name, device, tuple(ordered), () if found is None else found.slowest[:TOP])
+
+
+def fallback(modules: Sequence[str]) -> list[Cause]:
+    """Ops that the delegate left to the slow kernels."""
+    if not modules:
+        return []
+    return [
+        Cause("ops outside the delegate", f"{_some(modules)}: these run in plain kernels; replace them by ops that XNNPACK has")
+    ]
+
+
+def float_work(precision: Precision | None, modules: Sequence[str], integer_share: float | None) -> list[Cause]:
+    """Layers of an INT8 file that are computed in float."""
+    if precision not in INTEGER or not modules:
+        return []
+    share = None if integer_share is None else 1 - integer_share
+    words = "" if share is None else f" ({share:.0%} of the multiply-accumulates)"
+    return [Cause("float layers in an integer file", f"{_some(modules)}{words}: they were not quantized, or did not fuse")]
+
+
+def by_profile(found: OpProfile | None) -> list[Cause]:
+    """Conversions between float and integers, and moves of data, where they take much of the time."""
+    if found is None:
+        return []
+    causes = []
+    for title, pattern, least, advice in (
+        (
+            "quantize and dequantize ops",
+            CONVERSION,
+            CONVERSION_SHARE,
+            "use --io int8, or find the ops that break up the integer part",
+        ),
+        (
+            "ops that only move data",
+            LAYOUT,
+            LAYOUT_SHARE,
+            "choose the runtime's own layout with --layout nhwc, or another lowering",
+        ),
+    ):
+        ops = [op for op in found.ops if pattern.search(op.op)]
+        share = sum(op.share for op in ops)
+        if share >= least:
+            causes.append(
+                Cause(
+                    title, f"{len(ops)} of them take {share:.0%} of the time ({_some([op.name for op in ops])}): {advice}", share
+                )
+            )
+    return causes
+
+
+def cpu_features(precision: Precision | None, device: DeviceInfo) -> list[Cause]:
+    """Integer instructions that the CPU lacks."""
+    if precision not in INTEGER:
+        return []
+    arm = device.machine in ("aarch64", "arm64", "armv7l", "armv8l")
+    wanted = ("asimddp", "i8mm") if arm else ("avx512_vnni", "avx_vnni", "amx_int8")
+    if any(feature in device.features for feature in wanted):
+        return []
+    names = "dotprod (asimddp) and i8mm" if arm else "VNNI and AMX"
+    return [
+        Cause("no integer dot products", f"{device.cpu} has neither {names}: expect little or no gain of INT8 over fp32 there")
+    ]
+
+
+def slow_cores(device: DeviceInfo) -> list[Cause]:
+    """Cores that run far below their maximum."""
+    slow = [
+        f"core {core.index} at {core.current_khz / 1000:.0f} of {core.max_khz / 1000:.0f} MHz"
+        for core in device.cores
+        if core.current_khz and core.max_khz and core.current_khz < SLOW_CORE_SHARE * core.max_khz
+    ]
+    if not slow:
+        return []
+    return [Cause("cores below their speed", f"{_some(slow)}: set the governor to performance, or pin the run with --cores")]
+
+
+def _some(names: Sequence[str]) -> str:
+    """Up to three names and how many more there are."""
+    unique = list(dict.fromkeys(names))
+    more = f" and {len(unique) - 3} more" if len(unique) > 3 else ""
+    return ", ".join(unique[:3]) + more
