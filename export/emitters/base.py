@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, Protocol, get_args
 
 from edgefold.artifact import Artifact, Format, Precision
-from edgefold.errors import UsageError, unknown_name
+from edgefold.errors import UnsupportedError, UsageError, unknown_name
 from edgefold.export.program import LoweredProgram
 
 IoType = Literal["float32", "int8", "uint8"]
@@ -75,12 +75,20 @@ def is_static_integer(precision: Precision) -> bool:
     return precision in (Precision.INT8, Precision.INT8_FULL, Precision.INT16X8)
 
 
-def check_options(precision: Precision, options: EmitOptions) -> None:
-    """Refuses integer ends on a file that does not compute in integers.
+# What every emitter writes.
+PRECISIONS = (Precision.FP32, Precision.FP16, Precision.INT8, Precision.INT8_FULL)
+
+
+def check_options(format: Format, precision: Precision, options: EmitOptions) -> None:
+    """Refuses a precision that the format has no form for, and integer ends on a file that does not compute in integers.
 
     Raises:
+        UnsupportedError: the precision.
         UsageError: ``options.io`` does not go with ``precision``.
     """
+    if precision not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise UnsupportedError(f"precision '{precision}' has no form in {format}, expected one of: {known}")
     if options.io != "float32" and not is_static_integer(precision):
         raise UsageError(
             f"--io {options.io} does not go with precision '{precision}', whose ends are float; use --precision int8"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from edgefold.artifact import Artifact, Format, atomic_path, sha256_of
+from edgefold.artifact import Artifact, Format, Precision, atomic_path, sha256_of
 from edgefold.errors import RuntimeFailure, UnsupportedError
 from edgefold.export.emitters import metadata
 from edgefold.export.emitters.base import EmitOptions, is_static_integer
@@ -60,9 +60,10 @@ def _convert(prepared: Prepared) -> ir.Model:
 def _finish(model: ir.Model, prepared: Prepared) -> None:
     from edgefold.export.passes.infra import run_passes
     from edgefold.export.passes.onnx_io import convert_ends
-    from edgefold.export.passes.onnx_pipeline import CLEAN, FLOAT, INTEGER
+    from edgefold.export.passes.onnx_pipeline import CLEAN, FLOAT, HALF, INTEGER
 
-    run_passes(model, INTEGER if is_static_integer(prepared.precision) else FLOAT)
+    pipeline = INTEGER if is_static_integer(prepared.precision) else HALF if prepared.precision is Precision.FP16 else FLOAT
+    run_passes(model, pipeline)
     convert_ends(model, prepared.inputs, prepared.outputs)
     run_passes(model, CLEAN)
     model.ir_version = IR_VERSION

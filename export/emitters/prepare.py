@@ -48,7 +48,7 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
     Raises:
         UsageError: the options do not go with the precision, or integer ends are asked for where an end is not quantized.
     """
-    check_options(lowered.precision, options)
+    check_options(lowered.format, lowered.precision, options)
     program = lowered.program
     graph = clone(program.graph)
     examples = tuple(tensor.detach().contiguous() for tensor in program.example_inputs)

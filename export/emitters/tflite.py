@@ -19,7 +19,7 @@ from edgefold.export.passes.infra import run_passes
 from edgefold.export.passes.tflite_ends import check_ends, name_ends, set_metadata
 from edgefold.export.passes.tflite_io import convert_ends
 from edgefold.export.passes.tflite_model import dump, load
-from edgefold.export.passes.tflite_pipeline import FLOAT
+from edgefold.export.passes.tflite_pipeline import HALF, PLAIN
 from edgefold.export.program import LoweredProgram
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class TfliteEmitter:
         with converter("litert_torch", self.format):
             data = _convert(prepared)
         inputs, outputs = (tuple(_without_64_bits(spec) for spec in specs) for specs in (prepared.inputs, prepared.outputs))
-        model, _ = run_passes(load(data), FLOAT)
+        model, _ = run_passes(load(data), HALF if lowered.precision is Precision.FP16 else PLAIN)
         convert_ends(model, inputs, outputs)
         name_ends(model, inputs, outputs)
         text = metadata.encode(lowered.precision, inputs, outputs)

@@ -13,6 +13,7 @@ from edgefold.export.passes.infra import GraphPass
 from edgefold.export.passes.onnx_bias import INTEGER_BIAS
 from edgefold.export.passes.onnx_clip import INTEGER_CLIP
 from edgefold.export.passes.onnx_global_pool import GLOBAL_POOL
+from edgefold.export.passes.onnx_half_weights import HALF_WEIGHTS
 from edgefold.export.passes.onnx_names import NAME_BY_MODULE
 from edgefold.export.passes.onnx_unsigned import UNSIGNED
 
@@ -31,5 +32,6 @@ CLEAN: tuple[GraphPass[ir.Model], ...] = (
     _library("onnx-drop-unused", RemoveUnusedNodesPass()),
     NAME_BY_MODULE,
 )
+HALF: tuple[GraphPass[ir.Model], ...] = (GLOBAL_POOL, HALF_WEIGHTS)
 FLOAT: tuple[GraphPass[ir.Model], ...] = (GLOBAL_POOL,)
 INTEGER: tuple[GraphPass[ir.Model], ...] = (GLOBAL_POOL, INTEGER_BIAS, INTEGER_CLIP, UNSIGNED)

@@ -199,7 +199,7 @@ def emitted(
     def get(name: str, format: Format, precision: Precision = Precision.FP32, options: EmitOptions = DEFAULT_OPTIONS) -> Artifact:
         key = (name, format, precision, options)
         if key not in made:
-            program = program_of(name) if precision is Precision.FP32 else quantized_of(name)
+            program = program_of(name) if precision in (Precision.FP32, Precision.FP16) else quantized_of(name)
             ends = "" if options == DEFAULT_OPTIONS else f"-{options.io}-{options.layout}"
             made[key] = _emit(program, format, folder / f"{name}-{precision}{ends}{format.suffix}", precision, options)
         return made[key]
