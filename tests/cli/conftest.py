@@ -40,6 +40,7 @@ def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_
     folder = tmp_path / "cwd"
     folder.mkdir()
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("EDGEFOLD_HISTORY", str(tmp_path / "history.sqlite3"))
 
     def call(*args: str | Path) -> Ended:
         capfd.readouterr()

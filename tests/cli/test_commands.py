@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from PIL import Image
 from edgefold.artifact import sha256_of
 from edgefold.bundle.preprocess import Preprocessing
 from edgefold.bundle.writer import Contract, write_bundle, zip_path
+from edgefold.cli.bench import minutes
 from edgefold.cli.doctor import int8_outlook
 from edgefold.report.content import Shipment
 
@@ -29,6 +31,7 @@ COMMANDS = (
     "bench",
     "compare",
     "devices",
+    "history",
     "models",
     "train",
     "inspect",
@@ -176,7 +179,12 @@ def test_run_bundle_on_an_image(cli: Cli, bundle_dir: Path, tmp_path: Path) -> N
         (("bench", "{tmp}/empty"), "no manifest.json"),
         (("inspect", "{tmp}/text.zip"), "not a readable zip"),
         (("compare", "{tiny}/tiny.onnx", "none.onnx"), "'none.onnx' does not exist"),
-        (("devices", "sssh://x"), "unknown device"),
+        (("bench", "{tiny}/tiny.onnx", "--device", "fake", "--baseline", "none.json"), "none.json"),
+        (("bench", "{tiny}/tiny.onnx", "--device", "fake", "--baseline", "{tmp}/text.npy"), "not a file of measurements"),
+        (("bench", "{tiny}/tiny.onnx", "--sustained", "10"), "time '10' cannot be read"),
+        (("bench", "{bundle}", "--sustained", "10m"), "one artifact and one device"),
+        (("bench", "{tiny}/tiny.onnx", "--sustained", "1m", "--count", "instructions"), "do not go together"),
+        (("bench", "{tiny}/tiny.onnx", "--count", "instructions", "--cpu", "cortex-a67"), "did you mean 'cortex-a76'"),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -217,9 +225,59 @@ def test_compare(cli: Cli, tiny: Path) -> None:
 
 
 def test_devices(cli: Cli) -> None:
-    (host,) = cli("devices", "--json").data
-    assert host["machine"] == os.uname().machine
-    assert "host" in cli("devices", "host", "fake").stdout
+    found = {status["name"]: status for status in cli("devices", "--json").data}
+    assert found["host"]["info"]["machine"] == os.uname().machine
+    table = cli("devices", "host", "fake", "ssh://nobody@board.invalid")
+    assert table.code == 0
+    assert "unreachable" in table.stdout
+
+
+def test_bench_several_devices(cli: Cli, tiny: Path) -> None:
+    ended = cli("bench", tiny / "tiny.onnx", "--device", "fake", "--device", "fake", "--json")
+    assert ended.code == 0
+    assert [found["device"]["url"] for found in ended.data] == ["fake", "fake"]
+    lost = cli("bench", tiny / "tiny.onnx", "--device", "fake", "--device", "ssh://nobody@board.invalid", "--json")
+    assert lost.code == 3
+    assert [found["device"]["url"] for found in lost.data] == ["fake"]
+    assert "board.invalid" in lost.stderr
+
+
+def test_the_baseline_gate(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    stored = cli("bench", tiny / "tiny.onnx", "--device", "fake", "--json")
+    (tmp_path / "base.json").write_text(stored.stdout)
+    same = cli("bench", tiny / "tiny.onnx", "--device", "fake", "--baseline", tmp_path / "base.json")
+    assert same.code == 0, same.stderr
+    data = stored.data
+    for run in data["runs"]:
+        run["samples_ns"] = [sample // 2 for sample in run["samples_ns"]]
+    (tmp_path / "fast.json").write_text(json.dumps(data))
+    slower = cli("bench", tiny / "tiny.onnx", "--device", "fake", "--baseline", tmp_path / "fast.json", "--fail-on", "slower:10%")
+    assert slower.code == 1
+    assert "times as long" in slower.stderr
+
+
+def test_history_keeps_what_was_measured_here(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    assert cli("history", "--json").data == []
+    quick = ("--processes", "1", "--max-secs", "1")
+    assert cli("bench", tiny / "tiny.onnx", *quick).code == 0
+    assert cli("bench", tiny / "tiny.onnx", *quick, "--no-remember").code == 0
+    assert cli("bench", tiny / "tiny.onnx", "--device", "fake").code == 0
+    (entry,) = cli("history", "tiny.onnx", "--json").data
+    assert entry["device"] == "host"
+    assert "trend" in cli("history", "tiny.onnx", "--svg", tmp_path / "trend.svg").stdout
+    assert (tmp_path / "trend.svg").read_text().startswith("<svg")
+
+
+def test_sustained(cli: Cli, tiny: Path) -> None:
+    ended = cli("bench", tiny / "tiny.onnx", "--sustained", "1s", "--json")
+    assert ended.code == 0, ended.stderr
+    assert ended.data["schema"] == "edgefold.SustainedResult/1"
+    assert ended.data["points"]
+
+
+@pytest.mark.parametrize(("text", "value"), [("90s", 1.5), ("10m", 10.0), ("1.5h", 90.0)])
+def test_minutes(text: str, value: float) -> None:
+    assert minutes(text) == pytest.approx(value)
 
 
 def test_doctor(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgefold.cli import bench, convert, doctor, inspect, models, run, ship, verify
+from edgefold.cli import bench, convert, devices, doctor, inspect, models, run, ship, verify
 
 app = typer.Typer(
     name="edgefold",
@@ -26,13 +26,23 @@ for command in (
     run.run,
     bench.bench,
     bench.compare,
-    bench.devices,
+    devices.devices,
+    devices.history,
     models.models,
     models.train,
     inspect.inspect,
     doctor.doctor,
 ):
     app.command()(command)
+
+runner = typer.Typer(help="The native runner for devices without Python.", rich_markup_mode=None, no_args_is_help=True)
+runner.command()(devices.build)
+app.add_typer(runner, name="runner")
+
+
+@runner.callback()
+def _runner() -> None:
+    """A group with one command today."""
 
 
 def _version(wanted: bool) -> None:

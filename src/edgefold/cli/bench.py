@@ -1,54 +1,87 @@
-"""`edgefold bench`, `compare` and `devices`: how fast is it, is one faster than the other, and where can it run?"""
+"""`edgefold bench` and `compare`: how fast is it there, did it become slower, and is one faster than the other?"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from edgefold.cli.options import Artifacts, Device, Json, MaxSecs, Target, Threads
+from edgefold.cli.options import Artifacts, Device, Json, MaxSecs, SshConfig, Target, Threads
+from edgefold.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from edgefold.device_bench import BenchOptions
-    from edgefold.results import Comparison, DeviceInfo, Measurement
+    from edgefold.artifact import Artifact
+    from edgefold.device_bench import BenchOptions, InstructionCount, SustainedResult
+    from edgefold.results import Comparison, Measurement
 
-Cores = Annotated[str | None, typer.Option("--cores", help="Pin to these cores, e.g. 4-7 or 0,2.", show_default="not pinned")]
-Processes = Annotated[int | None, typer.Option("--processes", min=1, help="Fresh processes of each artifact.", show_default="5")]
-SshConfig = Annotated[
-    Path | None, typer.Option("--ssh-config", envvar="EDGEFOLD_SSH_CONFIG", help="Another configuration file for OpenSSH.")
-]
+_Cores = Annotated[str | None, typer.Option("--cores", help="Pin to these cores, e.g. 4-7 or 0,2.", show_default="not pinned")]
+_Worker = Annotated[Literal["auto", "python", "native"], typer.Option("--worker", help="What runs the file on a remote device.")]
 
 
 def bench(
     target: Target,
     artifact: Artifacts = None,
-    device: Device = "host",
+    device: Annotated[
+        list[str] | None,
+        typer.Option("--device", help="Where it runs; can be given more than once, to measure in parallel.", show_default="host"),
+    ] = None,
     threads: Threads = 1,
-    cores: Cores = None,
-    processes: Processes = None,
+    cores: _Cores = None,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Fresh processes of each artifact.")] = 5,
     max_secs: MaxSecs = 120.0,
+    baseline: Annotated[Path | None, typer.Option("--baseline", help="Stored results (bench --json) to compare with.")] = None,
+    fail_on: Annotated[str, typer.Option("--fail-on", help="With --baseline: what exits 1.")] = "slower:3%",
+    sustained: Annotated[
+        str | None, typer.Option("--sustained", metavar="TIME", help="Run without a pause for 90s or 10m: the curve over time.")
+    ] = None,
+    count: Annotated[
+        Literal["instructions"] | None, typer.Option("--count", help="Count on an emulated ARM core instead of timing.")
+    ] = None,
+    cpu: Annotated[str, typer.Option("--cpu", help="With --count: the core.")] = "cortex-a76",
+    worker: _Worker = "auto",
+    keep: Annotated[bool, typer.Option("--keep", help="Leave what was sent on the device.")] = False,
+    remember: Annotated[bool, typer.Option("--remember/--no-remember", help="Add the result to the history.")] = True,
     ssh_config: SshConfig = None,
     as_json: Json = False,
 ) -> None:
     """Measure latency, load time and memory on a device."""
-    from edgefold.cli.output import output, progress
+    from edgefold.cli.output import output
     from edgefold.cli.targets import artifacts_of, is_bundle
 
     with output(as_json) as out:
-        from edgefold.device_bench import bench as measure
-
         options = _options(threads, cores, processes, max_secs)
-        measured: dict[str, Measurement] = {}
-        with artifacts_of(target, artifact) as artifacts, progress("measuring") as say:
-            for name, found in artifacts.items():
-                say(f"measuring {name} on {device}")
-                measured[name] = measure(found, device, options=options, ssh_config=ssh_config)
-        results = list(measured.values())
-        out.show(results if is_bundle(target) else results[0], lambda: _measured(measured))
+        urls = device or ["host"]
+        stored = None if baseline is None else _stored(baseline, fail_on)  # a bad file is told before the measuring
+        with artifacts_of(target, artifact) as artifacts:
+            if sustained is not None or count is not None:
+                if sustained is not None and count is not None:
+                    raise UsageError("--sustained and --count do not go together; give one of them")
+                one = _single(artifacts, urls)
+                if sustained is not None:
+                    curve = _sustained(one, urls[0], minutes(sustained), options, worker, ssh_config)
+                    out.show(curve, lambda: _curve(curve))
+                else:
+                    counted = _counted(one, cpu)
+                    out.show(counted, lambda: _counts(counted))
+                return
+            measured, lost = _measure(artifacts, urls, options, worker, keep=keep, ssh_config=ssh_config)
+        results = [each for _, each in measured]
+        if remember:
+            _remember(results)
+        several = is_bundle(target) or len(urls) > 1
+        if results:
+            out.show(results if several else results[0], lambda: _measured(measured))
+        if lost:
+            raise DeviceError("; ".join(lost))
+        if stored is not None:
+            from edgefold.device_bench import check_baseline
+
+            check_baseline(results, stored, fail_on)
 
 
 def compare(
@@ -56,7 +89,7 @@ def compare(
     b: Annotated[Path, typer.Argument(help="The candidate: a model file.", show_default=False)],
     device: Device = "host",
     threads: Threads = 1,
-    cores: Cores = None,
+    cores: _Cores = None,
     threshold: Annotated[float, typer.Option("--threshold", help="Smallest difference that counts, in percent.")] = 1.0,
     max_secs: MaxSecs = 120.0,
     ssh_config: SshConfig = None,
@@ -68,7 +101,7 @@ def compare(
 
     with output(as_json) as out:
         from edgefold.device_bench import compare as measure
-        from edgefold.device_bench.compare import MIN_BLOCKS
+        from edgefold.device_bench.comparison import MIN_BLOCKS
 
         options = _options(threads, cores, 2 * MIN_BLOCKS, max_secs)
         artifacts = [artifact_at(path) for path in (a, b)]
@@ -77,33 +110,103 @@ def compare(
         out.show(found, lambda: _compared(found))
 
 
-def devices(
-    device: Annotated[list[str] | None, typer.Argument(help="Devices to look at.", show_default="host")] = None,
-    ssh_config: SshConfig = None,
-    as_json: Json = False,
-) -> None:
-    """Show devices and their state."""
-    from edgefold.cli.output import output
+def minutes(text: str) -> float:
+    """``90s`` -> 1.5, ``10m`` -> 10.
 
-    with output(as_json) as out:
-        from edgefold.device_bench.runners import open_runner
-
-        found: list[DeviceInfo] = []
-        for url in device or ["host"]:
-            with open_runner(url, ssh_config=ssh_config) as runner:
-                found.append(runner.info())
-        out.show(found, lambda: _devices(found))
+    Raises:
+        UsageError: another form.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
+    if match is None or float(match[1]) == 0:
+        raise UsageError(f"time '{text}' cannot be read; expected a number with s, m or h, such as 90s or 10m")
+    return float(match[1]) * {"s": 1 / 60, "m": 1.0, "h": 60.0}[match[2]]
 
 
-def _options(threads: int, cores: str | None, processes: int | None, max_secs: float) -> BenchOptions:
+def _options(threads: int, cores: str | None, processes: int, max_secs: float) -> BenchOptions:
     from edgefold.device_bench import BenchOptions
 
-    if processes is None:
-        return BenchOptions(threads=threads, cores=cores, max_secs=max_secs)
     return BenchOptions(threads=threads, cores=cores, processes=processes, max_secs=max_secs)
 
 
-def _measured(measured: dict[str, Measurement]) -> Iterable[RenderableType]:
+def _stored(path: Path, rule: str) -> list[Measurement]:
+    from edgefold.device_bench import load_measurements
+    from edgefold.device_bench.baseline import parse_rule
+
+    parse_rule(rule)
+    return load_measurements(path)
+
+
+def _measure(
+    artifacts: dict[str, Artifact],
+    urls: list[str],
+    options: BenchOptions,
+    worker: Literal["auto", "python", "native"],
+    *,
+    keep: bool,
+    ssh_config: Path | None,
+) -> tuple[list[tuple[str, Measurement]], list[str]]:
+    """Each artifact on each device by name, and what became of devices that dropped out."""
+    from edgefold.cli.output import progress
+    from edgefold.device_bench import bench as measure
+    from edgefold.device_bench import bench_devices
+
+    with progress("measuring") as say:
+        if len(urls) == 1:
+            measured = []
+            for name, found in artifacts.items():
+                say(f"measuring {name} on {urls[0]}")
+                one = measure(found, urls[0], options=options, worker=worker, ssh_config=ssh_config, keep=keep)
+                measured.append((name, one))
+            return measured, []
+        if keep:
+            raise UsageError("--keep goes with one device; leave it out or give one --device")
+        say(f"measuring {len(artifacts)} artifacts on {', '.join(urls)}")
+        fleet = bench_devices(list(artifacts.values()), urls, options, worker=worker, ssh_config=ssh_config)
+    # A device that dropped out has the results of the artifacts before.
+    pairs = [(name, one) for each in fleet for name, one in zip(artifacts, each.measurements, strict=False)]
+    return pairs, [each.error for each in fleet if each.error]
+
+
+def _single(artifacts: dict[str, Artifact], urls: list[str]) -> Artifact:
+    if len(artifacts) != 1 or len(urls) != 1:
+        found = f"{len(artifacts)} and {len(urls)}"
+        raise UsageError(f"--sustained and --count take one artifact and one device, not {found}; choose with --artifact")
+    return next(iter(artifacts.values()))
+
+
+def _sustained(
+    artifact: Artifact,
+    url: str,
+    length_min: float,
+    options: BenchOptions,
+    worker: Literal["auto", "python", "native"],
+    ssh_config: Path | None,
+) -> SustainedResult:
+    from edgefold.cli.output import progress
+    from edgefold.device_bench import sustained as run
+
+    with progress(f"running {artifact.path.name} on {url} for {length_min:g} minutes"):
+        return run(artifact, url, length_min, options, worker=worker, ssh_config=ssh_config)
+
+
+def _counted(artifact: Artifact, cpu: str) -> InstructionCount:
+    from edgefold.cli.output import progress
+    from edgefold.device_bench import count_instructions
+
+    with progress(f"counting the instructions of {artifact.path.name} on an emulated {cpu}"):
+        return count_instructions(artifact, cpu)
+
+
+def _remember(results: list[Measurement]) -> None:
+    """Add what was measured on real devices to the history."""
+    from edgefold.device_bench import remember
+
+    real = [each for each in results if each.device.url != "fake"]
+    if real:
+        remember(real)
+
+
+def _measured(measured: list[tuple[str, Measurement]]) -> Iterable[RenderableType]:
     from edgefold.cli.output import table
     from edgefold.report.table import duration, size
     from edgefold.results import Code
@@ -116,10 +219,11 @@ def _measured(measured: dict[str, Measurement]) -> Iterable[RenderableType]:
         return f"{duration(found.median_ns)} [{duration(low)}, {duration(high)}]"
 
     yield table(
-        ("artifact", "runtime", "threads", "load", "first", "median [95 %]", "p90", "peak memory", "noise", "codes"),
+        ("artifact", "device", "runtime", "threads", "load", "first", "median [95 %]", "p90", "peak memory", "noise", "codes"),
         [
             (
                 name,
+                found.device.url,
                 found.runtime,
                 str(found.threads),
                 duration(found.load_ns),
@@ -130,9 +234,9 @@ def _measured(measured: dict[str, Measurement]) -> Iterable[RenderableType]:
                 f"{found.noise * 100:.1f} %",
                 " ".join(found.codes),
             )
-            for name, found in measured.items()
+            for name, found in measured
         ],
-        "llrrrrrrrw",
+        "lllrrrrrrrw",
     )
 
 
@@ -145,33 +249,26 @@ def _compared(found: Comparison) -> Iterable[RenderableType]:
     yield f"medians {duration(found.candidate.median_ns)} and {duration(found.baseline.median_ns)}"
 
 
-def _devices(found: list[DeviceInfo]) -> Iterable[RenderableType]:
+def _curve(curve: SustainedResult) -> Iterable[RenderableType]:
     from edgefold.cli.output import table
-    from edgefold.report.table import size
+    from edgefold.report.table import duration, percent
 
-    def state(info: DeviceInfo) -> str:
-        parts = (
-            "emulated" if info.emulated else "",
-            "" if info.temperature_c is None else f"{info.temperature_c:.0f} °C",
-            "" if info.battery_percent is None else f"battery {info.battery_percent} %",
-            "" if info.load_1min is None else f"load {info.load_1min:g}",
+    lines = [
+        (
+            f"{point.at_s:.0f} s",
+            duration(point.median_ns),
+            "" if point.temperature_c is None else f"{point.temperature_c:.0f} °C",
+            "" if point.frequency_khz is None else f"{point.frequency_khz / 1000:.0f} MHz",
         )
-        return ", ".join(part for part in parts if part)
+        for point in curve.points
+    ]
+    yield table(("at", "median", "temperature", "frequency"), lines, "rrrr", title=f"{curve.artifact} on {curve.device}")
+    yield f"speed kept: {percent(curve.kept_share)}{', throttled' if curve.throttled else ''}"
 
-    yield table(
-        ("device", "model", "CPU", "machine", "system", "features", "memory", "state"),
-        [
-            (
-                info.url,
-                info.model or "",
-                info.cpu,
-                info.machine,
-                info.os_version or info.system,
-                " ".join(info.features),
-                "" if info.memory_bytes is None else size(info.memory_bytes),
-                state(info),
-            )
-            for info in found
-        ],
-        "lllllwrw",
-    )
+
+def _counts(counted: InstructionCount) -> Iterable[RenderableType]:
+    from edgefold.cli.output import table
+
+    lines = [(kind, f"{number:,}", f"{counted.first.get(kind, 0):,}") for kind, number in counted.counts.items()]
+    yield table(("kind", "an inference", "the first one"), lines, "lrr", title=f"{counted.artifact} on an emulated {counted.cpu}")
+    yield f"spread {counted.spread * 100:.4f} %; a cost, not a latency"

@@ -16,6 +16,9 @@ Artifacts = Annotated[
     typer.Option("--artifact", help="One of a bundle; can be given more than once.", show_default="all"),
 ]
 MaxSecs = Annotated[float, typer.Option("--max-secs", help="Upper limit of the measuring time of one artifact.")]
+SshConfig = Annotated[
+    Path | None, typer.Option("--ssh-config", envvar="EDGEFOLD_SSH_CONFIG", help="Another configuration file for OpenSSH.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")]
 Model = Annotated[
     str, typer.Argument(help="A built-in name (see `edgefold models`), FILE.py:FACTORY, or another source.", show_default=False)

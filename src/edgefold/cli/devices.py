@@ -1,0 +1,124 @@
+"""`edgefold devices`, `history` and `runner build`: what can be reached, what was measured there, what runs there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgefold.cli.options import Force, Json, SshConfig
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from edgefold.device_bench import DeviceStatus, HistoryEntry
+    from edgefold.results import DeviceInfo
+
+
+def devices(
+    device: Annotated[
+        list[str] | None, typer.Argument(help="Devices to look at.", show_default="this machine, attached phones, named devices")
+    ] = None,
+    ssh_config: SshConfig = None,
+    as_json: Json = False,
+) -> None:
+    """Show devices and their state."""
+    from edgefold.cli.output import output
+
+    with output(as_json) as out:
+        from edgefold.device_bench import devices as look
+
+        found = look(device or (), ssh_config=ssh_config)
+        out.show(found, lambda: _devices(found))
+
+
+def history(
+    artifact: Annotated[
+        str | None, typer.Argument(help="A file name, or the beginning of its SHA-256.", show_default="everything")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Only what was measured there.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="The newest so many.")] = 1000,
+    svg: Annotated[Path | None, typer.Option("--svg", help="Write a picture of the trend to this file.")] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Show past measurements and their trend."""
+    from edgefold.cli.output import output
+
+    with output(as_json) as out:
+        from edgefold.artifact import atomic_path
+        from edgefold.device_bench import history as read
+        from edgefold.device_bench import trend_svg
+
+        entries = read(artifact, device, limit=limit)
+        if svg is not None:
+            with atomic_path(svg, force=force) as temporary:
+                temporary.write_text(trend_svg(entries), encoding="utf-8")
+        out.show([asdict(entry) for entry in entries], lambda: _history(entries))
+
+
+def build(
+    out_dir: Annotated[Path | None, typer.Option("--out", "-o", help="Where to put it.", show_default="the user's cache")] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Build the native runner for aarch64 devices without Python."""
+    from edgefold.cli.output import output, progress
+
+    with output(as_json) as out:
+        from edgefold.device_bench import build_runner
+
+        with progress("building the runner") as say:
+            made = build_runner(out_dir, force=force, say=say)
+        out.show({"schema": "edgefold.Runner/1", "path": str(made)}, lambda: [f"runner: {made}"])
+
+
+def _devices(found: list[DeviceStatus]) -> Iterable[RenderableType]:
+    from edgefold.cli.output import table
+    from edgefold.report.table import size
+
+    def row(status: DeviceStatus) -> tuple[str, ...]:
+        info = status.info
+        if info is None:
+            return (status.name, status.state, "", "", "", "", "", status.detail)
+        memory = "" if info.memory_bytes is None else size(info.memory_bytes)
+        system = info.os_version or info.system
+        return (status.name, status.state, info.model or "", info.cpu, info.machine, system, memory, _condition(info))
+
+    yield table(("device", "state", "model", "CPU", "machine", "system", "memory", "condition"), map(row, found), "lllllwrw")
+
+
+def _condition(info: DeviceInfo) -> str:
+    parts = (
+        "emulated" if info.emulated else "",
+        "" if info.temperature_c is None else f"{info.temperature_c:.0f} °C",
+        "" if info.battery_percent is None else f"battery {info.battery_percent} %",
+        "" if info.load_1min is None else f"load {info.load_1min:g}",
+    )
+    return ", ".join(part for part in parts if part)
+
+
+def _history(entries: list[HistoryEntry]) -> Iterable[RenderableType]:
+    from edgefold.cli.output import table
+    from edgefold.device_bench import sparkline
+    from edgefold.report.table import duration
+
+    lines = [
+        (
+            str(entry.id),
+            entry.date,
+            entry.artifact,
+            entry.device,
+            entry.runtime,
+            f"{duration(entry.median_ns)} [{duration(entry.low_ns)}, {duration(entry.high_ns)}]",
+            "new file" if entry.changed else "",
+            " ".join(entry.codes),
+        )
+        for entry in entries
+    ]
+    yield table(("id", "date", "artifact", "device", "runtime", "median [95 %]", "", "codes"), lines, "rllllrlw")
+    if len({(entry.artifact, entry.device, entry.runtime) for entry in entries}) == 1:
+        yield f"trend: {sparkline(entries)}"
