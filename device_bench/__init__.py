@@ -7,18 +7,18 @@ what runs on devices without Python, `remember` and `history` keep results.
 """
 
 from edgefold.device_bench.baseline import against_baseline, check_baseline
-from edgefold.device_bench.bench import bench, bench_many
-from edgefold.device_bench.compare import compare, compare_measurements
+from edgefold.device_bench.benchmark import bench, bench_many
+from edgefold.device_bench.comparison import compare, compare_measurements
 from edgefold.device_bench.counts import InstructionCount, count_instructions
-from edgefold.device_bench.devices import DeviceStatus, devices
 from edgefold.device_bench.diagnosis import SlownessReport, diagnose
+from edgefold.device_bench.endurance import SustainedResult, sustained
 from edgefold.device_bench.files import load_measurements, save_measurements
 from edgefold.device_bench.fleet import DeviceResult, bench_devices
+from edgefold.device_bench.listing import DeviceStatus, devices
 from edgefold.device_bench.native_build import build_runner
+from edgefold.device_bench.opprofile import OpProfile, profile
 from edgefold.device_bench.options import BenchOptions
-from edgefold.device_bench.profile import OpProfile, profile
 from edgefold.device_bench.store import HistoryEntry, history, recall, remember
-from edgefold.device_bench.sustained import SustainedResult, sustained
 from edgefold.device_bench.trend import sparkline, trend_svg
 
 __all__ = [

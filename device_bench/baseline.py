@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from edgefold.device_bench.compare import compare_measurements
+from edgefold.device_bench.comparison import compare_measurements
 from edgefold.errors import CheckError, UsageError
 from edgefold.results import Comparison, Measurement, Verdict
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefold.artifact import Artifact, Format
-from edgefold.device_bench.bench import host_outputs
+from edgefold.device_bench.benchmark import host_outputs
 from edgefold.device_bench.cases import Case, make_case, write_case
 from edgefold.device_bench.native_bundle import NATIVE, NativeBundle, load_bundle
 from edgefold.device_bench.options import BenchOptions

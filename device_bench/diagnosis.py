@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgefold.artifact import Artifact, Format, Precision
+from edgefold.device_bench.opprofile import OpProfile, OpTime, profile
 from edgefold.device_bench.options import BenchOptions
-from edgefold.device_bench.profile import OpProfile, OpTime, profile
 from edgefold.device_bench.runners import open_runner
 from edgefold.results import DeviceInfo
 

@@ -14,7 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgefold.artifact import Artifact
-from edgefold.device_bench.bench import bench_case
+from edgefold.device_bench.benchmark import bench_case
 from edgefold.device_bench.cases import Case, make_case
 from edgefold.device_bench.launch import Launchers, Worker
 from edgefold.device_bench.options import BenchOptions

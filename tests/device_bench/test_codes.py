@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgefold.device_bench.bench import bench_case
+from edgefold.device_bench.benchmark import bench_case
 from edgefold.device_bench.cases import make_case
 from edgefold.device_bench.launch import Launchers
 from edgefold.device_bench.options import BenchOptions

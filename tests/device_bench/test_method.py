@@ -12,7 +12,7 @@ import pytest
 
 from edgefold.artifact import TensorSpec
 from edgefold.device_bench import BenchOptions, bench, bench_many
-from edgefold.device_bench.bench import bench_case
+from edgefold.device_bench.benchmark import bench_case
 from edgefold.device_bench.cases import make_case, seeded_inputs, write_case
 from edgefold.device_bench.launch import Launchers
 from edgefold.device_bench.method import cool_down

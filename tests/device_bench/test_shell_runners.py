@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edgefold.device_bench.devices import devices
 from edgefold.device_bench.launch import PythonLauncher
+from edgefold.device_bench.listing import devices
 from edgefold.device_bench.named import DeviceSettings, named_devices
 from edgefold.device_bench.runners import SCHEMES, Runner, open_runner
 from edgefold.device_bench.runners.adb import parse_devices

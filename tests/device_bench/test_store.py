@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from edgefold.device_bench.baseline import against_baseline, check_baseline, parse_rule
-from edgefold.device_bench.bench import bench_case
+from edgefold.device_bench.benchmark import bench_case
 from edgefold.device_bench.cases import make_case
+from edgefold.device_bench.endurance import sustained
 from edgefold.device_bench.files import load_measurements, save_measurements
 from edgefold.device_bench.fleet import bench_devices
 from edgefold.device_bench.launch import Launchers
@@ -20,7 +21,6 @@ from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.runners.base import Completed
 from edgefold.device_bench.runners.fake import QUIET_DEVICE, FakeDevice, FakeRunner
 from edgefold.device_bench.store import history, recall, remember
-from edgefold.device_bench.sustained import sustained
 from edgefold.device_bench.trend import sparkline, trend_svg
 from edgefold.errors import ArtifactError, CheckError, DeviceError, OutputError, UsageError
 from edgefold.results import Code, DeviceInfo, Measurement, Verdict

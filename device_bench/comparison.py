@@ -14,7 +14,7 @@ from statistics import median
 
 from edgefold.artifact import Artifact
 from edgefold.device_bench import stats
-from edgefold.device_bench.bench import host_outputs
+from edgefold.device_bench.benchmark import host_outputs
 from edgefold.device_bench.cases import Case, make_case
 from edgefold.device_bench.launch import Launchers, Worker
 from edgefold.device_bench.method import PlacedCase, assemble, cool_down, placed

@@ -8,9 +8,9 @@ from shutil import copy
 
 import pytest
 
-from edgefold.device_bench.bench import bench_case
+from edgefold.device_bench.benchmark import bench_case
 from edgefold.device_bench.cases import Case, make_case
-from edgefold.device_bench.compare import compare, compare_cases, compare_measurements, verdict_of
+from edgefold.device_bench.comparison import compare, compare_cases, compare_measurements, verdict_of
 from edgefold.device_bench.launch import Launchers
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.runners.fake import FakeDevice, FakeRunner

@@ -9,7 +9,7 @@ import pytest
 
 from edgefold.artifact import Format, Precision
 from edgefold.device_bench.diagnosis import by_profile, cpu_features, diagnose, fallback, float_work, slow_cores
-from edgefold.device_bench.profile import OpProfile, OpTime, module_of, profile
+from edgefold.device_bench.opprofile import OpProfile, OpTime, module_of, profile
 from edgefold.device_bench.runners.fake import QUIET_DEVICE
 from edgefold.errors import UnsupportedError
 from edgefold.results import CoreInfo
