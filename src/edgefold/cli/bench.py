@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -122,10 +123,11 @@ def minutes(text: str) -> float:
     return float(match[1]) * {"s": 1 / 60, "m": 1.0, "h": 60.0}[match[2]]
 
 
-def _options(threads: int, cores: str | None, processes: int, max_secs: float) -> BenchOptions:
+def _options(threads: int, cores: str | None, processes: int | None, max_secs: float) -> BenchOptions:
     from edgefold.device_bench import BenchOptions
 
-    return BenchOptions(threads=threads, cores=cores, processes=processes, max_secs=max_secs)
+    options = BenchOptions(threads=threads, cores=cores, max_secs=max_secs)
+    return options if processes is None else replace(options, processes=processes)
 
 
 def _stored(path: Path, rule: str) -> list[Measurement]:
