@@ -79,14 +79,14 @@ class LayerGeometry:
         Raises:
             ArtifactError: the text is no geometry.
         """
-        number = r"(\d+(?:x\d+)*)"
-        pattern = rf"(\d+)->(\d+) k{number} s{number} p{number} d{number} @{number}(?: g([\d*+>-]+))?( \+point)?"
+        number, run = r"(\d+(?:x\d+)*)", r"\d+\*\d+->\d+"
+        pattern = rf"(\d+)->(\d+) k{number} s{number} p{number} d{number} @{number}(?: g({run}(?:\+{run})*))?( \+point)?"
         match = re.fullmatch(pattern, text)
         if match is None:
             raise ArtifactError(f"cost table: '{text}' is no layer geometry, expected e.g. '8->8 k3x3 s1x1 p1x1 d1x1 @14x14'")
         groups: list[tuple[int, int]] = []
-        for run in (match[8] or "").split("+") if match[8] else ():
-            count, sizes = run.split("*")
+        for part in match[8].split("+") if match[8] else ():
+            count, sizes = part.split("*")
             reads, writes = sizes.split("->")
             groups += [(int(reads), int(writes))] * int(count)
         kernel, stride, padding, dilation, space = (tuple(map(int, match[index].split("x"))) for index in range(3, 8))

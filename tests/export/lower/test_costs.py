@@ -1,0 +1,154 @@
+"""Geometries, cost tables and estimates."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgefold.artifact import Format, Precision
+from edgefold.errors import ArtifactError, DataError
+from edgefold.export.lower.costs import CostTable, known_cost
+from edgefold.export.lower.estimate import estimate_ns, gather_limit, gather_ns
+from edgefold.export.lower.geometry import LayerGeometry
+from edgefold.export.lower.tables import CLASSES, cpu_class, shipped_table
+from edgefold.export.plan import Lowering
+
+
+def layer(groups: int = 4, channels: int = 64, size: int = 56, *, point: bool = True) -> LayerGeometry:
+    sizes = ((channels // groups, channels // groups),) * groups if groups > 1 else ()
+    return LayerGeometry(channels, channels, (3, 3), (1, 1), (1, 1), (1, 1), (size, size), sizes, point and groups > 1)
+
+
+positive = st.integers(1, 64)
+pairs = st.tuples(positive, positive)
+
+
+@given(pairs, pairs, pairs, pairs, pairs, pairs, st.lists(pairs, max_size=4), st.booleans())
+def test_a_geometry_is_read_back_from_its_text(
+    channels: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    space: tuple[int, int],
+    groups: list[tuple[int, int]],
+    point: bool,
+) -> None:
+    geometry = LayerGeometry(*channels, kernel, stride, padding, dilation, space, tuple(sorted(groups)), point)
+    assert LayerGeometry.parse(str(geometry)) == geometry
+
+
+def test_the_text_of_a_geometry() -> None:
+    geometry = LayerGeometry(16, 32, (3,), (2,), (1,), (1,), (9,), ((6, 11), (5, 11), (5, 10)), True)
+    assert str(geometry) == "16->32 k3 s2 p1 d1 @9 g1*6->11+1*5->11+1*5->10 +point"
+    assert geometry.out_space == (5,)
+    assert not geometry.equal_groups
+
+
+@pytest.mark.parametrize("text", ["", "8->8", "8->8 k3x3 s1x1 p1x1 d1x1 @14x14 g", "8->8 k3x3 s1x1 p1x1 d1x1 @14x14 g4"])
+def test_what_is_no_geometry_is_refused(text: str) -> None:
+    with pytest.raises(ArtifactError, match="no layer geometry"):
+        LayerGeometry.parse(text)
+
+
+def test_macs_follow_the_published_cost_of_hetconv() -> None:
+    """1 / P + (1 - 1 / P) / K² of the dense layer, when the in-group centre taps are counted once (Singh et al., 2019)."""
+    geometry = layer(groups=4)
+    grouped = geometry.macs(Lowering.GROUPED) - 64 * 16 * 56 * 56  # the 1x1 computes the in-group taps as zeros
+    assert grouped / geometry.macs(Lowering.DENSE) == pytest.approx(1 / 4 + (1 - 1 / 4) / 9)
+    assert geometry.macs(Lowering.KEEP) == geometry.macs(Lowering.SPLIT) == geometry.macs(Lowering.GROUPED)
+    assert layer(groups=1).macs(Lowering.KEEP) == 64 * 64 * 9 * 56 * 56
+
+
+def table() -> CostTable:
+    times = {
+        (str(layer()), Lowering.DENSE, Format.ONNX, Precision.INT8): 356_000.0,
+        (str(layer()), Lowering.GROUPED, Format.ONNX, Precision.INT8): 521_000.0,
+    }
+    return CostTable("measured on host", "Test CPU", 1, {"onnx": "onnxruntime 1.32.0"}, times)
+
+
+def test_a_table_survives_json() -> None:
+    assert CostTable.from_json(table().to_json(), "t") == table()
+
+
+def test_a_table_knows_only_what_was_measured() -> None:
+    assert table().cost_ns(layer(), Lowering.GROUPED, Format.ONNX, Precision.INT8) == 521_000.0
+    assert table().cost_ns(layer(), Lowering.SPLIT, Format.ONNX, Precision.INT8) is None
+    assert table().cost_ns(layer(size=28), Lowering.DENSE, Format.ONNX, Precision.INT8) is None
+    assert known_cost([table()], layer(), Lowering.DENSE, Format.TFLITE, Precision.INT8) is None
+
+
+def test_a_group_convolution_that_is_kept_costs_what_one_costs() -> None:
+    assert table().cost_ns(layer(), Lowering.KEEP, Format.ONNX, Precision.INT8) == 521_000.0
+
+
+def test_the_first_model_that_knows_is_asked() -> None:
+    other = CostTable("table x", "Test CPU", 1, {}, {(str(layer()), Lowering.SPLIT, Format.ONNX, Precision.INT8): 1.0})
+    assert known_cost([table(), other], layer(), Lowering.SPLIT, Format.ONNX, Precision.INT8) == (1.0, "table x")
+    merged = table().merged(other)
+    assert merged.source == "measured on host"
+    assert len(merged.times_ns) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "malformed"),
+        ("[", "malformed"),
+        ('{"schema": "edgefold.CostTable/9"}', "has schema 'edgefold.CostTable/9', expected 'edgefold.CostTable/1'"),
+        (
+            '{"schema": "edgefold.CostTable/1", "source": "", "cpu": "", "threads": 1, "runtimes": {}, "times_ns": [[1]]}',
+            "malformed",
+        ),
+    ],
+)
+def test_a_broken_table_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ArtifactError, match=message):
+        CostTable.from_json(text, "t.json")
+
+
+def test_a_table_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        CostTable.load(tmp_path / "none.json")
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="cannot be read"):
+        CostTable.load(tmp_path / "bytes.json")
+
+
+def test_classes_of_cpus() -> None:
+    assert cpu_class("x86_64", frozenset({"avx2", "fma", "sse2"})) == "x86-avx2"
+    assert cpu_class("x86_64", frozenset({"avx2", "fma", "avx512f", "avx512_vnni"})) == "x86-avx512-vnni"
+    assert cpu_class("aarch64", frozenset({"asimd", "avx2", "fma"})) is None
+    assert cpu_class("x86_64", frozenset({"sse2"})) is None
+
+
+def test_every_shipped_table_is_valid_and_packaged() -> None:
+    folder = Path(__file__).parents[3] / "export/lower/tables"
+    names = sorted(path.stem for path in folder.glob("*.json"))
+    assert set(names) <= set(CLASSES)
+    for name in names:
+        assert CostTable.load(folder / f"{name}.json").source == f"table {name}"
+    config = tomllib.loads((folder.parents[2] / "pyproject.toml").read_text())
+    assert config["tool"]["setuptools"]["package-data"]["edgefold.export.lower.tables"] == ["*.json"]
+    assert shipped_table() is shipped_table()
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
+@pytest.mark.parametrize("format", list(Format))
+def test_estimates_are_finite_and_grow_with_the_layer(format: Format, precision: Precision) -> None:
+    for lowering in Lowering:
+        small, large = (estimate_ns(layer(size=size), lowering, format, precision) for size in (14, 28))
+        assert 0 < small < large < math.inf
+
+
+def test_a_gather_within_its_limit_costs_no_more_than_the_budget() -> None:
+    limit = gather_limit(100_000.0, Format.ONNX, Precision.FP32)
+    assert limit > 0
+    assert gather_ns(limit, Format.ONNX, Precision.FP32) <= 100_000.0 < gather_ns(limit + 1, Format.ONNX, Precision.FP32)
+    assert gather_limit(0.0, Format.ONNX, Precision.FP32) < 0
