@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgefold.artifact import Artifact
 from edgefold.device_bench.cases import Case, make_case
+from edgefold.device_bench.inspection import fallback_ops
 from edgefold.device_bench.launch import Launchers, Worker
 from edgefold.device_bench.method import measure, placed
 from edgefold.device_bench.options import BenchOptions
@@ -71,8 +73,10 @@ def bench_case(
     progress: Callable[[], None] = lambda: None,
 ) -> Measurement:
     """The same for a case and an open runner."""
-    if reference is None and runner.url not in ("host", "fake"):
-        reference = host_outputs(case)
+    if runner.url != "fake":
+        case = replace(case, fallback_ops=fallback_ops(case.path))
+        if runner.url != "host" and reference is None:
+            reference = host_outputs(case)
     with placed(case, runner, launchers.of(case.format), options) as place:
         return measure(place, idle=idle, reference=reference, progress=progress)
 

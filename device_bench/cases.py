@@ -33,6 +33,7 @@ class Case:
     input_specs: tuple[TensorSpec, ...]
     output_specs: tuple[TensorSpec, ...]
     inputs: tuple[Array, ...]
+    fallback_ops: tuple[str, ...] = ()  # what no delegate takes
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ Every finding names what was found, where, and what to do about it. A device tha
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,10 +56,13 @@ def diagnose(
         RuntimeFailure: the runtime crashed or refused the file.
         DeviceError: the device cannot be reached, or has no Python with the runtime.
     """
-    from edgefold.export.inspect import inspect
-
     path = artifact.path if isinstance(artifact, Artifact) else Path(artifact)
-    inspection = inspect(path)
+    with warnings.catch_warnings():
+        # ExecuTorch's own, at its first import.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from edgefold.export.inspect import inspect
+
+        inspection = inspect(path)
     with open_runner(device, ssh_config=ssh_config) as runner:
         info = runner.info()
     found = None if inspection.format is Format.TFLITE else profile(artifact, device, options, ssh_config=ssh_config)

@@ -58,7 +58,7 @@ class PlacedCase:
         """One fresh process."""
         answer = self._ask(BENCH_JOB)
         self.runtime = answer["runtime"]
-        self.fallback_ops = tuple(answer.get("fallback_ops", ()))
+        self.fallback_ops = tuple(answer.get("fallback_ops", self.case.fallback_ops))
         self.output_names = list(answer["outputs"])
         return Run(
             samples_ns=tuple(answer["samples_ns"]),

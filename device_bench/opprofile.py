@@ -13,20 +13,18 @@ import re
 import subprocess
 import sys
 import tempfile
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgefold.artifact import Artifact, Format
-from edgefold.device_bench.cases import GRACE_S, PROFILE_JOB, Case, make_case
+from edgefold.device_bench.cases import GRACE_S, PROFILE_JOB, make_case
+from edgefold.device_bench.inspection import mac_modules
 from edgefold.device_bench.launch import Launchers
 from edgefold.device_bench.method import START_S, placed
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.runners import open_runner
 from edgefold.errors import RuntimeFailure, UnsupportedError
-from edgefold.runtime.container import read_metadata
 from edgefold.runtime.protocol import last_line, read_answer
 
 ETDUMP_TIMEOUT_S = 300.0
@@ -95,7 +93,7 @@ def profile(
             if "etdump" in answer:
                 dump = Path(local) / "trace.etdp"
                 runner.pull(f"{place.folder}/{answer['etdump']}", dump)
-                rows = _with_modules(read_etdump(dump), _modules(case))
+                rows = _with_modules(read_etdump(dump), mac_modules(case.path))
             else:
                 rows = [(entry["name"], entry["op"], module_of(entry["name"]), int(entry["ns"])) for entry in answer["ops"]]
     total = sum(row[3] for row in rows) or 1
@@ -144,17 +142,3 @@ def _with_modules(rows: Sequence[tuple[str, str, int]], modules: Sequence[str]) 
     positions = [i for i, row in enumerate(rows) if WITH_MACS.match(row[1])]
     found = dict(zip(positions, modules, strict=True)) if len(positions) == len(modules) else {}
     return [(name, op, found.get(i, ""), ns) for i, (name, op, ns) in enumerate(rows)]
-
-
-def _modules(case: Case) -> list[str]:
-    """The modules of the ops with multiply-accumulates in a .pte, in its order."""
-    data: dict[str, Any] = json.loads(read_metadata(case.path) or "{}")
-    names = {int(key): str(value) for key, value in data.get("modules", {}).items()}
-    if not names:
-        return []
-    with warnings.catch_warnings():
-        # ExecuTorch's own use of importlib.resources, at its first import.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        from edgefold.export.inspectors import executorch
-
-        return [op.module for op in executorch.read(case.path, names).ops if op.macs]
