@@ -1,0 +1,115 @@
+"""The passes on ATen graphs: what they promise about the graph, and that it still computes the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgefold.artifact import TensorSpec
+from edgefold.export.capture import capture
+from edgefold.export.emitters.prepare import add_values
+from edgefold.export.passes.global_mean import GLOBAL_MEAN
+from edgefold.export.passes.half_compute import HALF_COMPUTE
+from edgefold.export.passes.infra import clone, run_passes
+from edgefold.export.passes.io_layout import IO_CHANNELS_LAST
+from edgefold.export.passes.io_types import integer_ends
+from edgefold.export.passes.module_names import STACK_AS_PATH, path_of
+from edgefold.export.program import Program
+from edgefold.quantize.calibrate import attach, calibrate
+from edgefold.quantize.insert import insert_qdq
+from edgefold.quantize.scheme import Q, QParams
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, image: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.body(image) + scale
+        return y, self.head(y.mean((-1, -2)))
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    torch.manual_seed(0)
+    captured = capture(Net().eval(), (torch.randn(1, 3, 6, 8), torch.randn(1, 4, 1, 1)))
+    add_values(captured.graph, captured.example_inputs)
+    return captured
+
+
+def test_images_are_channels_last_at_the_ends_and_the_original_is_untouched(program: Program) -> None:
+    image, scale = program.example_inputs
+    before = program.graph.code
+    graph, modified = run_passes(program.graph, (IO_CHANNELS_LAST,))
+    assert modified
+    expected = program.graph(image, scale)
+    found = graph(image.permute(0, 2, 3, 1).contiguous(), scale.permute(0, 2, 3, 1).contiguous())
+    assert found[0].shape == (1, 6, 8, 4)
+    torch.testing.assert_close(found[0].permute(0, 3, 1, 2), expected[0])
+    torch.testing.assert_close(found[1], expected[1])
+    assert program.graph.code == before
+
+
+def test_mean_over_space_keeps_its_dimensions(program: Program) -> None:
+    graph, modified = run_passes(program.graph, (GLOBAL_MEAN,))
+    assert modified
+    (mean,) = [node for node in graph.graph.nodes if node.target is torch.ops.aten.mean.dim]
+    assert mean.args[1:] == ([2, 3], True)
+    for found, expected in zip(graph(*program.example_inputs), program.graph(*program.example_inputs), strict=True):
+        torch.testing.assert_close(found, expected)
+    assert run_passes(graph, (GLOBAL_MEAN,))[1] is False
+
+
+def test_half_compute_is_float16_inside_and_float32_at_the_ends(program: Program) -> None:
+    graph, _ = run_passes(program.graph, (HALF_COMPUTE,))
+    kinds: list[torch.dtype] = []
+
+    class Watch(torch.fx.Interpreter):
+        def run_node(self, n: torch.fx.Node) -> object:
+            value = super().run_node(n)
+            if n.target is torch.ops.aten.conv2d.default:
+                kinds.append(value.dtype)
+            return value
+
+    results = Watch(graph).run(*program.example_inputs)
+    assert kinds == [torch.float16]
+    for found, expected in zip(results, program.graph(*program.example_inputs), strict=True):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected, rtol=5e-3, atol=5e-3)
+
+
+def test_every_call_says_where_it_comes_from(program: Program) -> None:
+    graph, _ = run_passes(program.graph, (STACK_AS_PATH,))
+    paths = {node.name: path_of(node) for node in graph.graph.nodes if node.op == "call_function"}
+    assert paths["conv2d"] == "body.0"
+    assert paths["relu"] == "body.1"
+    assert paths["linear"] == "head"
+    # What comes from no submodule is called by its own name.
+    assert paths["add"] == "add"
+
+
+@pytest.mark.parametrize(("io", "shift"), [("int8", 0), ("uint8", 128)])
+def test_integer_ends_are_the_integers_of_the_graph(program: Program, io: str, shift: int) -> None:
+    torch.manual_seed(1)
+    batches = [tuple(torch.randn_like(tensor) for tensor in program.example_inputs) for _ in range(3)]
+    attached = attach(program.graph, calibrate(program.graph, batches))
+    reference = insert_qdq(attached, fold_weights=True)
+    placeholders = [node for node in attached.graph.nodes if node.op == "placeholder"]
+    results = list(attached.graph.output_node().args[0])  # type: ignore[arg-type]  # a tuple
+    params: list[QParams] = [node.meta[Q] for node in (*placeholders, *results)]
+    specs = [TensorSpec(f"t{i}", (), io, "torch", one.scale, one.zero_point + shift) for i, one in enumerate(params)]
+    graph, modified = run_passes(clone(reference), (integer_ends(specs[:2], specs[2:]),))
+    assert modified
+    dtype = getattr(torch, io)
+
+    def quantize(value: Tensor, one: QParams) -> Tensor:
+        return (torch.clamp(torch.round(value / one.scale) + one.zero_point, -128, 127) + shift).to(dtype)
+
+    inputs = batches[0]
+    found = graph(*(quantize(value, one) for value, one in zip(inputs, params, strict=False)))
+    for value, expected, one in zip(found, reference(*inputs), params[2:], strict=True):
+        assert value.dtype == dtype
+        assert torch.equal(value, quantize(expected, one))
