@@ -127,7 +127,7 @@ def test_an_interrupted_ship_leaves_nothing(work: Path, tmp_path: Path, stage: s
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     script = Path(sys.executable).with_name("edgefold")
-    command = [
+    command: list[str | Path] = [
         script,
         "ship",
         f"{work}/net.py:Net",
