@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from edgefold.bundle.preprocess import Preprocessing
     from edgefold.bundle.reader import Bundle
     from edgefold.device_bench import BenchOptions
-    from edgefold.export.program import QuantizedProgram
     from edgefold.network import Metric
     from edgefold.pipeline import Lowerings
 
@@ -115,6 +114,7 @@ def ship_network(network: Network, out: Path, options: ShipOptions | None = None
             network. What goes wrong with one variant alone is not raised but recorded in the bundle.
         RuntimeFailure: every converter broke.
     """
+    from edgefold.bundle.manifest import Scales
     from edgefold.bundle.reader import load_bundle
     from edgefold.bundle.writer import Contract, check_output, write_bundle
     from edgefold.pipeline import fold
@@ -145,7 +145,7 @@ def ship_network(network: Network, out: Path, options: ShipOptions | None = None
         contract = Contract(
             preprocessing=network.preprocessing,
             labels=network.labels,
-            scales=tuple(_scales(program) for program in quantized.values()),
+            scales=tuple(Scales.of(program.scheme, program.table) for program in quantized.values()),
             calibration=_calibration(network, samples),
             tools=tool_versions(),
         )
@@ -185,6 +185,7 @@ def named_network(
         evaluation=evaluation,
         preprocessing=None if source.preprocess is None else Preprocessing.of(source.preprocess),
         labels=source.labels or (),
+        description="" if source.accuracy is None else f"trained on {data}: {source.accuracy:.2%} top-1 on its whole test set",
     )
 
 
@@ -214,18 +215,6 @@ def _notes(network: Network) -> tuple[str, ...]:
     if network.evaluation is None:
         notes.append("No evaluation data was given: outputs were compared on random inputs, accuracy was not measured.")
     return tuple(notes)
-
-
-def _scales(program: QuantizedProgram) -> Any:
-    from edgefold.bundle.manifest import ActivationScale, Scales, WeightScale
-
-    table = program.table
-    activations = tuple(
-        ActivationScale(name=name, scale=p.scale, zero_point=p.zero_point, qmin=p.qmin, qmax=p.qmax)
-        for name, p in table.activations.items()
-    )
-    weights = tuple(WeightScale(name=name, scales=tuple(scale.tolist())) for name, scale in table.weights.items())
-    return Scales(scheme=program.scheme, activations=activations, weights=weights)
 
 
 def _calibration(network: Network, samples: Sequence[tuple[Tensor, ...]]) -> Any:

@@ -91,7 +91,9 @@ def test_ship_and_everything_after_it(cli: Cli, work: Path) -> None:
     assert het["ops_before"] > 100
     assert manifest["calibration"]["samples"] == 32
     assert not manifest["calibration"]["random"]
-    assert manifest["scales"][0]["activations"]
+    (scales,) = manifest["scales"]
+    assert scales["activations"]
+    assert {scale["name"].split("/")[1] for scale in scales["branches"]} == {"group", "point"}
 
     again = cli("ship", model, "-a", "width=12", *data, "-f", "onnx", "-o", out)
     assert again.code == 2
