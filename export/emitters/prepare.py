@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 from edgefold.artifact import Precision, TensorSpec
 from edgefold.errors import UsageError
 from edgefold.export.emitters.base import EmitOptions, check_options, is_static_integer
+from edgefold.export.passes.adaptive_pool import ADAPTIVE_POOL
 from edgefold.export.passes.global_mean import GLOBAL_MEAN
 from edgefold.export.passes.infra import clone, run_passes
 from edgefold.export.passes.io_layout import IO_CHANNELS_LAST, TO_NHWC, is_image
@@ -63,7 +64,7 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
             for node, tensor in zip(placeholders, examples, strict=True)
         )
         graph, _ = run_passes(graph, (IO_CHANNELS_LAST,))
-    graph, _ = run_passes(graph, (GLOBAL_MEAN,))
+    graph, _ = run_passes(graph, (ADAPTIVE_POOL, GLOBAL_MEAN))
     if is_static_integer(lowered.precision):
         graph = insert_qdq(graph, fold_weights=fold_weights)
     graph, _ = run_passes(graph, (STACK_AS_PATH,))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from edgefold.artifact import TensorSpec
 from edgefold.export.capture import capture
 from edgefold.export.emitters.prepare import add_values
+from edgefold.export.passes.adaptive_pool import ADAPTIVE_POOL
 from edgefold.export.passes.global_mean import GLOBAL_MEAN
 from edgefold.export.passes.half_compute import HALF_COMPUTE
 from edgefold.export.passes.infra import clone, run_passes
@@ -61,6 +62,32 @@ def test_mean_over_space_keeps_its_dimensions(program: Program) -> None:
     for found, expected in zip(graph(*program.example_inputs), program.graph(*program.example_inputs), strict=True):
         torch.testing.assert_close(found, expected)
     assert run_passes(graph, (GLOBAL_MEAN,))[1] is False
+
+
+class Pools(nn.Module):
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.pool(x)
+        return y
+
+
+@pytest.mark.parametrize(
+    ("size", "target"),
+    [
+        ((1, 1), torch.ops.aten.mean.dim),
+        ((3, 2), torch.ops.aten.avg_pool2d.default),
+        ((4, 2), torch.ops.aten.adaptive_avg_pool2d.default),  # 6 rows into 4 windows: they overlap
+    ],
+)
+def test_adaptive_pooling_with_equal_windows_is_written_plainly(size: tuple[int, int], target: object) -> None:
+    captured = capture(Pools(size).eval(), torch.randn(1, 2, 6, 8))
+    add_values(captured.graph, captured.example_inputs)
+    graph, _ = run_passes(captured.graph, (ADAPTIVE_POOL,))
+    assert [node.target for node in graph.graph.nodes if node.op == "call_function"] == [target]
+    torch.testing.assert_close(graph(*captured.example_inputs), captured.graph(*captured.example_inputs))
 
 
 def test_half_compute_is_float16_inside_and_float32_at_the_ends(program: Program) -> None:
