@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 
 from edgefold.export.fold.affine import Scope
-from edgefold.export.fold.check import TOLERANCE, diagnose, random_like, relative_error
+from edgefold.export.fold.check import (
+    TOLERANCE,
+    diagnose,
+    differs_at_border_only,
+    output_error,
+    random_like,
+    relative_error,
+)
 from edgefold.export.fold.cost import effective_macs
 from edgefold.export.fold.double import Double
 from edgefold.export.fold.field import Field
@@ -139,40 +146,46 @@ class _Attempt:
         self._call = calls[0]
         self._dtype = witnesses[0].y.dtype
         self._run = _in_type(f, self._dtype)
+        self._limit = TOLERANCE.get(self._dtype, TOLERANCE[torch.float32])
 
     def fold(self) -> Folded | str:
         """The convolution, or why there is none."""
         reason = "it is no convolution"
+        tried: set[tuple[Field, bool]] = set()
         for field, resize in self._ways():
             try:
-                kernel = self._recover(field, resize=resize)
+                found = field or self._locate(resize=resize)
+                if (found, resize) in tried:
+                    continue
+                tried.add((found, resize))
+                kernel = self._recover(found, resize=resize)
             except NotOneKernelError as error:
                 reason = str(error)
                 continue
             dear = self._too_dear(kernel)
             if dear and self._call.ops >= LARGE:
                 return dear
-            found = self._check(kernel)
-            if isinstance(found, Folded):
-                return dear or found
-            reason = found
+            checked = self._check(kernel)
+            if isinstance(checked, Folded):
+                return dear or checked
+            reason = checked
         return reason
 
     def _ways(self) -> Iterator[tuple[Field | None, bool]]:
         """Which field to trust and whether to choose the probe's size, from the cheapest way to the most careful."""
         call = self._call
-        if call.field is not None:
-            yield call.field, not call.fixed
-        if not call.fixed:
-            yield None, True
-        if call.ops < LARGE:
-            yield None, False
+        for resize in (True, False):
+            if not (resize and call.fixed) and (resize or call.ops < LARGE):
+                if call.field is not None:
+                    yield call.field, resize
+                yield None, resize
 
-    def _recover(self, field: Field | None, *, resize: bool) -> Kernel:
+    def _locate(self, *, resize: bool) -> Field:
+        shape = self._call.shape
+        return locate(self._run, _locating_shape(shape) if resize else (1, *shape[1:]), self._dtype)
+
+    def _recover(self, field: Field, *, resize: bool) -> Kernel:
         call = self._call
-        if field is None:
-            shape = _locating_shape(call.shape) if resize else (1, *call.shape[1:])
-            field = locate(self._run, shape, self._dtype)
         return canonical(probe(self._run, call.shape, call.out_shape, field, self._dtype, resize=resize))
 
     def _too_dear(self, kernel: Kernel) -> str:
@@ -185,26 +198,36 @@ class _Attempt:
         """The kernel with the border that f has, if it is f in all calls."""
         first = ""
         for candidate in _borders(kernel):
-            reason, error = "", 0.0
-            for witness, call in zip(self._witnesses, self._calls, strict=True):
-                off = _error(candidate, witness.x, witness.y)
-                if off > TOLERANCE.get(self._dtype, TOLERANCE[torch.float32]):
-                    reason = _explain(self._run, witness, candidate, off, call)
-                    break
-                error = max(error, self._error_in_use(candidate, off, call))
-            if not reason and error > TOLERANCE.get(call.dtype, TOLERANCE[torch.float32]):
-                reason = f"in {call.dtype} it is off by {error:.1g} of its output (relative)"
+            reason = self._difference(candidate)
             if not reason:
-                return Folded(candidate.to(self._call.dtype), _macs(candidate, self._call.out_shape), error)
+                own = self._call.dtype
+                return Folded(candidate.to(own), _macs(candidate, self._call.out_shape), self._error_in_use(candidate.to(own)))
             first = first or reason
+            if candidate is kernel and not self._is_at_border(kernel):
+                break
         return first
 
-    def _error_in_use(self, kernel: Kernel, off: float, call: Evidence) -> float:
-        """The error in the floating type of the network."""
+    def _difference(self, kernel: Kernel) -> str:
+        """Why the kernel is not f; empty if it is."""
+        for witness, call in zip(self._witnesses, self._calls, strict=True):
+            error = relative_error(kernel, witness.x, witness.y)
+            if error > self._limit:
+                if call.ops >= LARGE:
+                    return f"one convolution is off by {error:.1g} of its output (relative)"
+                return diagnose(self._run, witness.x, kernel, error)
+        return ""
+
+    def _is_at_border(self, kernel: Kernel) -> bool:
+        pairs = self._witnesses
+        return all(differs_at_border_only(kernel, one.x, one.y, self._limit) for one in pairs)
+
+    def _error_in_use(self, kernel: Kernel) -> float:
+        """The error in the floating type of the network; against f in float64 where that runs, whose rounding is none."""
+        call, witness = self._call, self._witnesses[0]
         if self._dtype == call.dtype:
-            return off
+            return output_error(kernel, witness.x, witness.y)
         x = random_like(call.shape, call.dtype, seed=1)
-        return _error(kernel.to(call.dtype), x, self._f(x))
+        return output_error(kernel, x, self._run(x.to(self._dtype)))
 
 
 def _in_type(f: Function, dtype: torch.dtype) -> Function:
@@ -263,16 +286,3 @@ def _borders(kernel: Kernel) -> Iterator[Kernel]:
     if any(before or after for before, after in kernel.padding):
         for mode in ("replicate", "reflect", "circular"):
             yield replace(kernel, mode=mode)
-
-
-def _explain(run: Function, witness: Witness, kernel: Kernel, error: float, call: Evidence) -> str:
-    if call.ops >= LARGE:
-        return f"one convolution is off by {error:.1g} of its output (relative)"
-    return diagnose(run, witness.x, kernel, error)
-
-
-def _error(kernel: Kernel, x: Tensor, y: Tensor) -> float:
-    try:
-        return relative_error(kernel, x, y)
-    except RuntimeError:  # a border wider than the input allows
-        return float("inf")

@@ -100,15 +100,16 @@ def _step(axis: Axis) -> int:
 
 
 def _roomy(axis: Axis, size: int, outputs: int, cells: int) -> Line:
-    """A line as long as ``cells`` impulses need, of a length that a dynamic padding treats as the real one."""
-    step, start = _step(axis), axis.last
-    needed = start + 2 * axis.stride + (cells - 1) * step + axis.extent
+    """A line as long as ``cells`` impulses need, of a length that a dynamic padding treats as the real one.
+
+    The impulses keep away from the border: one that reflects or wraps repeats what is near to it.
+    """
+    step, start = _step(axis), axis.last + axis.extent
+    needed = start + 2 * axis.stride + (cells - 1) * step + 2 * axis.extent
     modulus = math.lcm(axis.stride, 8)
     length = size + math.ceil((needed - size) / modulus) * modulus
     wide = outputs + (length - size) // axis.stride
-    positions = range(start, start + axis.stride)
-    # A stride longer than the kernel skips inputs: an impulse there shows nothing.
-    shots = tuple((i, responses) for i in positions if (responses := _responses(axis, i, wide)))
+    shots = _phases(axis, start, wide)
     return Line(length, wide, shots, cells, step, step // axis.stride)
 
 
@@ -117,10 +118,13 @@ def _tight(axis: Axis, size: int, outputs: int, cells: int) -> Line:
 
     Where not even one does, a few impulses at chosen places show every tap that this length can show.
     """
-    step, start = _step(axis), axis.last
-    room = min(size - 1, (outputs - 1) * axis.stride + axis.first) - (start + axis.stride - 1)
-    if room >= 0:
-        shots = tuple((start + phase, _responses(axis, start + phase, outputs)) for phase in range(axis.stride))
+    step = _step(axis)
+    for margin in (axis.extent, 0):
+        start = axis.last + margin
+        room = min(size - 1, (outputs - 1) * axis.stride + axis.first) - margin - (start + axis.stride - 1)
+        if room < 0:
+            continue
+        shots = _phases(axis, start, outputs)
         return Line(size, outputs, shots, min(cells, room // step + 1), step, step // axis.stride)
     middle = size / 2
     options = {i: _responses(axis, i, outputs) for i in sorted(range(size), key=lambda i: abs(i - middle))}
@@ -131,6 +135,12 @@ def _tight(axis: Axis, size: int, outputs: int, cells: int) -> Line:
         chosen.append((best, options[best]))
         missing -= {tap for tap, _ in options[best]}
     return Line(size, outputs, tuple(chosen), 1, 0, 0)
+
+
+def _phases(axis: Axis, start: int, outputs: int) -> tuple[tuple[int, tuple[tuple[int, int], ...]], ...]:
+    """The impulses of one cell; a stride longer than the kernel skips inputs, where an impulse shows nothing."""
+    positions = range(start, start + axis.stride)
+    return tuple((i, responses) for i in positions if (responses := _responses(axis, i, outputs)))
 
 
 def _responses(axis: Axis, position: int, outputs: int) -> tuple[tuple[int, int], ...]:
