@@ -19,6 +19,7 @@ from edgefold.device_bench.native_build import build_runner
 from edgefold.device_bench.opprofile import OpProfile, profile
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.store import HistoryEntry, history, recall, remember
+from edgefold.device_bench.tools import bench_with_tool
 from edgefold.device_bench.trend import sparkline, trend_svg
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "bench",
     "bench_devices",
     "bench_many",
+    "bench_with_tool",
     "build_runner",
     "check_baseline",
     "compare",
