@@ -27,14 +27,14 @@ def cpu_class(machine: str, features: frozenset[str]) -> str | None:
 @functools.cache
 def shipped_table() -> CostTable | None:
     """The table for the class of this machine's CPU, if that class was measured."""
-    name = cpu_class(platform.machine(), _features())
+    name = cpu_class(platform.machine(), cpu_features())
     if name is None:
         return None
     file = resources.files(__name__).joinpath(f"{name}.json")
     return CostTable.from_json(file.read_text(encoding="utf-8"), file.name) if file.is_file() else None
 
 
-def _features() -> frozenset[str]:
+def cpu_features() -> frozenset[str]:
     """The feature flags of this CPU; empty where the system does not tell."""
     path = Path("/proc/cpuinfo")
     if not path.exists():
