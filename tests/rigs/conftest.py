@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,6 +115,32 @@ def phone(rig: Path) -> Iterator[str]:
     else:
         os.environ["ADB"] = old
     script("adb_device.sh", "stop", str(rig), port)
+
+
+@pytest.fixture(scope="session")
+def old_python() -> Path:
+    """A Python with tflite-runtime 2.14.0 and nothing of ours."""
+    folder = RIG / "tflite-runtime"
+    python = folder / "bin" / "python"
+    with locked():
+        if not (folder / "ready").exists():
+            venv.create(folder, with_pip=True, clear=True)
+            packages = ["tflite-runtime==2.14.0", "numpy<2"]
+            argv = [
+                str(python),
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--only-binary=:all:",
+                *packages,
+            ]
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=SETUP_S)
+            if done.returncode:
+                unavailable(f"tflite-runtime cannot be installed here: {(done.stderr.splitlines() or ['?'])[-1]}")
+            (folder / "ready").touch()
+    return python
 
 
 @pytest.fixture(scope="session")
