@@ -111,6 +111,7 @@ def convolved(
     return Field(axes, math.gcd(field.blocks, groups))
 
 
+@lru_cache(maxsize=4096)
 def join(left: Field | None, right: Field | None) -> Field | None:
     """The hull of two fields of one tensor, or of two that are added."""
     if left is None or right is None or left is right:

@@ -138,8 +138,8 @@ def _withdrawn(decision: Decision) -> Decision:
 def _check_mode(module: object) -> None:
     if not isinstance(module, nn.Module):
         raise ModelError(f"model is a {type(module).__name__}, expected a torch.nn.Module")
-    training = next((name or type(module).__name__ for name, part in module.named_modules() if part.training), None)
-    if training is not None:
+    if any(part.training for part in module.modules()):
+        training = next(name or type(module).__name__ for name, part in module.named_modules() if part.training)
         raise ModelError(f"model is in train mode ('{training}'); call .eval() first")
 
 

@@ -8,23 +8,28 @@ tuples and dicts are found and copied as well.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 
 def is_plain_layer(module: nn.Module) -> bool:
     """A layer of torch.nn as it comes: no children, no hooks, no parametrization, no changed forward."""
+    state = vars(module)
     return (
-        type(module).__module__.startswith("torch.nn.modules.")
-        and not module._modules
-        and not (module._forward_hooks or module._forward_pre_hooks)
-        and "forward" not in vars(module)
-        and not parametrize.is_parametrized(module)
+        _is_of_torch(type(module))  # a parametrized layer is of a class made for it
+        and not state["_modules"]
+        and not (state["_forward_hooks"] or state["_forward_pre_hooks"])
+        and "forward" not in state
     )
+
+
+@cache
+def _is_of_torch(kind: type[nn.Module]) -> bool:
+    return kind.__module__.startswith("torch.nn.modules.")
 
 
 def shadow(module: nn.Module) -> nn.Module:
@@ -34,6 +39,8 @@ def shadow(module: nn.Module) -> nn.Module:
 
 def children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The modules that ``module`` holds, registered ones first, then those in plain containers, by name."""
+    if is_plain_layer(module):
+        return
     seen = set()
     for name, child in module._modules.items():
         if child is not None:
