@@ -8,7 +8,6 @@ quantization parameters travel with the nodes, so nothing is calibrated again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from torch.fx import GraphModule, Node
 
@@ -35,7 +34,7 @@ def lower(
     *,
     format: Format,
     precision: Precision,
-    lowering: Lowering | Literal["auto"] = "auto",
+    lowering: Lowering | str = "auto",
     device: str = "host",
     costs: CostModel | None = None,
 ) -> LoweredProgram:
