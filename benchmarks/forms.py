@@ -32,6 +32,19 @@ def hetconv_mask(inputs: int, outputs: int, parts: int) -> Tensor:
     return mask.float()
 
 
+def run_rows(rows: nn.ModuleList, x: Tensor) -> Tensor:
+    """For each row the sum of its one-channel convolutions, concatenated."""
+    outputs = []
+    for row in rows:
+        total: Tensor | None = None
+        for m, conv in enumerate(row.children()):
+            term: Tensor = conv(x[:, m : m + 1])
+            total = term if total is None else total + term
+        assert total is not None
+        outputs.append(total)
+    return torch.cat(outputs, dim=1)
+
+
 def norm(channels: int) -> nn.BatchNorm2d:
     """A BatchNorm with statistics as after training."""
     layer = nn.BatchNorm2d(channels)
@@ -57,7 +70,7 @@ class LoopHetConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, M, H, W) -> (B, N, H, W)."""
-        return torch.cat([sum(conv(x[:, m : m + 1]) for m, conv in enumerate(row)) for row in self.rows], dim=1)  # type: ignore[arg-type,misc]  # a ModuleList is iterable
+        return run_rows(self.rows, x)
 
 
 class ListHetConv(nn.Module):
@@ -153,7 +166,8 @@ class GroupAndPoint(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, M, H, W) -> (B, N, H, W)."""
         point = F.conv2d(x, self.point.weight * self.mask, self.point.bias, groups=self.point.groups)
-        return self.wide(x) + point
+        y: Tensor = self.wide(x) + point
+        return y
 
 
 class GroupPlusMinus(nn.Module):
@@ -166,9 +180,10 @@ class GroupPlusMinus(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, M, H, W) -> (B, N, H, W)."""
-        rows = self.point.weight.split(N // P)
+        rows = torch.chunk(self.point.weight, P)
         inner = torch.cat([row[:, g * (M // P) : (g + 1) * (M // P)] for g, row in enumerate(rows)])
-        return self.wide(x) + self.point(x) - F.conv2d(x, inner, groups=P)
+        y: Tensor = self.wide(x) + self.point(x) - F.conv2d(x, inner, groups=P)
+        return y
 
 
 class DualConv(nn.Module):
@@ -181,7 +196,8 @@ class DualConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, M, H, W) -> (B, N, H/2, W/2)."""
-        return self.group(x) + self.point(x)
+        y: Tensor = self.group(x) + self.point(x)
+        return y
 
 
 class ChannelLocal(nn.Module):
@@ -195,7 +211,7 @@ class ChannelLocal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, M, H, W) -> (B, M, H, W)."""
-        total = self.taps[0](x)
+        total: Tensor = self.taps[0](x)
         for shift in range(1, self.WINDOW):
             total = total + self.taps[shift](torch.roll(x, -shift, dims=1))
         return total
@@ -210,7 +226,8 @@ class ChannelSlide(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, M, H, W) -> (B, M - 7, H, W)."""
-        return self.conv(x.unsqueeze(1)).squeeze(1)
+        y: Tensor = self.conv(x.unsqueeze(1)).squeeze(1)
+        return y
 
 
 class UnfoldMatmul(nn.Module):
@@ -224,7 +241,8 @@ class UnfoldMatmul(nn.Module):
         """(B, M, H, W) -> (B, N, H, W)."""
         batch, _, height, width = x.shape
         columns = F.unfold(x, K, padding=K // 2)  # (B, M * K * K, H * W)
-        return self.linear(columns.transpose(1, 2)).transpose(1, 2).reshape(batch, N, height, width)
+        y: Tensor = self.linear(columns.transpose(1, 2)).transpose(1, 2).reshape(batch, N, height, width)
+        return y
 
 
 class ShiftedSum(nn.Module):
@@ -257,7 +275,8 @@ class RepVGG(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, M, H, W) -> (B, M, H, W)."""
-        return self.wide(x) + self.point(x) + self.identity(x)
+        y: Tensor = self.wide(x) + self.point(x) + self.identity(x)
+        return y
 
 
 class MobileOne(nn.Module):
@@ -273,7 +292,7 @@ class MobileOne(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, M, H, W) -> (B, M, H, W)."""
-        total = self.skip(x) + self.scale(x)
+        total: Tensor = self.skip(x) + self.scale(x)
         for branch in self.branches:
             total = total + branch(x)
         return total
@@ -284,13 +303,16 @@ class NormAndPad(nn.Module):
 
     def __init__(self, channels: int, pad: int) -> None:
         super().__init__()
-        self.norm = norm(channels)
+        self.norm: nn.BatchNorm2d = norm(channels)
         self.pad = pad
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H + 2 pad, W + 2 pad)."""
         y = self.norm(x)
-        edge = self.norm.bias - self.norm.running_mean * self.norm.weight / torch.sqrt(self.norm.running_var + self.norm.eps)  # type: ignore[operator]  # statistics are tracked
+        mean, variance = self.norm.running_mean, self.norm.running_var
+        assert mean is not None
+        assert variance is not None
+        edge = self.norm.bias - mean * self.norm.weight / torch.sqrt(variance + self.norm.eps)
         out = edge.view(1, -1, 1, 1).repeat(len(x), 1, y.shape[2] + 2 * self.pad, y.shape[3] + 2 * self.pad)
         out[:, :, self.pad : -self.pad, self.pad : -self.pad] = y
         return out
@@ -308,7 +330,8 @@ class DBB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, M, H, W) -> (B, N, H, W)."""
-        return self.wide(x) + self.point(x) + self.chain(x) + self.average(x)
+        y: Tensor = self.wide(x) + self.point(x) + self.chain(x) + self.average(x)
+        return y
 
 
 class ACNet(nn.Module):
@@ -324,7 +347,8 @@ class ACNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, M, H, W) -> (B, N, H, W)."""
         first, second, third = self.norms
-        return first(self.square(x)) + second(self.row(x)) + third(self.column(x))
+        y: Tensor = first(self.square(x)) + second(self.row(x)) + third(self.column(x))
+        return y
 
 
 class LoopHetConv1d(nn.Module):
@@ -340,7 +364,7 @@ class LoopHetConv1d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, M, L) -> (B, N, L)."""
-        return torch.cat([sum(conv(x[:, m : m + 1]) for m, conv in enumerate(row)) for row in self.rows], dim=1)  # type: ignore[arg-type,misc]  # a ModuleList is iterable
+        return run_rows(self.rows, x)
 
 
 class Masking(nn.Module):

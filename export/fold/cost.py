@@ -11,7 +11,9 @@ from torch._ops import OpOverload
 
 from edgefold.export.plan import KernelMap
 
-CONVOLUTIONS: Final = frozenset({"convolution", "conv1d", "conv2d", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm"})
+CONVOLUTIONS: Final = frozenset(
+    {"convolution", "conv1d", "conv2d", "conv3d", "linear", "matmul", "einsum", "mm", "bmm", "addmm", "baddbmm"}
+)
 """Ops that multiply by a weight."""
 
 
@@ -26,7 +28,7 @@ def macs_of(op: OpOverload, args: Sequence[Any], results: Sequence[Tensor]) -> i
             if args[6]:  # transposed: each input value meets the kernels of its channel
                 return int(args[0].numel() * math.prod(args[1].shape[1:]))
             return out.numel() * int(math.prod(args[1].shape[1:]))
-        case "conv1d" | "conv2d":
+        case "conv1d" | "conv2d" | "conv3d":
             return out.numel() * int(math.prod(args[1].shape[1:]))
         case "linear":
             return int(args[0].numel() * args[1].shape[0])

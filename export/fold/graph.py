@@ -73,7 +73,7 @@ def _largest(
     best = None
     failures = 0
     for region in search.regions(output):
-        if not region.convolutions or _is_canonical(region, search):
+        if not region.convolutions or not region.keeps_dimensions or _is_canonical(region, search):
             continue
         found = _attempt(module, region)
         if isinstance(found, str):
@@ -113,14 +113,24 @@ def _attempt(owner: GraphModule, region: Region) -> tuple[Evidence, Folded] | st
         return scope.reason
     if y.ndim != x.ndim or len(y) != len(x) or y.dtype != x.dtype:
         return "its output is not (batch, channels, *space) with the dimensions of its input"
-    call = replace(evidence(scope, x, y, field), fixed=region.is_fixed)
-    found = attempt(in_batches(function, len(x)) if region.is_fixed else function, (call,))
+    fixed = region.holds_sizes or not _takes_batches(function, x)
+    call = replace(evidence(scope, x, y, field), fixed=fixed)
+    found = attempt(in_batches(function, len(x)) if fixed else function, (call,))
     if isinstance(found, str):
         return found
     groups = [groups_of(node) for node in region.convolutions]
     if len(groups) == 1 and found.kernel.groups < groups[0]:
         return f"its {groups[0]} groups would be scattered over the channels"
     return call, found
+
+
+def _takes_batches(function: GraphModule, x: Tensor) -> bool:
+    """Whether the captured code runs on a batch of another size; constants of the batch's size may stand in it."""
+    try:
+        with torch.no_grad():
+            return len(function(torch.cat([x, x[:1]]))) == len(x) + 1
+    except (RuntimeError, IndexError):
+        return False
 
 
 def _replace(module: GraphModule, region: Region, call: Evidence, folded: Folded) -> RegionFold:

@@ -41,7 +41,7 @@ class Recorder:
         sizes: dict[int, int] = {}
         self._many = {id(module) for _, module in _walk(root) if size_of(module, sizes) > MANY}
         for name, module in _walk(root):
-            if id(module) not in self.modules and not is_plain_layer(module) and not isinstance(module, torch.jit.ScriptModule):
+            if id(module) not in self.modules and not isinstance(module, torch.jit.ScriptModule):
                 self.modules[id(module)] = module
                 self.names[id(module)] = name
                 vars(module)["_call_impl"] = self._watched(module)
@@ -148,11 +148,13 @@ def same(left: Any, right: Any, tolerance: float = 1e-3) -> bool:
 
 
 def _walk(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module of the tree by path, parents first, each once."""
+    """Every module of the tree that is not a plain layer, by path, parents first, each once."""
     seen = set()
     stack = [("", root)]
     while stack:
         name, module = stack.pop()
+        if is_plain_layer(module):
+            continue
         if id(module) in seen:
             continue
         seen.add(id(module))

@@ -19,8 +19,8 @@ from torch._ops import OpOverload
 from torch.fx import Graph, GraphModule, Node
 
 from edgefold.export.fold.admission import admit, is_random, is_shape_only, written_positions
+from edgefold.export.fold.cost import CONVOLUTIONS
 
-_CONVOLUTIONS = frozenset({"convolution", "conv1d", "conv2d", "linear", "matmul", "mm", "bmm", "addmm", "einsum"})
 _PER_CHANNEL = frozenset(
     {"batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm", "mul", "add", "sub", "div", "getitem"}
 )
@@ -41,13 +41,19 @@ class Region:
     nodes: frozenset[Node]
 
     @cached_property
+    def keeps_dimensions(self) -> bool:
+        """Whether output and source are batches of equal size with equally many spatial dimensions."""
+        source, output = self.source.meta["val"], self.output.meta["val"]
+        return source.ndim == output.ndim and len(source) == len(output)
+
+    @cached_property
     def convolutions(self) -> tuple[Node, ...]:
         """The nodes that multiply by a weight, in the order of the graph."""
         found = (node for node in self.output.graph.nodes if node in self.nodes)
-        return tuple(node for node in found if op_name(node) in _CONVOLUTIONS)
+        return tuple(node for node in found if op_name(node) in CONVOLUTIONS)
 
     @cached_property
-    def is_fixed(self) -> bool:
+    def holds_sizes(self) -> bool:
         """Whether the captured code holds the sizes of its input as numbers, and so takes no others."""
         return any(op_name(node) in _WITH_SIZES for node in (*self.nodes, *self.constants))
 

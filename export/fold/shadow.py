@@ -8,7 +8,6 @@ tuples and dicts are found and copied as well.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from types import MethodType
 from typing import Any
 
@@ -20,16 +19,11 @@ def is_plain_layer(module: nn.Module) -> bool:
     """A layer of torch.nn as it comes: no children, no hooks, no parametrization, no changed forward."""
     state = vars(module)
     return (
-        _is_of_torch(type(module))  # a parametrized layer is of a class made for it
+        type(module).__module__.startswith("torch.nn.modules.")  # a parametrized layer is of a class made for it
         and not state["_modules"]
         and not (state["_forward_hooks"] or state["_forward_pre_hooks"])
         and "forward" not in state
     )
-
-
-@cache
-def _is_of_torch(kind: type[nn.Module]) -> bool:
-    return kind.__module__.startswith("torch.nn.modules.")
 
 
 def shadow(module: nn.Module) -> nn.Module:
@@ -70,6 +64,8 @@ def replace_child(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 def size_of(module: nn.Module, memo: dict[int, int]) -> int:
     """The number of modules in the tree under ``module``."""
+    if is_plain_layer(module):
+        return 1
     if id(module) not in memo:
         memo[id(module)] = 1
         memo[id(module)] += sum(size_of(child, memo) for _, child in children(module))

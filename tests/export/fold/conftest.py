@@ -1,8 +1,9 @@
-"""Puts the root of the repository on the path: the tests share the published forms with the benchmarks."""
+"""Puts the root of the repository and the benchmarks on the path: the published forms are shared with them."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[3]))
+ROOT = Path(__file__).parents[3]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]

@@ -167,7 +167,7 @@ def _strided(g: Geometry, weight: Tensor) -> tuple[Function, list[Tensor], str]:
     size = g.inputs // parts
 
     def run(x: Tensor) -> Tensor:
-        kernels = weight[:, :size].split(g.outputs // parts)
+        kernels = torch.chunk(weight[:, :size], parts)
         out = torch.cat([g.conv(x[:, r::parts], kernels[r]) for r in range(parts)], dim=1)
         moved = out.view(len(x), parts, g.outputs // parts, *out.shape[2:]).transpose(1, 2)
         return moved.reshape(out.shape)
@@ -280,6 +280,8 @@ def _decorated(rng: random.Random, module: nn.Module, name: str, g: Geometry) ->
 
 class _State(nn.Module):
     """Counts its calls, in one of several places, and changes after many."""
+
+    count: Tensor
 
     def __init__(self, module: nn.Module, where: str) -> None:
         super().__init__()

@@ -98,7 +98,7 @@ def test_work_in_another_thread_is_of_unknown_origin() -> None:
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")  # deprecated, and still met in foreign code
 def test_script_is_seen_through() -> None:
-    clamped = torch.jit.trace(lambda y: y.clamp(-1e9, 1e9), torch.ones(2, 4, 8, 8))
+    clamped = torch.jit.trace(lambda y: y.clamp(-1e9, 1e9), torch.ones(2, 4, 8, 8))  # type: ignore[no-untyped-call]  # torch
     assert "aten.clamp" in reason_for(Code(lambda y, x: clamped(y)))
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from forms import LoopHetConv, MaskedHetConv, norm
 from torch import Tensor, nn
 
-from benchmarks.forms import LoopHetConv, MaskedHetConv, norm
 from edgefold.errors import ModelError
 from edgefold.export.fold import fold_module
 
@@ -30,7 +30,7 @@ def test_a_wrong_input_is_refused_with_its_shape() -> None:
 
 def test_weights_that_are_not_finite_are_refused() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), norm(4)).eval()
-    module[0].weight.data[0, 0, 0, 0] = float("nan")
+    next(module.parameters()).data[0, 0, 0, 0] = float("nan")
     with pytest.raises(ModelError, match=r"'0.weight'"):
         fold_module(module, torch.randn(1, 3, 8, 8))
 

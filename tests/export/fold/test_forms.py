@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from forms import FORMS
 from torch import nn
 
-from benchmarks.forms import FORMS
 from edgefold.export.fold import fold_module
 from edgefold.export.fold.fold import fold_tree
 from edgefold.export.fold.kernel import FoldedConv
@@ -57,7 +59,8 @@ def test_a_form_in_functional_code_becomes_one_node(name: str) -> None:
             self._buffers.update(module._buffers)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return type(module).forward(self, torch.relu(x)).sigmoid()  # type: ignore[arg-type]  # it has what the form has
+            run: Callable[[nn.Module, torch.Tensor], torch.Tensor] = type(module).forward
+            return run(self, torch.relu(x)).sigmoid()
 
     around = Around().eval()
     x = torch.randn(shape)

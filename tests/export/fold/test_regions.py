@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from forms import norm
 from torch import Tensor, nn
 
-from benchmarks.forms import norm
 from edgefold.export.fold import FoldResult, fold_module
 
 

@@ -59,7 +59,7 @@ def test_the_centre_of_an_even_kernel_is_the_first_middle_tap() -> None:
 
 
 def test_a_pointwise_weight_has_groups_of_its_own() -> None:
-    weight = torch.block_diag(torch.ones(2, 3), torch.ones(2, 3))[:, :, None]
+    weight = torch.kron(torch.eye(2), torch.ones(2, 3))[:, :, None]
     found = read_structure(weight)
     assert found.kernel_size == (1,)
     assert found.groups == (((0, 1, 2), (0, 1)), ((3, 4, 5), (2, 3)))
