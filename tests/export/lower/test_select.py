@@ -105,4 +105,4 @@ def test_a_uniform_lowering_says_what_stands_in_for_it(program: Program, lowerin
 
 def test_an_unknown_lowering_gets_the_nearest_name(program: Program) -> None:
     with pytest.raises(UsageError, match="unknown lowering 'groupd'; did you mean 'grouped'"):
-        lower(program, format=Format.ONNX, precision=Precision.FP32, lowering="groupd")  # type: ignore[arg-type]  # on purpose
+        lower(program, format=Format.ONNX, precision=Precision.FP32, lowering="groupd")
