@@ -21,7 +21,9 @@ from typing import Final
 
 import torch
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e.quantizer import (
+
+from edgefold.quantize.graph import is_constant
+from edgefold.quantize.pt2e import (
     FixedQParamsQuantizationSpec,
     QuantizationAnnotation,
     QuantizationSpec,
@@ -29,8 +31,6 @@ from torchao.quantization.pt2e.quantizer import (
     Quantizer,
     SharedQuantizationSpec,
 )
-
-from edgefold.quantize.graph import is_constant
 from edgefold.quantize.scheme import QParams
 
 _ATEN = torch.ops.aten

@@ -17,13 +17,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
-from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
 from edgefold.errors import DataError
 from edgefold.quantize.annotate import Annotation, EdgefoldQuantizer, annotate
 from edgefold.quantize.graph import add_buffer, constant_of, groups_of, is_constant, output_nodes
 from edgefold.quantize.observers import OBSERVERS, HistogramObserver, Range, get_observer, qparams_of_range
 from edgefold.quantize.paired import walk
+from edgefold.quantize.pt2e import prepare_pt2e
 from edgefold.quantize.scheme import BRANCH_Q, WEIGHT_SCALE, Q, QParams
 
 # Which taps of a conv weight (N, M/G, *kernel) belong to the group branch when the layer is lowered to two branches;

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchao.quantization.pt2e.observer import ObserverBase
 
 from edgefold.errors import unknown_name
+from edgefold.quantize.pt2e import ObserverBase
 from edgefold.quantize.scheme import QParams
 
 BINS: Final = 4096

@@ -18,14 +18,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e.fake_quantize import FakeQuantizeBase
-from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
 
 from edgefold.errors import UsageError
 from edgefold.quantize.annotate import EdgefoldQuantizer, annotate
 from edgefold.quantize.calibrate import ScaleTable
 from edgefold.quantize.graph import constant_of
 from edgefold.quantize.insert import WEIGHT_QMAX, WEIGHT_QMIN
+from edgefold.quantize.pt2e import FakeQuantizeBase, prepare_qat_pt2e
 from edgefold.quantize.scheme import QParams
 
 
