@@ -52,17 +52,32 @@ class Quantization:
     top1_reference: float | None = None
 
 
-def fold(model: Model, arg: Arg = None, weights: Weights = None, trust: Trust = False, as_json: Json = False) -> None:
+def fold(
+    model: Model,
+    arg: Arg = None,
+    weights: Weights = None,
+    trust: Trust = False,
+    draw_file: Annotated[Path | None, typer.Option("--draw", help="Also draw the plan, as an .svg file.")] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
     """Fold every linear convolution into one conv, and show the plan layer by layer."""
     from edgefold.cli.output import output, progress
 
     with output(as_json) as out:
         from edgefold.cli.sources import ModelChoice
+        from edgefold.export.fold.draw import draw
+        from edgefold.pipeline import check_free
         from edgefold.pipeline import fold as run
+
+        if draw_file is not None:
+            check_free(draw_file, force=force)
 
         with progress(f"folding {model}"):
             network = ModelChoice(model, arg, weights, trust).load()
             plan = run(network.module, network.example_inputs).plan
+        if draw_file is not None:
+            draw(plan, draw_file, force=force)
         out.show(plan, lambda: _folded(plan))
 
 
