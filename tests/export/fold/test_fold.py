@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from forms import LoopHetConv, MaskedHetConv, norm
+from branch_forms import norm
+from forms import LoopHetConv, MaskedHetConv
 from torch import Tensor, nn
 
 from edgefold.errors import ModelError

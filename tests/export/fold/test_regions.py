@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from forms import norm
+from branch_forms import norm
 from torch import Tensor, nn
 
 from edgefold.export.fold import FoldResult, fold_module
