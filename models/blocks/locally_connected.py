@@ -65,6 +65,8 @@ class LocallyConnected2d(nn.Module):
     ) -> None:
         super().__init__()
         check_channels("LocallyConnected2d", in_channels, out_channels)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
         self.geometry = check_geometry("LocallyConnected2d", kernel_size, stride, padding, dilation)
         self.input_size = pair(input_size)
         self.output_size = self.geometry.output_size(self.input_size)
