@@ -49,7 +49,11 @@ def rule_for(format: Format, precision: Precision) -> Rule:
 
 def estimate_ns(geometry: LayerGeometry, lowering: Lowering, format: Format, precision: Precision) -> float:
     """The estimated time of one layer."""
-    rule = rule_for(format, precision)
+    return estimate_with(rule_for(format, precision), geometry, lowering)
+
+
+def estimate_with(rule: Rule, geometry: LayerGeometry, lowering: Lowering) -> float:
+    """The estimated time of one layer under a rule."""
     positions = math.prod(geometry.out_space)
     taps = math.prod(geometry.kernel)
     outputs = positions * geometry.out_channels

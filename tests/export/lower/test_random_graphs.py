@@ -211,7 +211,7 @@ def check(net: RandomNet, lowering: Lowering | Literal["auto"]) -> LoweredProgra
 
 @pytest.mark.slow
 @given(recipe, st.sampled_from([*Lowering, "auto"]), st.integers(0, 2**31))
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_graph_any_lowering(
     recipe: tuple[list[tuple[str, int, int]], list[tuple[str, int]]], lowering: Lowering | Literal["auto"], seed: int
 ) -> None:
@@ -220,7 +220,7 @@ def test_any_graph_any_lowering(
 
 
 @given(recipe, st.integers(0, 2**31))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 def test_a_sample_of_graphs_grouped(recipe: tuple[list[tuple[str, int, int]], list[tuple[str, int]]], seed: int) -> None:
     torch.manual_seed(seed)
     check(RandomNet(*recipe), Lowering.GROUPED)
