@@ -11,23 +11,7 @@ from torch import Generator, Tensor, nn
 from edgefold.errors import ModelError
 from edgefold.models.data import ImageSet
 from edgefold.models.packing import check_finite
-
-
-@dataclass(frozen=True, slots=True)
-class Preprocess:
-    """How a picture becomes the network's input.
-
-    The shorter side is scaled to ``resize`` pixels (``None``: the picture is scaled to ``size`` as it is), the centre of ``size``
-    (H, W) is cut out, and each channel becomes (pixel / 255 − mean) / std. ``colour`` is ``gray``, ``rgb`` or ``bgr``.
-    """
-
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    colour: str = "rgb"
-    layout: str = "nchw"
-    resize: int | None = None
-    interpolation: str = "bilinear"
+from edgefold.preprocess import Preprocessing
 
 
 class LabelledImages(NamedTuple):
@@ -55,7 +39,7 @@ class LoadedModel:
     calibration: LabelledImages | None = None
     evaluation: LabelledImages | None = None
     labels: tuple[str, ...] | None = None  # class names
-    preprocess: Preprocess | None = None
+    preprocess: Preprocessing | None = None
     data: str | None = None
     accuracy: float | None = None
 

@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from edgefold.errors import MissingExtraError, ModelError, UsageError
-from edgefold.models.loaded import LoadedModel, Preprocess, example_image
+from edgefold.models.loaded import LoadedModel, example_image
+from edgefold.preprocess import Preprocessing
 
 
 def from_timm(name: str, kwargs: dict[str, Any]) -> LoadedModel:
@@ -30,15 +31,19 @@ def from_timm(name: str, kwargs: dict[str, Any]) -> LoadedModel:
     module = _made("timm", name, kwargs, lambda: timm.create_model(name, **kwargs))
     config = resolve_model_data_config(module)  # type: ignore[no-untyped-call]  # timm does not type it
     channels, height, width = config["input_size"]
-    crop = float(config["crop_pct"])
-    preprocess = Preprocess(
-        size=(height, width),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        colour="gray" if channels == 1 else "rgb",
-        resize=int(min(height, width) / crop),
-        interpolation=str(config["interpolation"]),
-    )
+    mean = tuple(config["mean"])
+    preprocess = None
+    if channels in (1, 3) and len(mean) == channels:  # with other channels (in_chans=…) the mean is still that of RGB
+        preprocess = Preprocessing(
+            height,
+            width,
+            mean,
+            std=tuple(config["std"]),
+            colour="gray" if channels == 1 else "rgb",
+            resize="crop",
+            shorter_side=int(max(height, width) / float(config["crop_pct"])),
+            interpolation=str(config["interpolation"]),
+        )
     return LoadedModel(name, module, (example_image((channels, height, width)),), preprocess=preprocess)
 
 
@@ -64,11 +69,13 @@ def from_torchvision(name: str, kwargs: dict[str, Any]) -> LoadedModel:
     if crop is None:  # detection and segmentation: any size, normalised inside or by the caller
         return LoadedModel(name, module, (example_image((3, 320, 320)),))
     side = int(crop[0])
-    preprocess = Preprocess(
-        size=(side, side),
+    preprocess = Preprocessing(
+        side,
+        side,
         mean=tuple(float(value) for value in transforms.mean),
         std=tuple(float(value) for value in transforms.std),
-        resize=int(transforms.resize_size[0]),
+        resize="crop",
+        shorter_side=int(transforms.resize_size[0]),
         interpolation=str(transforms.interpolation.value),
     )
     return LoadedModel(name, module, (example_image((3, side, side)),), preprocess=preprocess)

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from edgefold.errors import ModelError, UsageError
-from edgefold.models.loaded import LabelledImages, LoadedModel, Preprocess, checked, example_image
+from edgefold.models.loaded import LabelledImages, LoadedModel, checked, example_image
 from edgefold.models.recipe import checkpoint_names, load_recipe
 from edgefold.models.registry import builtin_slice, get_model
 from edgefold.models.source_files import from_exported, from_python, load_state
 from edgefold.models.source_zoo import from_timm, from_torchvision
+from edgefold.preprocess import Preprocessing
 
-__all__ = ["LabelledImages", "LoadedModel", "Preprocess", "load_source"]
+__all__ = ["LabelledImages", "LoadedModel", "Preprocessing", "load_source"]
 
 _WEIGHTS_ONLY = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 _ARTIFACTS = (".onnx", ".tflite", ".pte")
@@ -108,7 +109,7 @@ def _builtin(name: str, kwargs: dict[str, Any]) -> LoadedModel:
         calibration=LabelledImages.of(data.calibration),
         evaluation=evaluation,
         labels=recipe.classes,
-        preprocess=Preprocess((height, width), recipe.mean, recipe.std, "gray" if channels == 1 else "rgb"),
+        preprocess=Preprocessing(height, width, recipe.mean, recipe.std, "gray" if channels == 1 else "rgb", resize="stretch"),
         data=recipe.data,
         accuracy=recipe.accuracy,
     )

@@ -30,7 +30,7 @@ LEVELS = (
     ("artifact",),
     ("results",),
     ("runtime",),
-    ("batch",),
+    ("batch", "preprocess"),
     ("models",),
     ("quantize",),
     ("export",),

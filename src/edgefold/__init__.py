@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from edgefold.artifact import Format as Format
     from edgefold.artifact import Precision as Precision
     from edgefold.artifact import TensorSpec as TensorSpec
-    from edgefold.bundle.preprocess import Preprocessing as Preprocessing
     from edgefold.bundle.reader import Bundle as Bundle
     from edgefold.bundle.reader import load_bundle as load_bundle
     from edgefold.device_bench import BenchOptions as BenchOptions
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from edgefold.pipeline import export_model as export_model
     from edgefold.pipeline import fold as fold
     from edgefold.pipeline import quantize_model as quantize_model
+    from edgefold.preprocess import Preprocessing as Preprocessing
     from edgefold.results import Measurement as Measurement
     from edgefold.results import ParityReport as ParityReport
     from edgefold.runtime import run as run
@@ -43,7 +43,7 @@ _HOME = {
     "Measurement": "edgefold.results",
     "ParityReport": "edgefold.results",
     "Precision": "edgefold.artifact",
-    "Preprocessing": "edgefold.bundle.preprocess",
+    "Preprocessing": "edgefold.preprocess",
     "QuantizedProgram": "edgefold.export.program",
     "TensorSpec": "edgefold.artifact",
     "bench": "edgefold.device_bench",

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from edgefold.batch import Batch
-    from edgefold.bundle.preprocess import Preprocessing
     from edgefold.device_bench import BenchOptions
     from edgefold.pipeline import Lowerings
+    from edgefold.preprocess import Preprocessing
 
     Arrays = tuple[NDArray[Any], ...]
     Metric = Callable[[Arrays, NDArray[np.int64]], float]

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from edgefold.batch import Batch
-    from edgefold.bundle.preprocess import Preprocessing
     from edgefold.bundle.reader import Bundle
     from edgefold.device_bench import BenchOptions
     from edgefold.network import Metric
     from edgefold.pipeline import Lowerings
+    from edgefold.preprocess import Preprocessing
 
 
 def ship(
@@ -167,7 +167,6 @@ def named_network(
     name: str, *, kwargs: Mapping[str, Any] | None = None, weights: Path | None = None, trust: bool = False
 ) -> Network:
     """The network that a name stands for, with the data that comes with it; see `edgefold.models.sources.load_source`."""
-    from edgefold.bundle.preprocess import Preprocessing
     from edgefold.models.sources import load_source
 
     source = load_source(name, kwargs=kwargs, weights=weights, trust=trust)
@@ -183,7 +182,7 @@ def named_network(
         calibration=None if source.calibration is None else source.calibration.images,
         calibration_source="" if source.calibration is None else f"{data} (training images)",
         evaluation=evaluation,
-        preprocessing=None if source.preprocess is None else Preprocessing.of(source.preprocess),
+        preprocessing=source.preprocess,
         labels=source.labels or (),
         description="" if source.accuracy is None else f"trained on {data}: {source.accuracy:.2%} top-1 on its whole test set",
     )

@@ -14,10 +14,10 @@ import pytest
 from edgefold.artifact import Artifact, Format, Precision, sha256_of
 from edgefold.bundle import results as results_module
 from edgefold.bundle.manifest import Calibration, Manifest
-from edgefold.bundle.preprocess import Preprocessing
 from edgefold.bundle.reader import Prediction, load_bundle
 from edgefold.bundle.writer import Contract, write_bundle, zip_path
 from edgefold.errors import ArtifactError, DataError, OutputError, UsageError
+from edgefold.preprocess import Preprocessing
 from edgefold.report.content import Failure, Shipment, Variant
 from edgefold.runtime.session import describe
 

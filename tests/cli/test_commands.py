@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from edgefold.artifact import sha256_of
-from edgefold.bundle.preprocess import Preprocessing
 from edgefold.bundle.writer import Contract, write_bundle, zip_path
 from edgefold.cli.bench import minutes
 from edgefold.cli.doctor import int8_outlook
+from edgefold.preprocess import Preprocessing
 from edgefold.report.content import Shipment
 
 COMMANDS = (

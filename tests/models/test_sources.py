@@ -14,7 +14,7 @@ from torch import nn
 
 from edgefold.errors import InputError, MissingExtraError, ModelError, UsageError
 from edgefold.models.packing import save_weights
-from edgefold.models.sources import Preprocess, load_source
+from edgefold.models.sources import Preprocessing, load_source
 
 CODE = """
 import torch
@@ -67,7 +67,7 @@ def forget_user_modules() -> None:
 def test_a_trained_built_in_comes_with_everything() -> None:
     loaded = load_source("hetnet-fmnist")
     assert not loaded.module.training
-    assert loaded.preprocess == Preprocess((28, 28), (0.2860406,), (0.3530242,), "gray")
+    assert loaded.preprocess == Preprocessing(28, 28, (0.2860406,), (0.3530242,), "gray", resize="stretch")
     assert loaded.labels is not None
     assert loaded.labels[9] == "Ankle boot"
     assert loaded.calibration is not None
@@ -223,9 +223,11 @@ def test_timm_and_torchvision() -> None:
     loaded = load_source("timm:test_convnext", kwargs={"num_classes": 4})
     assert loaded.module(*loaded.example_inputs).shape == (1, 4)
     assert loaded.preprocess is not None
-    assert loaded.preprocess.size == loaded.example_inputs[0].shape[2:]
+    assert (loaded.preprocess.height, loaded.preprocess.width) == loaded.example_inputs[0].shape[2:]
     loaded = load_source("torchvision:shufflenet_v2_x0_5")
-    assert loaded.preprocess == Preprocess((224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "rgb", resize=256)
+    assert loaded.preprocess == Preprocessing(
+        224, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "rgb", resize="crop", shorter_side=256
+    )
     assert load_source("torchvision:lraspp_mobilenet_v3_large").example_inputs[0].shape[1] == 3  # downloads no backbone
     with pytest.raises(UsageError, match="did you mean 'timm:mobilenetv3_small_100'"):
         load_source("timm:mobilenetv3_smal_100")

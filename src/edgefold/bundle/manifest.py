@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgefold.artifact import Format, Precision, TensorSpec
-from edgefold.bundle.preprocess import Preprocessing
 from edgefold.errors import ArtifactError
 from edgefold.export.plan import FoldPlan, LoweringPlan
+from edgefold.preprocess import Preprocessing
 
 if TYPE_CHECKING:
     from edgefold.quantize.calibrate import ScaleTable

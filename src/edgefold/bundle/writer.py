@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgefold.artifact import Artifact, sha256_of
-from edgefold.bundle.preprocess import Preprocessing
 from edgefold.errors import OutputError
+from edgefold.preprocess import Preprocessing
 from edgefold.report.content import Shipment, Variant
 
 if TYPE_CHECKING:

@@ -6,15 +6,13 @@ tensor[0, c, y, x] = (pixel[y, x, c] / divisor - mean[c]) / std[c]
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from edgefold.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from edgefold.models.loaded import Preprocess
 
 COLOURS = {"gray": 1, "rgb": 3, "bgr": 3}
 RESIZES = ("none", "stretch", "crop")
@@ -61,20 +59,6 @@ class Preprocessing:
             )
         if not self.divisor > 0 or not all(value > 0 for value in self.std):
             raise UsageError(f"preprocessing has divisor {self.divisor} and deviations {self.std}; all must be above 0")
-
-    @classmethod
-    def of(cls, source: Preprocess) -> Self:
-        """What a model's source says of its images."""
-        return cls(
-            height=source.size[0],
-            width=source.size[1],
-            mean=source.mean,
-            std=source.std,
-            colour=source.colour,
-            resize="stretch" if source.resize is None else "crop",
-            shorter_side=source.resize,
-            interpolation=source.interpolation,
-        )
 
     @property
     def channels(self) -> int:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgefold.bundle.preprocess import Preprocessing
 from edgefold.errors import DataError, UsageError
+from edgefold.preprocess import Preprocessing
 
 GREY = Preprocessing(height=4, width=6, mean=(0.25,), std=(0.5,), colour="gray")
 COLOUR = Preprocessing(height=4, width=6, mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0), resize="stretch")
@@ -66,15 +66,6 @@ def test_crop_is_that_of_torchvision(height: int, width: int) -> None:
     reference = transforms.Compose([transforms.Resize(20, bicubic), transforms.CenterCrop(16), transforms.ToTensor()])
 
     np.testing.assert_allclose(prepare(pixels)[0], reference(Image.fromarray(pixels)).numpy(), rtol=0, atol=1e-6)
-
-
-def test_what_a_model_source_says_is_kept() -> None:
-    from edgefold.models.loaded import Preprocess
-
-    source = Preprocess((4, 6), (0.1, 0.2, 0.3), (0.5, 1.0, 2.0), resize=8, interpolation="bicubic")
-    made = Preprocessing.of(source)
-    assert (made.height, made.width, made.shorter_side, made.resize, made.interpolation) == (4, 6, 8, "crop", "bicubic")
-    assert Preprocessing.of(Preprocess((4, 6), (0.1,), (0.5,), "gray")).resize == "stretch"
 
 
 def test_float_tensors_are_prepared_already() -> None:
