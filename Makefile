@@ -12,7 +12,7 @@ stamp := $(VENV)/.installed
 single := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow lint format bench system-deps clean
+.PHONY: help venv demo test test-rigs test-slow lint format bench system-deps clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,10 +30,14 @@ demo: $(stamp) ## ship the built-in network: six artifacts, verified, measured a
 	$(bin)/edgefold ship hetnet-fmnist --out demo/hetnet-fmnist --force
 	@echo "report: $(CURDIR)/demo/hetnet-fmnist/results/report.html"
 
-test: $(stamp) ## run the tests (all but the slow ones)
+test: $(stamp) ## run the tests (all but the rigs and the slow ones)
 	$(single) $(bin)/python -m pytest -n $(JOBS) --dist loadfile
 
-test-slow: $(stamp) ## run the slow tests: long matrices, rigs, fresh installs
+# In one process: the rigs are shared by all of these tests. EDGEFOLD_REQUIRE_RIGS=1 makes a test fail that would skip.
+test-rigs: $(stamp) ## run the tests on ARM boards over ssh and phones over adb (root on Debian; elsewhere they skip)
+	$(single) $(bin)/python -m pytest -m rig
+
+test-slow: $(stamp) ## run the slow tests: long matrices, fresh installs
 	$(single) $(bin)/python -m pytest -n $(JOBS) --dist loadfile -m slow
 
 lint: $(stamp) ## ruff (rules and format) and mypy --strict

@@ -46,7 +46,7 @@ def main() -> None:
     arguments = parser.parse_args()
     models = arguments.model or MODELS
     rows: list[dict[str, Any]] = []
-    repeats: list[int] = []
+    repeats: dict[str, list[int]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for model, form, precision, lowering in product(models, Format, (Precision.FP32, Precision.INT8), LOWERINGS):
             made = export(model, form, precision, lowering, Path(temporary))
@@ -66,12 +66,12 @@ def main() -> None:
                 }
                 rows.append(row | {"by_kind": found.counts, "codes": [code.value for code in found.codes]})
                 print(f"{' '.join(key.values())} {cpu}: {found.instructions:,}", flush=True)
-            if not repeats:
-                repeats = [count_instructions(made, CPUS[-1]).instructions for _ in range(arguments.repeat)]
+            if form.value not in repeats:
+                repeats[form.value] = [count_instructions(made, CPUS[-1]).instructions for _ in range(arguments.repeat)]
     if not repeats:
         sys.exit("no artifact could be made, so there is nothing to write")
-    spread = (max(repeats) - min(repeats)) / min(repeats)
-    figures = {"rows": rows, "repeated_instructions": repeats, "repeated_spread_share": spread}
+    spreads = {form: (max(counts) - min(counts)) / min(counts) for form, counts in repeats.items()}
+    figures = {"rows": rows, "repeated_instructions": repeats, "repeated_spread_share": spreads}
     command = " ".join(["python benchmarks/instruction_counts.py", *(f"--model {model}" for model in arguments.model or ())])
     print(write_result("instruction_counts", figures, command=command))
 

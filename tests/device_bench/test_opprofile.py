@@ -15,7 +15,7 @@ from edgefold.errors import UnsupportedError
 from edgefold.results import CoreInfo
 
 
-@pytest.mark.parametrize("name", ["tiny.onnx", pytest.param("tiny.pte", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["tiny.onnx", pytest.param("tiny.pte", marks=pytest.mark.rig)])
 def test_both_convolutions_are_seen_and_take_the_time(tiny: Path, name: str) -> None:
     found = profile(tiny / name)
     convs = [op for op in found.ops if op.op.startswith("Conv") or "Conv" in op.op]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,17 +9,15 @@ import pytest
 from edgefold.device_bench import InstructionCount, count_instructions
 from edgefold.results import Code
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.rig
 
-HERE = Path(__file__).parent
 # tiny: 3x3 convolutions 3 -> 8 -> 4 channels on 16x16 pixels
 MACS = 16 * 16 * 9 * (3 * 8 + 8 * 4)
 
 
 @pytest.fixture(scope="module")
-def counts(native: Path, tiny: Path) -> dict[tuple[str, str], InstructionCount]:
+def counts(native: Path, counting: None, tiny: Path) -> dict[tuple[str, str], InstructionCount]:
     """Counts of the tiny models by file and CPU."""
-    subprocess.run(["bash", "-c", f'source "{HERE}/common.sh"; install_packages qemu-user gcc libc6-dev'], check=True)
     names = ("tiny.tflite", "tiny-int8.tflite")
     return {(name, cpu): count_instructions(tiny / name, cpu) for name in names for cpu in ("cortex-a72", "cortex-a76")}
 

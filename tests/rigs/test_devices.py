@@ -15,7 +15,7 @@ from edgefold.device_bench.runners import SCHEMES, open_runner
 from edgefold.errors import DeviceError, RuntimeFailure
 from edgefold.results import Code, Measurement
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.rig
 
 QUICK = BenchOptions(processes=1, min_samples=3, min_time_s=0.0, max_secs=60, gate_max_s=0)
 FILES = ("tiny.onnx", "tiny.tflite", "tiny-int8.tflite", "tiny.pte")

@@ -14,7 +14,7 @@ from edgefold.artifact import Format
 from edgefold.runtime.protocol import WORKER, read_answer
 from edgefold.runtime.session import execute, save_inputs
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.rig
 
 
 @pytest.mark.parametrize("name", ["tiny.tflite", "tiny-int8.tflite"])
