@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -9,7 +10,7 @@ from edgefold.artifact import Format
 from edgefold.device_bench.native_bundle import NativeLauncher, load_bundle
 from edgefold.device_bench.runners.base import RemotePath, Runner
 from edgefold.errors import DeviceError
-from edgefold.runtime.protocol import WORKER, python_path, worker_argv
+from edgefold.runtime.protocol import RACE, WORKER, python_path, worker_argv
 
 Worker = Literal["auto", "python", "native"]
 
@@ -37,6 +38,14 @@ class Launcher(Protocol):
         """The command."""
         ...
 
+    def race_files(self) -> list[Path] | None:
+        """What must lie in the folder of a race; ``None`` where several models cannot be timed in one process."""
+        ...
+
+    def race_argv(self, folder: RemotePath, job: str) -> list[str]:
+        """The command for a race."""
+        ...
+
 
 class HostLauncher:
     """The worker under this process's own interpreter."""
@@ -52,6 +61,14 @@ class HostLauncher:
     def argv(self, folder: RemotePath, job: str) -> list[str]:
         """The command."""
         return worker_argv(f"{folder}/{job}")
+
+    def race_files(self) -> list[Path] | None:
+        """Nothing: it is run from where it is installed."""
+        return []
+
+    def race_argv(self, folder: RemotePath, job: str) -> list[str]:
+        """The command for a race."""
+        return [sys.executable, "-I", str(RACE), f"{folder}/{job}"]
 
 
 class PythonLauncher:
@@ -71,6 +88,14 @@ class PythonLauncher:
     def argv(self, folder: RemotePath, job: str) -> list[str]:
         """The command."""
         return [self._python, "-I", f"{folder}/{WORKER.name}", f"{folder}/{job}"]
+
+    def race_files(self) -> list[Path] | None:
+        """The program itself and the worker that it builds upon."""
+        return [RACE, WORKER]
+
+    def race_argv(self, folder: RemotePath, job: str) -> list[str]:
+        """The command for a race."""
+        return [self._python, "-I", f"{folder}/{RACE.name}", f"{folder}/{job}"]
 
 
 def has_python(runner: Runner, form: Format) -> bool:

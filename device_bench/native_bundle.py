@@ -93,3 +93,11 @@ class NativeLauncher:
         """The command: a program of another C library only starts through its own loader."""
         remote = self._remote
         return [f"{remote}/{self._loader}", "--library-path", remote, f"{remote}/{self._program}", f"{folder}/{job}"]
+
+    def race_files(self) -> list[Path] | None:
+        """It holds one model at a time."""
+        return None
+
+    def race_argv(self, folder: RemotePath, job: str) -> list[str]:
+        """Not to be asked for: there is no race in one process."""
+        raise NotImplementedError("the native runner times one model at a time")

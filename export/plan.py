@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from edgefold.artifact import Format, Precision
+from edgefold.results import Estimate
 
 
 class Lowering(StrEnum):
@@ -102,8 +103,39 @@ class LoweredLayer:
 
 
 @dataclass(frozen=True, slots=True)
+class TimedForm:
+    """One form of the whole network: the choice layer by layer (``auto``), or one lowering for all layers.
+
+    ``ratio`` is its time over that of ``auto`` with a 95 % interval. It and ``median_ns`` are ``None`` where the form was not
+    timed, and ``note`` says why.
+    """
+
+    name: str
+    size_bytes: int | None = None
+    median_ns: float | None = None
+    ratio: Estimate | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkTiming:
+    """The whole network's forms, timed against each other on a device with one thread, in ``rounds`` interleaved blocks."""
+
+    device: str
+    runtime: str
+    rounds: int
+    forms: tuple[TimedForm, ...]
+    winner: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class LoweringPlan:
-    """The choices for a network in one format and precision. ``gathers`` counts the explicit channel reorderings left."""
+    """The choices for a network in one format and precision. ``gathers`` counts the explicit channel reorderings left.
+
+    ``timing`` is how the choice was closed, ``None`` where the network's forms were not timed; ``reason`` says why not, and what
+    a limit on the file's size changed.
+    """
 
     format: Format
     precision: Precision
@@ -111,3 +143,5 @@ class LoweringPlan:
     layers: tuple[LoweredLayer, ...]
     gathers: int
     lowering: str = "auto"  # what was asked for
+    timing: NetworkTiming | None = None
+    reason: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,15 @@ from edgefold.export.plan import (
 )
 from edgefold.report.content import Accuracy, Shipment, Variant
 from edgefold.results import Code, DeviceInfo, Measurement, OutputParity, ParityReport, Run, RuntimeAgreement
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_costs_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a developer has measured on this machine must not choose in tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEFOLD_COSTS", str(tmp_path_factory.mktemp("costs")))
+        yield
+
 
 DEVICE = DeviceInfo(url="host", machine="x86_64", system="Linux 6.1", cpu="Test CPU", features=("avx2",), memory_bytes=8 << 30)
 

@@ -8,6 +8,8 @@ channels. If there is more than one,
 where group is a group convolution with the full kernels (and the centre taps within the groups), and point a 1×1
 convolution with the centre taps outside of them; there is no second term if those are all zero. `dense` computes the
 left side, `grouped` the right side, and `split` has one plain convolution a group in place of the group convolution.
+A group convolution needs groups of one size: unequal ones are padded with channels of zero weights, where that is no
+more work than the dense convolution.
 """
 
 from __future__ import annotations
@@ -36,12 +38,20 @@ Partition = tuple[tuple[Indices, Indices], ...]
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One way to compute a layer. ``wish`` is the channel order that it needs; ``partition`` its groups."""
+    """One way to compute a layer. ``wish`` is the channel order that it needs; ``partition`` its groups.
+
+    ``geometry`` is that of the layer, the same for all of its options: under it their measured times are found.
+    """
 
     lowering: Lowering
     geometry: LayerGeometry
     partition: Partition = ()
     point: PointPlacement | None = None
+
+    @property
+    def padded(self) -> bool:
+        """Whether groups of unequal sizes are padded; the channels are then gathered into them and out of them."""
+        return self.lowering is Lowering.GROUPED and not self.geometry.equal_groups
 
     def changes(self, conv: Conv) -> bool:
         """Whether the convolution gets another form than the one that it has."""
@@ -49,7 +59,7 @@ class Option:
 
     def wish(self, conv: Conv) -> Wish | None:
         """The channel order that the option needs, if any."""
-        if not self.partition or conv.groups > 1:
+        if not self.partition or conv.groups > 1 or self.padded:
             return None
         reads, writes = (tuple(group[side] for group in self.partition) for side in (0, 1))
         return Wish(conv.node, reads, writes, aligned=self.lowering is Lowering.GROUPED)
@@ -79,22 +89,21 @@ def options_of(conv: Conv, weight: Tensor) -> Options:
     kernel_map = _whole(weight) if conv.groups == 1 and bool((weight != 0).all()) else read_structure(weight, conv.groups)
     if conv.groups > 1:
         return _own_groups(conv, kernel_map)
-    dense = Option(Lowering.DENSE, _geometry(conv))
     missing: dict[Lowering, str] = {Lowering.KEEP: "a mask of zeros has no ops of its own"}
     if len(kernel_map.groups) < 2:
         reason = "the weight has no separate channel groups"
         keep = Option(Lowering.KEEP, _geometry(conv))
         return Options(conv, kernel_map, (keep,), dict.fromkeys((Lowering.DENSE, Lowering.GROUPED, Lowering.SPLIT), reason))
-    options = [dense]
     partition = partition_of(kernel_map)
-    sizes = {(len(reads), len(writes)) for reads, writes in partition}
+    point = bool(residual(weight, partition).any())
+    options = [Option(Lowering.DENSE, _geometry(conv, partition, point))]
     for lowering in (Lowering.GROUPED, Lowering.SPLIT):
-        if lowering is Lowering.GROUPED and len(sizes) > 1:
-            option: Option | str = "its channel groups are of unequal sizes"
+        if lowering is Lowering.GROUPED and not options[0].geometry.groupable:
+            option: Option | str = "its channel groups are of unequal sizes, and padded ones are more work than a dense layer"
         elif lowering is Lowering.SPLIT and len(partition) > MAX_SPLIT:
             option = f"{len(partition)} groups are more than {MAX_SPLIT}"
         else:
-            option = _branches(conv, weight, lowering, partition)
+            option = _branches(conv, lowering, partition, point=point)
         if isinstance(option, str):
             missing[lowering] = option
         else:
@@ -119,7 +128,7 @@ def _own_groups(conv: Conv, kernel_map: KernelMap) -> Options:
         reason = "a depthwise convolution is at its cheapest"
         return Options(conv, kernel_map, (keep,), dict.fromkeys((Lowering.DENSE, Lowering.GROUPED, Lowering.SPLIT), reason))
     missing = {Lowering.GROUPED: "it is a group convolution as it stands"}
-    options = [keep, Option(Lowering.DENSE, _geometry(conv))]
+    options = [keep, Option(Lowering.DENSE, geometry)]
     if conv.groups <= MAX_SPLIT:
         options.append(Option(Lowering.SPLIT, geometry, partition))
     else:
@@ -127,13 +136,10 @@ def _own_groups(conv: Conv, kernel_map: KernelMap) -> Options:
     return Options(conv, kernel_map, tuple(options), missing)
 
 
-def _branches(conv: Conv, weight: Tensor, lowering: Lowering, partition: Partition) -> Option | str:
-    point: PointPlacement | None = None
-    if bool(residual(weight, partition).any()):
-        if WEIGHT_SCALE in conv.node.meta and BRANCH_Q not in conv.node.meta:
-            return "its two branches have not been calibrated"
-        point = place_point(conv)
-    return Option(lowering, _geometry(conv, partition, point is not None), partition, point)
+def _branches(conv: Conv, lowering: Lowering, partition: Partition, *, point: bool) -> Option | str:
+    if point and WEIGHT_SCALE in conv.node.meta and BRANCH_Q not in conv.node.meta:
+        return "its two branches have not been calibrated"
+    return Option(lowering, _geometry(conv, partition, point), partition, place_point(conv) if point else None)
 
 
 def _geometry(conv: Conv, partition: Partition = (), point: bool = False) -> LayerGeometry:

@@ -9,8 +9,8 @@ constants are set by hand; what it says is marked `estimated`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol, Self
 
@@ -96,6 +96,13 @@ class CostTable:
                 f"cost table '{path}' cannot be read ({error}); give a file that 'edgefold fold --costs' wrote"
             ) from error
         return cls.from_json(text, str(path))
+
+    def without(self, formats: Collection[Format]) -> CostTable:
+        """This table without the times of some formats."""
+        kept = {key: ns for key, ns in self.times_ns.items() if key[2] not in formats}
+        return replace(
+            self, runtimes={name: runtime for name, runtime in self.runtimes.items() if name not in formats}, times_ns=kept
+        )
 
     def merged(self, other: CostTable) -> CostTable:
         """This table with the times of another one of the same device added; the other one's win."""

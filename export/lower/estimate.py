@@ -65,8 +65,11 @@ def estimate_with(rule: Rule, geometry: LayerGeometry, lowering: Lowering) -> fl
             time += _conv(rule, reads * writes * taps * positions, writes, rule.half) + rule.overhead
         time += rule.overhead + rule.move * (outputs + geometry.in_channels * math.prod(geometry.space))
     else:
-        reads, writes = geometry.groups[0]
+        reads, writes = geometry.widest_group
         time += _conv(rule, reads * writes * len(geometry.groups) * taps * positions, writes, rule.half_group)
+        if not geometry.equal_groups:  # channels are gathered into the padded groups, and out of them
+            moved = reads * len(geometry.groups) * math.prod(geometry.space) + outputs
+            time += 2 * (rule.move * moved + 4.0 * rule.overhead)
     if geometry.point:
         point = _conv(rule, geometry.in_channels * geometry.out_channels * positions, geometry.out_channels, rule.half)
         time += point + rule.overhead + rule.move * outputs

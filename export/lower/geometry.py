@@ -40,9 +40,19 @@ class LayerGeometry:
         )
 
     @property
+    def widest_group(self) -> tuple[int, int]:
+        """The most inputs and the most outputs that a group has."""
+        return max(reads for reads, _ in self.groups), max(writes for _, writes in self.groups)
+
+    @property
     def equal_groups(self) -> bool:
         """Whether one group convolution can compute all groups."""
         return len(set(self.groups)) == 1
+
+    @property
+    def groupable(self) -> bool:
+        """Whether one group convolution can compute all groups, unequal ones padded, with no more work than a dense one."""
+        return self.equal_groups or (len(self.groups) > 1 and self.macs(Lowering.GROUPED) <= self.macs(Lowering.DENSE))
 
     def form(self, lowering: Lowering) -> Lowering:
         """The lowering under which this layer is measured: what it keeps is a group convolution or a plain one."""
@@ -51,11 +61,14 @@ class LayerGeometry:
         return Lowering.GROUPED if lowering is Lowering.KEEP else lowering
 
     def weights(self, lowering: Lowering) -> int:
-        """The number of weights that a lowering keeps (without bias)."""
+        """The number of weights that a lowering keeps (without bias); a group convolution pads all groups to the largest."""
         taps = math.prod(self.kernel)
         if lowering is Lowering.DENSE or not self.groups:
             return self.in_channels * self.out_channels * taps
-        grouped = sum(reads * writes for reads, writes in self.groups) * taps
+        if lowering is Lowering.SPLIT:
+            grouped = sum(reads * writes for reads, writes in self.groups) * taps
+        else:
+            grouped = len(self.groups) * math.prod(self.widest_group) * taps
         return grouped + (self.in_channels * self.out_channels if self.point else 0)
 
     def macs(self, lowering: Lowering) -> int:

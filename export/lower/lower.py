@@ -22,6 +22,7 @@ from edgefold.export.lower.permute import Orders
 from edgefold.export.lower.rewrite import Rewriter
 from edgefold.export.lower.select import Pricing, choose
 from edgefold.export.lower.tables import shipped_table
+from edgefold.export.lower.tables.cache import cached_table
 from edgefold.export.passes.infra import clone
 from edgefold.export.plan import Lowering, LoweringPlan
 from edgefold.export.program import LoweredProgram, Program
@@ -37,6 +38,7 @@ def lower(
     lowering: Lowering | str = "auto",
     device: str = "host",
     costs: CostModel | None = None,
+    budget_bytes: int | None = None,
 ) -> LoweredProgram:
     """The program with the form of each layer chosen for one format, precision and device. ``program`` is not changed.
 
@@ -46,8 +48,10 @@ def lower(
         precision: the numbers it will be emitted with.
         lowering: one form for all layers (the nearest where a layer lacks it), or "auto": the cheapest by cost.
         device: where it will run; for the plan.
-        costs: times measured on that device. Without them, or where they do not know a layer, the shipped table of this class of
-            CPU is asked (if the device is the host), then the cost is estimated.
+        costs: times of layers on that device. Without them, or where they do not know a layer, what was measured on the device
+            before (`edgefold.device_bench.costs`) is asked, then the shipped table of this class of CPU (if the device is the
+            host), then the cost is estimated.
+        budget_bytes: with "auto", what the weights of the convolutions may have together, as far as smaller forms allow it.
 
     Raises:
         UsageError: ``lowering`` is unknown.
@@ -57,15 +61,17 @@ def lower(
     record_values(graph, program.example_inputs)
     fold_constants(graph)
     orders = Orders(graph)
-    models: Sequence[CostModel] = [model for model in (costs, shipped_table() if device == "host" else None) if model is not None]
+    tables = (costs, cached_table(device), shipped_table() if device == "host" else None)
+    models: Sequence[CostModel] = [model for model in tables if model is not None]
     convs = [conv for conv in map(Conv.of, graph.graph.nodes) if conv is not None]
     layers = [options_of(conv, constant_of(graph, conv.weight)) for conv in convs]
-    choices = choose(layers, orders, Pricing(format, precision, models, _floats(convs)), wanted)
+    choices = choose(layers, orders, Pricing(format, precision, models, _floats(convs)), wanted, budget_bytes)
     gathers = orders.apply()
     for choice in choices:
         conv = choice.options.conv.current()
         if choice.option.changes(conv):
-            Rewriter(graph, conv, choice.option, orders.read_order(conv.node), orders.write_order(conv.node)).run()
+            rewriter = Rewriter(graph, conv, choice.option, orders.read_order(conv.node), orders.write_order(conv.node))
+            gathers += rewriter.run()
     graph.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
     graph.graph.lint()
     result = GraphModule(graph, graph.graph)  # without the attributes that no node reads any more

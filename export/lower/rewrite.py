@@ -8,7 +8,8 @@ A layer W with groups in stored order becomes
 The bias goes with the groups. Quantization parameters go along: the add (or the only branch) gets those of the layer,
 the branches those calibrated for them, and both convolutions the layer's weight scales, so integer weights are those
 of the dense layer. A clamp (ReLU, ReLU6) that the layer is fused with and that would stand behind a concat moves in
-front of it, onto each piece, where the integer kernels fuse it again.
+front of it, onto each piece, where the integer kernels fuse it again. Groups of unequal sizes are padded: a gather repeats
+a channel for each one that is missing, whose weights are zero, and a second gather picks the real outputs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
@@ -48,31 +50,76 @@ class Rewriter:
         self._scale: Tensor | None = conv.node.meta.get(WEIGHT_SCALE)
         # The groups in the numbers of the stored channels, by their place in the output: contiguous runs.
         place_of = _inverse(reads), _inverse(writes)
-        stored = [(_run(place_of[0][ins]), _run(place_of[1][outs])) for ins, outs in option.partition]
+        self._places = [(place_of[0][ins], place_of[1][outs]) for ins, outs in option.partition]
+        stored = [] if option.padded else [(_run(ins), _run(outs)) for ins, outs in self._places]
         self._groups: list[tuple[slice, slice]] = sorted(stored, key=lambda group: group[1].start)
+        self._gathers = 0
         self._weight = weight if conv.groups == 1 else _expanded(weight, conv.groups)
 
-    def run(self) -> None:
-        """Replaces the convolution."""
+    def run(self) -> int:
+        """Replaces the convolution, and returns the number of gathers that it needed."""
         conv, option = self._conv, self._option
         if option.lowering is Lowering.DENSE:
             dense = self._convolve(conv.source, self._weight, self._bias, conv, 1)
             dense.meta.update(_only(conv.node, Q))
             conv.node.replace_all_uses_with(dense)
-            return
-        activation = self._fused_clamp() if option.lowering is Lowering.SPLIT and option.point is None else None
-        main = self._group() if option.lowering is Lowering.GROUPED else self._split(activation)
+            return 0
+        moves = option.lowering is Lowering.SPLIT or option.padded
+        activation = self._fused_clamp() if moves and option.point is None else None
+        if option.padded:
+            main = self._padded(activation)
+        else:
+            main = self._group() if option.lowering is Lowering.GROUPED else self._split(activation)
         if option.point is None:
             if activation is None:
                 main.meta.update(_only(conv.node, Q))
             (activation or conv.node).replace_all_uses_with(main)
-            return
+            return self._gathers
         point = self._point(option.point)
         main.meta.update(_branch(conv.node, "group"))
         point.meta.update(_branch(conv.node, "point"))
         total = self._call(aten.add.Tensor, (main, point))
         total.meta.update(_only(conv.node, Q))
         conv.node.replace_all_uses_with(total)
+        return self._gathers
+
+    def _padded(self, activation: Node | None) -> Node:
+        """The group convolution of unequal groups, each as wide as the widest."""
+        conv, (width, height) = self._conv, self._option.geometry.widest_group
+        count = len(self._places)
+        weight = self._weight.new_zeros(count * height, width, *self._weight.shape[2:])
+        bias = None if self._bias is None else self._bias.new_zeros(count * height)
+        scale = None if self._scale is None else torch.ones(count * height)
+        reads, writes = np.zeros((count, width), np.int64), np.zeros(conv.out_channels, np.int64)
+        for group, (ins, outs) in enumerate(self._places):
+            reads[group] = ins[0]
+            reads[group, : len(ins)] = ins
+            rows = slice(group * height, group * height + len(outs))
+            writes[outs] = np.arange(rows.start, rows.stop)
+            weight[rows, : len(ins)] = self._weight[torch.from_numpy(outs)][:, torch.from_numpy(ins)]
+            if bias is not None and self._bias is not None:
+                bias[rows] = self._bias[torch.from_numpy(outs)]
+            if scale is not None and self._scale is not None:
+                scale[rows] = self._scale[torch.from_numpy(outs)]
+        source = self._gather(conv.source, reads.ravel(), _only(conv.source, Q))
+        result = self._convolve(source, weight, bias, conv, count)
+        if scale is not None:
+            result.meta[WEIGHT_SCALE] = scale
+        quantized = _branch(conv.node, "group") if self._option.point is not None else _only(conv.node, Q)
+        result.meta.update(quantized)
+        if activation is not None:
+            result = self._call(activation.target, (result, *activation.args[1:]), activation.kwargs)
+            quantized = _only(activation, Q)
+            result.meta.update(quantized)
+        return self._gather(result, writes, quantized)
+
+    def _gather(self, source: Node, order: Indices, quantized: dict[str, Any]) -> Node:
+        self._gathers += 1
+        with self._graph.inserting_before(self._conv.node):
+            index = add_buffer(self._module, f"{self._conv.node.name}_places", torch.from_numpy(order))
+        node = self._call(aten.index_select.default, (source, 1, index))
+        node.meta.update(quantized)
+        return node
 
     def _group(self) -> Node:
         conv = self._conv

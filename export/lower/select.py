@@ -1,8 +1,9 @@
 """Chooses how each layer is computed.
 
 `choose` takes the layers with the most to gain first. A layer takes its cheapest candidate whose channel order fits
-without a gather, or with one where the time that it saves is more than the gather's. A uniform lowering takes the
-named candidate, or the nearest one that the layer has, whatever it costs.
+without a gather, or with one where the time that it saves is more than the gather's. A candidate with more weights than
+another one must be faster by more than `TIE`. A uniform lowering takes the named candidate, or the nearest one that the layer
+has, whatever it costs.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from typing import Final
 from torch.fx import Node
 
 from edgefold.artifact import Format, Precision
+from edgefold.export.lower.budget import caps
 from edgefold.export.lower.candidates import Option, Options
 from edgefold.export.lower.costs import CostModel, known_cost
 from edgefold.export.lower.estimate import estimate_ns, gather_limit
 from edgefold.export.lower.permute import Orders
 from edgefold.export.plan import Candidate, LoweredLayer, Lowering, NumericClass
 from edgefold.quantize.graph import module_path
+
+# A gain in time that is no reason for more weights: two measurements of one file differ by as much.
+TIE: Final = 0.02
 
 # What stands in for a lowering that a layer does not have.
 NEAREST: Final = {
@@ -85,14 +90,22 @@ def _numeric_class(option: Option, precision: Precision) -> NumericClass:
     return NumericClass.FUSED if option.point is None else NumericClass.BRANCHED
 
 
-def choose(layers: Sequence[Options], orders: Orders, pricing: Pricing, lowering: Lowering | None) -> list[Choice]:
-    """One choice a layer, in the order given; ``lowering`` is None for the cheapest. Grants the wishes of what it chooses."""
+def choose(
+    layers: Sequence[Options], orders: Orders, pricing: Pricing, lowering: Lowering | None, budget_bytes: int | None = None
+) -> list[Choice]:
+    """One choice a layer, in the order given; ``lowering`` is None for the cheapest. Grants the wishes of what it chooses.
+
+    ``budget_bytes`` is what the weights of all layers may have together, as far as smaller candidates allow it.
+    """
     priced = [(layer, pricing.candidates(layer)) for layer in layers]
+    most = caps([candidates for _, candidates in priced], budget_bytes)
     choices: dict[int, Choice] = {}
     for index in sorted(range(len(priced)), key=lambda index: -_gain(priced[index][1])):
         layer, candidates = priced[index]
-        pick = _cheapest if lowering is None else _named
-        option, reason = pick(layer, candidates, orders, pricing, lowering)
+        if lowering is None:
+            option, reason = _cheapest(layer, candidates, orders, pricing, most[index])
+        else:
+            option, reason = _named(layer, orders, lowering)
         entry = LoweredLayer(
             module_path(layer.conv.node),
             candidates,
@@ -112,29 +125,54 @@ def _gain(candidates: Sequence[Candidate]) -> float:
 
 
 def _cheapest(
-    layer: Options, candidates: Sequence[Candidate], orders: Orders, pricing: Pricing, lowering: Lowering | None
+    layer: Options, candidates: Sequence[Candidate], orders: Orders, pricing: Pricing, most_bytes: int | None
 ) -> tuple[Option, str]:
     if len(layer.options) == 1:
         return layer.options[0], next(iter(layer.missing.values()), "it has one form only")
-    ranked = sorted(zip(layer.options, candidates, strict=True), key=lambda pair: pair[1].cost_ns)
+    ranked = _ranked(list(zip(layer.options, candidates, strict=True)))
     refused = ""
+    if most_bytes is not None:
+        small = [pair for pair in ranked if pair[1].weight_bytes <= most_bytes]
+        refused = f"; {ranked[0][0].lowering} would make the file too large"
+        ranked = small
     for place, (option, candidate) in enumerate(ranked):
-        wish = option.wish(layer.conv)
-        if wish is None:
-            return option, f"cheapest of {len(ranked)} candidates ({candidate.source}){refused}"
+        last = most_bytes is not None and place == len(ranked) - 1
         saved = ranked[min(place + 1, len(ranked) - 1)][1].cost_ns - candidate.cost_ns
-        moved = orders.grant(wish, limit=max(gather_limit(saved, pricing.format, pricing.precision(layer)), 0))
+        limit = None if last else max(gather_limit(saved, pricing.format, pricing.precision(layer)), 0)
+        wish = option.wish(layer.conv)
+        moved = 0 if wish is None else orders.grant(wish, limit=limit)
         if moved is not None:
             gathers = f", with gathers of {moved} elements" if moved else ""
-            return option, f"cheapest of {len(ranked)} candidates ({candidate.source}){gathers}{refused}"
-        refused = f"; {option.lowering} would need gathers that cost more than it saves"
+            more = _price_of_size(candidate, candidates)
+            return option, f"cheapest of {len(candidates)} candidates ({candidate.source}){more}{gathers}{refused}"
+        refused += f"; {option.lowering} would need gathers that cost more than it saves"
     raise AssertionError("a layer always has a candidate without a wish")
 
 
-def _named(
-    layer: Options, candidates: Sequence[Candidate], orders: Orders, pricing: Pricing, lowering: Lowering | None
-) -> tuple[Option, str]:
-    assert lowering is not None
+def _ranked(pairs: list[tuple[Option, Candidate]]) -> list[tuple[Option, Candidate]]:
+    """The cheapest first; one with fewer weights stands before those that are faster by no more than `TIE`."""
+    ranked: list[tuple[Option, Candidate]] = []
+    rest = sorted(pairs, key=lambda pair: (pair[1].cost_ns, pair[1].weight_bytes))
+    while rest:
+        limit = rest[0][1].cost_ns * (1 + TIE)
+        near = [pair for pair in rest if pair[1].cost_ns <= limit]
+        first = min(near, key=lambda pair: pair[1].weight_bytes)  # the cheapest of the smallest: min keeps the order
+        ranked.append(first)
+        rest.remove(first)
+    return ranked
+
+
+def _price_of_size(chosen: Candidate, candidates: Sequence[Candidate]) -> str:
+    """What the weights buy that another candidate would not need."""
+    smaller = [one for one in candidates if one.weight_bytes < chosen.weight_bytes]
+    if not smaller:
+        return ""
+    other = min(smaller, key=lambda one: one.cost_ns)
+    saved_us, more_kb = (other.cost_ns - chosen.cost_ns) / 1e3, (chosen.weight_bytes - other.weight_bytes) / 1e3
+    return f", {saved_us:.1f} µs faster than {other.lowering} for {more_kb:.1f} kB more" if saved_us > 0 else ""
+
+
+def _named(layer: Options, orders: Orders, lowering: Lowering) -> tuple[Option, str]:
     have = {option.lowering: option for option in layer.options}
     name = next(name for name in NEAREST[lowering] if name in have)
     option = have[name]

@@ -61,7 +61,8 @@ class ShipOptions:
     """How to ship.
 
     ``max_drop`` is the loss of accuracy that is allowed against the float network, in points (hundredths). ``parity_samples`` are
-    compared element by element with the torch reference.
+    compared element by element with the torch reference. ``timing`` lets the lowering ``auto`` end with a measurement of the
+    whole network, by default where ``device`` is this machine; ``max_size_bytes`` is the most that a file may have.
     """
 
     formats: tuple[Format, ...] = ALL_FORMATS
@@ -73,6 +74,8 @@ class ShipOptions:
     parity_samples: int = 128
     bench: BenchOptions | None = None
     force: bool = False
+    timing: bool | None = None
+    max_size_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

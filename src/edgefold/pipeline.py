@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from edgefold.batch import Batch
+    from edgefold.device_bench.closing import Written
     from edgefold.export.fold import FoldResult
     from edgefold.export.lower.costs import CostModel
     from edgefold.export.program import LoweredProgram, Program, QuantizedProgram
@@ -96,6 +97,8 @@ def export_model(
     costs: CostModel | None = None,
     io: Literal["float32", "int8", "uint8"] = "float32",
     layout: Literal["nchw", "nhwc"] = "nchw",
+    timing: bool | None = None,
+    max_size: int | None = None,
     out: Path | str,
     force: bool = False,
 ) -> Artifact:
@@ -113,32 +116,65 @@ def export_model(
         costs: measured times of layers on that device.
         io: element type of the quantized inputs and outputs.
         layout: order of 4-D inputs and outputs in the file.
+        timing: whether the lowering ``auto`` ends with a measurement of the whole network in each form that may be the fastest;
+            by default where ``device`` is this machine.
+        max_size: the most bytes that the file may have; layers take smaller forms for it where they are slower.
         out: the file; without a suffix it gets the format's own.
         force: replace an existing file.
 
     Raises:
-        UsageError: options that do not go together.
+        UsageError: options that do not go together, or no form of the network is as small as ``max_size``.
         OutputError: ``out`` exists or cannot be written.
         UnsupportedError: an op that the format cannot express.
         RuntimeFailure: the converter broke.
     """
-    from edgefold.export.emitters.base import EmitOptions, get_emitter
-
-    chosen = as_format(format)
-    options = EmitOptions(io=io, layout=layout, force=force)
-    target = as_output(Path(out), chosen)
-    check_free(target, force=force)
-    lowered = lower_model(
+    return export_with_plan(
         model,
         example_inputs,
-        format=chosen,
+        format=format,
         precision=precision,
         calibration=calibration,
         lowering=lowering,
         device=device,
         costs=costs,
-    )
-    return get_emitter(chosen).emit(lowered, options, target)
+        io=io,
+        layout=layout,
+        timing=timing,
+        max_size=max_size,
+        out=out,
+        force=force,
+    ).artifact
+
+
+def export_with_plan(
+    model: nn.Module | FoldResult | QuantizedProgram,
+    example_inputs: Batch | None = None,
+    *,
+    format: Format | str,
+    precision: Precision | str | None = None,
+    calibration: Iterable[Batch] | Tensor | None = None,
+    lowering: Lowerings = "auto",
+    device: str | None = None,
+    costs: CostModel | None = None,
+    io: Literal["float32", "int8", "uint8"] = "float32",
+    layout: Literal["nchw", "nhwc"] = "nchw",
+    timing: bool | None = None,
+    max_size: int | None = None,
+    out: Path | str,
+    force: bool = False,
+    progress: Callable[[], None] = lambda: None,
+) -> Written:
+    """The same with the plan that led to the file; ``progress`` is called after each form of the network that was written."""
+    from edgefold.device_bench.closing import Request, emit_fastest
+    from edgefold.export.emitters.base import EmitOptions
+
+    form = as_format(format)
+    options = EmitOptions(io=io, layout=layout, force=force)
+    target = as_output(Path(out), form)
+    check_free(target, force=force)
+    program, chosen = _prepared(model, example_inputs, precision, calibration)
+    request = Request(form, chosen, lowering, device or "host", costs=costs, timing=timing, max_size_bytes=max_size)
+    return emit_fastest(program, request, options, target, progress)
 
 
 def lower_model(
@@ -154,26 +190,34 @@ def lower_model(
 ) -> LoweredProgram:
     """The network with the form of each layer chosen for one format, precision and device; see `export_model`."""
     from edgefold.export.lower.lower import lower
+
+    program, chosen = _prepared(model, example_inputs, precision, calibration)
+    return lower(program, format=as_format(format), precision=chosen, lowering=lowering, device=device or "host", costs=costs)
+
+
+def _prepared(
+    model: nn.Module | FoldResult | QuantizedProgram,
+    example_inputs: Batch | None,
+    precision: Precision | str | None,
+    calibration: Iterable[Batch] | Tensor | None,
+) -> tuple[Program, Precision]:
+    """The canonical network with what its precision needs."""
     from edgefold.export.program import QuantizedProgram
 
-    program: Program
     if isinstance(model, QuantizedProgram):
         if precision is not None or calibration is not None:
             raise UsageError(f"the model is quantized already ({model.scheme}); do not give precision or calibration")
-        program, chosen = model.program, model.scheme
-    else:
-        chosen = as_precision(precision or Precision.FP32)
-        if example_inputs is None:
-            raise UsageError("example_inputs are missing; give one minibatch of the shape that the model takes")
-        if is_calibrated(chosen):
-            if calibration is None:
-                raise UsageError(f"precision '{chosen}' needs calibration data; give some inputs as the model sees them in use")
-            program = quantize_model(model, example_inputs, calibration=calibration, scheme=chosen).program
-        else:
-            if calibration is not None:
-                raise UsageError(f"precision '{chosen}' needs no calibration data; leave it out or give precision='int8'")
-            program = as_folded(model, example_inputs).program
-    return lower(program, format=as_format(format), precision=chosen, lowering=lowering, device=device or "host", costs=costs)
+        return model.program, model.scheme
+    chosen = as_precision(precision or Precision.FP32)
+    if example_inputs is None:
+        raise UsageError("example_inputs are missing; give one minibatch of the shape that the model takes")
+    if is_calibrated(chosen):
+        if calibration is None:
+            raise UsageError(f"precision '{chosen}' needs calibration data; give some inputs as the model sees them in use")
+        return quantize_model(model, example_inputs, calibration=calibration, scheme=chosen).program, chosen
+    if calibration is not None:
+        raise UsageError(f"precision '{chosen}' needs no calibration data; leave it out or give precision='int8'")
+    return as_folded(model, example_inputs).program, chosen
 
 
 def as_folded(model: nn.Module | FoldResult, example_inputs: Batch) -> FoldResult:

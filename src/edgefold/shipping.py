@@ -45,6 +45,8 @@ def ship(
     precisions: Sequence[Precision | str] = DEFAULT_PRECISIONS,
     device: str = "host",
     lowering: Lowerings = "auto",
+    timing: bool | None = None,
+    max_size: int | None = None,
     out: Path | str,
     force: bool = False,
     bench_options: BenchOptions | None = None,
@@ -66,6 +68,9 @@ def ship(
         precisions: any of ``fp32``, ``int8`` and so on.
         device: where it is measured.
         lowering: how layers are computed.
+        timing: whether the lowering ``auto`` ends with a measurement of the whole network in each form that may be the fastest;
+            by default where ``device`` is this machine.
+        max_size: the most bytes that a file may have; layers take smaller forms for it where they are slower.
         out: the folder; its zip is put beside it.
         force: replace an existing bundle.
         bench_options: how it is measured.
@@ -102,6 +107,8 @@ def ship(
         lowering=lowering,
         bench=bench_options,
         force=force,
+        timing=timing,
+        max_size_bytes=max_size,
     )
     return ship_network(network, Path(out), options, progress)
 

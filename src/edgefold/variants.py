@@ -49,23 +49,33 @@ def quantize_all(
 def emit_all(
     folded: FoldResult, quantized: dict[Precision, QuantizedProgram], options: ShipOptions, folder: Path, progress: Progress
 ) -> list[Variant]:
-    """Lower and write every variant into ``folder``."""
-    from edgefold.export.emitters.base import EmitOptions, get_emitter
-    from edgefold.export.lower.lower import lower
+    """Lower and write every variant into ``folder``, each in the form that is the fastest as a whole."""
+    from edgefold.device_bench.closing import Request, emit_fastest
+    from edgefold.device_bench.race import RaceOptions
+    from edgefold.export.emitters.base import EmitOptions
 
+    runs = RaceOptions() if options.bench is None else RaceOptions(threads=options.bench.threads, cores=options.bench.cores)
     progress.stage("export", len(options.formats) * len(options.precisions))
     variants = []
     for format in options.formats:
         for precision in options.precisions:
-            variant, stage = Variant(f"{format}-{precision}", format, precision), "lower"
+            variant = Variant(f"{format}-{precision}", format, precision)
+            request = Request(
+                format,
+                precision,
+                options.lowering,
+                options.device,
+                timing=options.timing,
+                max_size_bytes=options.max_size_bytes,
+                race=runs,
+            )
             try:
                 program = quantized[precision].program if precision in quantized else folded.program
-                lowered = lower(program, format=format, precision=precision, lowering=options.lowering, device=options.device)
-                variant, stage = replace(variant, lowering=lowered.plan), "emit"
-                artifact = get_emitter(format).emit(lowered, EmitOptions(), folder / f"{variant.name}{format.suffix}")
-                variant = replace(variant, artifact=artifact)
+                out = folder / f"{variant.name}{format.suffix}"
+                written = emit_fastest(program, request, EmitOptions(), out, lambda: None)
+                variant = replace(variant, lowering=written.plan, artifact=written.artifact)
             except EdgefoldError as error:
-                variant = replace(variant, failure=_failure(stage, error))
+                variant = replace(variant, failure=_failure("emit", error))
             variants.append(variant)
             progress.step()
     return variants

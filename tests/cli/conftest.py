@@ -41,6 +41,7 @@ def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setenv("EDGEFOLD_HISTORY", str(tmp_path / "history.sqlite3"))
+    monkeypatch.setenv("EDGEFOLD_COSTS", str(tmp_path / "costs"))
 
     def call(*args: str | Path) -> Ended:
         capfd.readouterr()

@@ -18,6 +18,8 @@ from edgefold.artifact import sha256_of
 from edgefold.bundle.writer import Contract, write_bundle, zip_path
 from edgefold.cli.bench import minutes
 from edgefold.cli.doctor import int8_outlook
+from edgefold.cli.options import byte_count
+from edgefold.errors import UsageError
 from edgefold.preprocess import Preprocessing
 from edgefold.report.content import Shipment
 
@@ -330,3 +332,17 @@ def test_ctrl_c_exits_130(cli: Cli, monkeypatch: pytest.MonkeyPatch, tiny: Path,
 
     monkeypatch.setattr("edgefold.cli.targets.artifact_at", interrupted)
     assert cli("inspect", tiny / "tiny.onnx").code == 130
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [(None, None), ("800000", 800_000), ("800kB", 800_000), ("2MB", 2_000_000), ("1.5MiB", 1_572_864), ("7 B", 7), ("1G", 10**9)],
+)
+def test_sizes_in_bytes(text: str | None, count: int | None) -> None:
+    assert byte_count(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "0", "0.2", "-1", "2 TB", "big", "1e6"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="cannot be read; expected a number of bytes"):
+        byte_count(text)

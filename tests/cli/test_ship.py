@@ -166,12 +166,37 @@ def test_fold_export_and_quantize(cli: Cli, work: Path) -> None:
     assert exported.code == 0, exported.stderr
     assert Path(exported.data["path"]).name == "Net-fp32.onnx"
     assert Path("Net-fp32.onnx").is_file()
+    assert exported.data["lowering"]["timing"]["winner"] in ("auto", "dense", "grouped", "split")
+
+    size = Path("Net-fp32.onnx").stat().st_size
+    small = cli("export", model, "-f", "onnx", "--force", "--no-timing", "--max-size", f"{size / 1000 + 50:.1f}kB")
+    assert small.code == 0, small.stderr
+    assert "bytes, within the" in small.stdout
+    refused = cli("export", model, "-f", "onnx", "--force", "--max-size", "1kB")
+    assert refused.code == 2
+    assert "is within 1,000 bytes, the smallest has" in refused.stderr
+    assert cli("export", model, "-f", "onnx", "--force", "--max-size", "small").code == 2
 
     data = ("--calibration", work / "calibration.npy", "--evaluation", work / "data.npz")
     found = cli("quantize", model, *data, "--json").data
     assert found["samples"] == 32
     assert {layer["name"] for layer in found["sensitivity"]["layers"]} >= {"stem", "head"}
     assert found["top1"] is not None
+
+
+def test_costs_of_a_models_layers(cli: Cli, work: Path) -> None:
+    arguments = ("fold", f"{work}/net.py:Net", "--costs", "host", "-f", "onnx", "-p", "fp32")
+    found = cli(*arguments, "--json")
+    assert found.code == 0, found.stderr
+    assert found.data["schema"] == "edgefold.FoldCosts/1"
+    assert found.data["plan"]["schema"] == "edgefold.FoldPlan/1"
+    assert found.data["costs"]["schema"] == "edgefold.CostTable/1"
+    assert Path(found.data["kept_in"]).is_file() == bool(found.data["measured"])
+    assert found.data["measured"] + len(found.data["noisy"]) == 1
+    again = cli(*arguments)
+    assert again.code == 0, again.stderr
+    assert "known before" in again.stdout
+    assert cli("fold", f"{work}/net.py:Net", "--costs", "fake").code == 2
 
 
 def test_models_lists_the_trained_network(cli: Cli) -> None:

@@ -15,14 +15,19 @@ from edgefold.cli.options import (
     Calibration,
     Evaluation,
     Force,
+    Formats,
     Json,
     LoweringChoice,
+    MaxSize,
     Model,
     OneFormat,
     OnePrecision,
     Out,
+    Precisions,
+    Timing,
     Trust,
     Weights,
+    byte_count,
 )
 
 if TYPE_CHECKING:
@@ -30,7 +35,7 @@ if TYPE_CHECKING:
 
     from edgefold.artifact import TensorSpec
     from edgefold.cli.sources import ModelChoice
-    from edgefold.export.plan import FoldPlan
+    from edgefold.export.plan import FoldPlan, LoweringPlan
     from edgefold.quantize.sensitivity import Sensitivity
 
 _JUDGED_SAMPLES = 32
@@ -58,10 +63,24 @@ def fold(
     weights: Weights = None,
     trust: Trust = False,
     draw_file: Annotated[Path | None, typer.Option("--draw", help="Also draw the plan, as an .svg file.")] = None,
+    costs: Annotated[
+        str | None,
+        typer.Option(
+            "--costs",
+            metavar="DEVICE",
+            help="Also measure what each way to compute a layer costs there (host, ssh://USER@BOARD, adb://SERIAL).",
+        ),
+    ] = None,
+    formats: Formats = None,
+    precisions: Precisions = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Fold every linear convolution into one conv, and show the plan layer by layer."""
+    """Fold every linear convolution into one conv, and show the plan layer by layer.
+
+    With --costs, the times of the layers on a device are measured and kept: export and ship for that device choose by them.
+    --format and --precision limit what is measured, --force measures what is known too.
+    """
     from edgefold.cli.output import output, progress
 
     with output(as_json) as out:
@@ -75,10 +94,18 @@ def fold(
 
         with progress(f"folding {model}"):
             network = ModelChoice(model, arg, weights, trust).load()
-            plan = run(network.module, network.example_inputs).plan
+            folded = run(network.module, network.example_inputs)
+        plan = folded.plan
         if draw_file is not None:
             draw(plan, draw_file, force=force)
-        out.show(plan, lambda: _folded(plan))
+        if costs is None:
+            out.show(plan, lambda: _folded(plan))
+            return
+        from edgefold.cli.costs import measure, measured
+
+        found = measure(folded, costs, formats, precisions, again=force)
+        result = {"schema": "edgefold.FoldCosts/1", "plan": plan, **found.to_json()}
+        out.show(result, lambda: [*_folded(plan), *measured(found)])
 
 
 def quantize(
@@ -112,6 +139,8 @@ def export(
     trust: Trust = False,
     calibration: Calibration = None,
     lowering: LoweringChoice = None,
+    timing: Timing = None,
+    max_size: MaxSize = None,
     io: _Io = "float32",
     layout: _Layout = "nchw",
     force: Force = False,
@@ -127,13 +156,15 @@ def export(
         choice = ModelChoice(model, arg, weights, trust)
         named = Path(f"{choice.short_name}-{precision}{format.suffix}") if out_file is None else out_file
         target = as_output(named, format)
+        most_bytes = byte_count(max_size)
         check_free(target, force=force)  # before the seconds that it takes to load what follows
 
-        from edgefold.pipeline import export_model
+        from edgefold.pipeline import export_with_plan
+        from edgefold.results import to_dict
 
         with progress(f"exporting {model} to {format}"):
             network = choice.load(calibration)
-            artifact = export_model(
+            written = export_with_plan(
                 network.module,
                 network.example_inputs,
                 format=format,
@@ -142,11 +173,17 @@ def export(
                 lowering=lowering.value if lowering is not None else "auto",
                 io=io,
                 layout=layout,
+                timing=timing,
+                max_size=most_bytes,
                 out=target,
                 force=force,
             )
+        artifact, plan = written.artifact, written.plan
         lines = (*(_end("input", spec) for spec in artifact.inputs), *(_end("output", spec) for spec in artifact.outputs))
-        out.show(artifact, lambda: [f"{artifact.path}: {size(artifact.size_bytes)}", *lines])
+        out.show(
+            {**to_dict(artifact), "lowering": plan},
+            lambda: [f"{artifact.path}: {size(artifact.size_bytes)}", *lines, *_lowered(plan)],
+        )
 
 
 def _quantization(
@@ -228,6 +265,15 @@ def _quantized(found: Quantization) -> Iterable[RenderableType]:
     yield f"{found.scheme} after {found.samples} calibration samples: {found.sensitivity.output_db:.1f} dB at the output"
     if found.top1 is not None and found.top1_reference is not None:
         yield f"top-1 on {found.evaluated:,} images: {percent(found.top1)}, float network {percent(found.top1_reference)}"
+
+
+def _lowered(plan: LoweringPlan) -> Iterable[RenderableType]:
+    from edgefold.report.plan_pictures import choice_summary, closing_text
+
+    yield f"lowering: {choice_summary(plan.layers) or 'no convolution'}; {plan.gathers} explicit reorderings of channels"
+    closing = closing_text(plan)
+    if closing:
+        yield closing
 
 
 def _end(kind: str, spec: TensorSpec) -> str:

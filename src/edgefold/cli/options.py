@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edgefold.artifact import Format, Precision
+from edgefold.errors import UsageError
 from edgefold.export.plan import Lowering
 
 Target = Annotated[Path, typer.Argument(help="An .onnx, .tflite or .pte file, or a bundle.", show_default=False)]
@@ -43,6 +45,18 @@ Force = Annotated[bool, typer.Option("--force", help="Replace an output that exi
 LoweringChoice = Annotated[
     Lowering | None, typer.Option("--lowering", help="How every layer is computed.", show_default="the fastest for each")
 ]
+Timing = Annotated[
+    bool | None,
+    typer.Option(
+        "--timing/--no-timing",
+        help="Let the lowering end with a measurement of the whole network in each form that may be the fastest.",
+        show_default="on this machine",
+    ),
+]
+MaxSize = Annotated[
+    str | None,
+    typer.Option("--max-size", metavar="BYTES", help="The largest file allowed, e.g. 800kB or 2MB.", show_default="any"),
+]
 Device = Annotated[str, typer.Option("--device", help="Where it runs: host, ssh://USER@BOARD, adb://SERIAL.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime, the same for every format.")]
 Calibration = Annotated[
@@ -57,3 +71,19 @@ Evaluation = Annotated[
     Path | None,
     typer.Option("--evaluation", help="Labelled images to measure the accuracy on.", show_default="the model's own"),
 ]
+
+
+def byte_count(text: str | None) -> int | None:
+    """``800000``, ``800kB``, ``2MB``, ``1.5MiB`` as a number of bytes; ``None`` stays.
+
+    Raises:
+        UsageError: another form, or nothing at all.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([kMG])(i?)B?|B)?", text.strip())
+    factor = 1 if match is None or not match[2] else (1024 if match[3] else 1000) ** ("kMG".index(match[2]) + 1)
+    count = 0 if match is None else int(float(match[1]) * factor)
+    if count < 1:
+        raise UsageError(f"size '{text}' cannot be read; expected a number of bytes, such as 800000, 800kB or 2MB")
+    return count

@@ -19,12 +19,15 @@ from edgefold.cli.options import (
     Json,
     LoweringChoice,
     MaxSecs,
+    MaxSize,
     Model,
     Out,
     Precisions,
     Threads,
+    Timing,
     Trust,
     Weights,
+    byte_count,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +47,8 @@ def ship(
     calibration: Calibration = None,
     evaluation: Evaluation = None,
     lowering: LoweringChoice = None,
+    timing: Timing = None,
+    max_size: MaxSize = None,
     device: Device = "host",
     threads: Threads = 1,
     max_secs: MaxSecs = 120.0,
@@ -59,6 +64,7 @@ def ship(
     with output(as_json) as out:
         choice = ModelChoice(model, arg, weights, trust)
         target = Path(choice.short_name) if out_dir is None else out_dir
+        most_bytes = byte_count(max_size)
         check_output(target, force=force)  # before the seconds that it takes to load what follows
 
         from edgefold.bundle.results import summarize
@@ -73,6 +79,8 @@ def ship(
             lowering=lowering.value if lowering is not None else "auto",
             bench=BenchOptions(threads=threads, max_secs=max_secs),
             force=force,
+            timing=timing,
+            max_size_bytes=most_bytes,
         )
         with stages() as progress:
             bundle = ship_network(choice.load(calibration, evaluation), target, options, progress)
@@ -84,6 +92,7 @@ def ship(
 def shipped(bundle: Bundle) -> Iterable[RenderableType]:
     """The table of a bundle and what to know about it."""
     from edgefold.cli.output import table
+    from edgefold.report.plan_pictures import closing_text
     from edgefold.report.table import ALIGN, HEADERS, cells, rows
     from edgefold.report.verdict import verdict
 
@@ -92,6 +101,11 @@ def shipped(bundle: Bundle) -> Iterable[RenderableType]:
     yield table(HEADERS, [cells(row) for row in rows(shipment)], ALIGN, title=shipment.name)
     yield f"{found.headline}."
     yield from found.findings
+    yield from (
+        f"{variant.name}: {closing_text(variant.lowering)}"
+        for variant in shipment.variants
+        if variant.lowering is not None and variant.lowering.timing is not None
+    )
     yield from (f"FAILED {problem}" for problem in found.problems)
     yield from (f"Note: {note}" for note in shipment.notes)
     yield f"Bundle: {bundle.path} and {bundle.archive.name}; report: {bundle.report}"

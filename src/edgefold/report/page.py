@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from edgefold.report.charts import accuracy_chart, latency_chart, legend, undrawn
 from edgefold.report.content import Shipment
-from edgefold.report.plan_pictures import choice_summary, choices, layer_cards, totals
+from edgefold.report.plan_pictures import choice_summary, choices, closing_text, layer_cards, totals
 from edgefold.report.table import HEADERS, cells, duration, percent, rows, size
 from edgefold.report.verdict import verdict
 from edgefold.results import Measurement
@@ -56,7 +56,9 @@ def render(shipment: Shipment) -> str:
         cards=layer_cards(shipment.fold),
         choice_names=names,
         choice_rows=chosen,
-        choice_summaries=[(name, choice_summary(plan.layers), plan.gathers, plan.device) for name, plan in plans],
+        choice_summaries=[
+            (name, choice_summary(plan.layers), plan.gathers, plan.device, closing_text(plan)) for name, plan in plans
+        ],
         conditions=[_conditions(name, measurement) for name, measurement in measured],
         device=measured[0][1].device if measured else None,
         size=size,

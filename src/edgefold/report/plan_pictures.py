@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgefold.export.plan import FoldedLayer, FoldPlan, LoweredLayer
+from edgefold.export.plan import FoldedLayer, FoldPlan, LoweredLayer, LoweringPlan, TimedForm
 from edgefold.report.content import Shipment
 from edgefold.report.kernel_map import kernel_image
 from edgefold.report.table import duration
@@ -84,6 +84,22 @@ def choices(shipment: Shipment) -> tuple[tuple[str, ...], tuple[ChoiceRow, ...]]
 def choice_summary(layers: Sequence[LoweredLayer]) -> str:
     """How often each lowering was chosen: "7 grouped, 2 dense"."""
     return ", ".join(f"{count} {lowering}" for lowering, count in Counter(layer.choice for layer in layers).most_common())
+
+
+def closing_text(plan: LoweringPlan) -> str:
+    """How the choice was closed, in one line; empty where nothing is to be said."""
+    found = plan.timing
+    if found is None:
+        return plan.reason
+    forms = ", ".join(_timed(form) for form in found.forms)
+    reasons = "; ".join(reason for reason in (found.reason, plan.reason) if reason)
+    return f"whole network in {found.rounds} interleaved rounds on {found.device}: {forms}; {found.winner} is kept: {reasons}"
+
+
+def _timed(form: TimedForm) -> str:
+    if form.median_ns is None:
+        return f"{form.name} not timed ({form.note})"
+    return f"{form.name} {duration(form.median_ns)}"
 
 
 def count(value: int) -> str:

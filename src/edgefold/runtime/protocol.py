@@ -13,6 +13,7 @@ from edgefold.artifact import Format
 from edgefold.errors import ArtifactError, RuntimeFailure
 
 WORKER = Path(__file__).with_name("worker.py")
+RACE = Path(__file__).with_name("race.py")
 PROTOCOL = 1
 JOB_FILE = "job.json"
 

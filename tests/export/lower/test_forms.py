@@ -112,15 +112,13 @@ def test_without_centre_taps_there_is_no_second_branch(lowering: Lowering) -> No
     assert aten.add.Tensor not in {node.target for node in result.program.graph.graph.nodes}
 
 
-def test_unequal_groups_are_split_and_never_one_group_convolution() -> None:
+def test_unequal_groups_are_split_as_they_are() -> None:
     owners = [0, 1, 2] * 5 + [0]  # P = 3 over 16 channels: groups of 6, 5 and 5
     net = sparse(nn.Conv2d(16, 16, 3, padding=1), (owners, owners), point=True)
     x = torch.randn(1, 3, 5, 5, dtype=torch.float64)
     result = lowered(net, x, Lowering.SPLIT)
     assert convs(result) == [(6, 6, 3, 3), (5, 5, 3, 3), (5, 5, 3, 3), (16, 16, 1, 1)]
-    fallback = lowered(net, x, Lowering.GROUPED).plan.layers[1]
-    assert fallback.choice is Lowering.SPLIT
-    assert fallback.reason == "asked for grouped, but its channel groups are of unequal sizes"
+    assert result.plan.gathers == 0
 
 
 def test_small_components_share_a_group() -> None:
@@ -191,3 +189,34 @@ def test_the_plan_of_a_layer() -> None:
     assert layer.kernel_map.full == 16
     assert stem.candidates[0].macs == 24 * 36
     assert head.reason == "asked for grouped, but the weight has no separate channel groups"
+
+
+UNEQUAL = [0, 0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("point", [True, False])
+@pytest.mark.parametrize(
+    "owners", [(UNEQUAL, UNEQUAL), ([0, 1, 2, 0, 1, 2, 0], [2, 1, 0, 1, 0, 0, 1]), (UNEQUAL, [0, 1, 2, 2, 2])]
+)
+def test_unequal_groups_are_padded_into_one_group_conv(owners: tuple[list[int], list[int]], point: bool) -> None:
+    torch.manual_seed(0)
+    net = sparse(nn.Conv2d(len(owners[0]), len(owners[1]), 3, padding=1, stride=2), owners, point=point)
+    result = lowered(net, torch.randn(2, 3, 7, 7, dtype=torch.float64), Lowering.GROUPED)
+    layer = result.plan.layers[1]
+    assert layer.choice is Lowering.GROUPED
+    widest = max(owners[1].count(owner) for owner in range(3))
+    assert convs(result)[0] == (3 * widest, 3, 3, 3)
+    assert len(convs(result)) == 1 + point
+    assert result.plan.gathers == 2
+    assert layer.chosen.macs == (27 * 3 * widest + (len(owners[0]) * len(owners[1]) if point else 0)) * 16
+    assert lowered(net, torch.randn(2, 3, 7, 7, dtype=torch.float64), Lowering.SPLIT).plan.layers[1].choice is Lowering.SPLIT
+
+
+def test_unequal_groups_that_padding_makes_dearer_than_dense_have_no_group_conv() -> None:
+    owners = [0, 0, 0, 0, 0, 1, 2]  # three groups of 5 -> 5 are 75 pairs, dense has 49
+    net = sparse(nn.Conv2d(7, 7, 3, padding=1), (owners, owners), point=False)
+    layer = lowered(net, torch.randn(1, 3, 5, 5, dtype=torch.float64), Lowering.GROUPED).plan.layers[1]
+    assert layer.choice is Lowering.SPLIT
+    assert layer.reason.startswith(
+        "asked for grouped, but its channel groups are of unequal sizes, and padded ones are more work"
+    )

@@ -188,3 +188,21 @@ def test_the_group_branch_is_what_the_lowering_computes() -> None:
     assert torch.equal(mask, expected)
     assert group_branch(weight * mask, 1) is None
     assert group_branch(torch.randn(4, 4, 3, 3), 1) is None
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("point", [True, False])
+def test_padded_groups_carry_the_parameters(point: bool, relu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups of 7, 5 and 4 channels: bit-equal to dense without a second branch, within two roundings of it with one."""
+    sizes = torch.tensor([0] * 7 + [1] * 5 + [2] * 4)
+    monkeypatch.setitem(globals(), "OWNER", sizes[torch.randperm(CHANNELS, generator=torch.Generator().manual_seed(3))])
+    program = quantized(nn.Sequential(*network(point=point, relu=relu)[:3]).eval())  # the layer's own output
+    dense, _ = run(program, Lowering.DENSE)
+    padded, lowered = run(program, Lowering.GROUPED)
+    assert lowered.plan.layers[1].choice is Lowering.GROUPED
+    assert lowered.plan.gathers == 2
+    if point:
+        assert lowered.plan.layers[1].chosen.numeric_class is NumericClass.BRANCHED
+        assert 0 < ((dense - padded) / STEP).abs().max() <= 2
+    else:
+        assert torch.equal(dense, padded)

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from edgefold.artifact import Format, Precision
 from edgefold.errors import UsageError
 from edgefold.export.capture import capture
+from edgefold.export.lower.budget import caps
+from edgefold.export.lower.costs import CostTable
 from edgefold.export.lower.geometry import LayerGeometry
 from edgefold.export.lower.lower import lower
-from edgefold.export.plan import Lowering
+from edgefold.export.plan import Candidate, Lowering, NumericClass
 from edgefold.export.program import Program
 from edgefold.models.blocks.hetconv import HetConv2d
 
@@ -53,7 +55,8 @@ def test_auto_takes_the_cheapest(program: Program, cheapest: Lowering) -> None:
     plan = lower(program, format=Format.TFLITE, precision=Precision.FP32, costs=costs, device="fake").plan
     layer = plan.layers[1]
     assert layer.choice is cheapest
-    assert layer.reason == "cheapest of 3 candidates (measured on fake)"
+    gain = ", 50.0 µs faster than split for 5.9 kB more" if cheapest is Lowering.DENSE else ""
+    assert layer.reason == f"cheapest of 3 candidates (measured on fake){gain}"
     assert {candidate.source for candidate in layer.candidates} == {"measured on fake"}
     assert (plan.lowering, plan.device, plan.gathers) == ("auto", "fake", 0)
 
@@ -106,3 +109,42 @@ def test_a_uniform_lowering_says_what_stands_in_for_it(program: Program, lowerin
 def test_an_unknown_lowering_gets_the_nearest_name(program: Program) -> None:
     with pytest.raises(UsageError, match="unknown lowering 'groupd'; did you mean 'grouped'"):
         lower(program, format=Format.ONNX, precision=Precision.FP32, lowering="groupd")
+
+
+@pytest.mark.parametrize(("dense_ns", "choice"), [(0.99e5, Lowering.GROUPED), (0.97e5, Lowering.DENSE)])
+def test_more_weights_need_a_gain_in_time(program: Program, dense_ns: float, choice: Lowering) -> None:
+    costs = Fake({**COSTS, Lowering.DENSE: dense_ns, Lowering.GROUPED: 1e5, Lowering.SPLIT: 2e5})
+    layer = lower(program, format=Format.TFLITE, precision=Precision.FP32, costs=costs, device="fake").plan.layers[1]
+    assert layer.choice is choice
+
+
+def test_a_shipped_table_is_asked_for_a_layer_that_it_holds(program: Program) -> None:
+    """The same layer in the same size has measured times for all of its forms, under one geometry."""
+    layer = lower(program, format=Format.ONNX, precision=Precision.FP32, device="fake").plan.layers[1]
+    geometry = LayerGeometry.parse(layer.geometry)
+    times = {(str(geometry), form, Format.ONNX, Precision.FP32): 1e3 for form in (Lowering.DENSE, Lowering.SPLIT)}
+    times[str(geometry), Lowering.GROUPED, Format.ONNX, Precision.FP32] = 900.0
+    table = CostTable("table x", "Test CPU", 1, {}, times)
+    layer = lower(program, format=Format.ONNX, precision=Precision.FP32, device="fake", costs=table).plan.layers[1]
+    assert {candidate.source for candidate in layer.candidates} == {"table x"}
+    assert layer.reason == "cheapest of 3 candidates (table x)"
+
+
+def test_a_budget_takes_the_bytes_where_they_cost_least(program: Program) -> None:
+    dense = Fake({**COSTS, Lowering.DENSE: 1e4})
+    free = lower(program, format=Format.ONNX, precision=Precision.FP32, costs=dense, device="fake").plan.layers[1]
+    small = lower(program, format=Format.ONNX, precision=Precision.FP32, costs=dense, device="fake", budget_bytes=1).plan.layers[
+        1
+    ]
+    assert (free.choice, small.choice) == (Lowering.DENSE, Lowering.SPLIT)
+    assert small.reason == "cheapest of 3 candidates (measured on fake); dense would make the file too large"
+
+
+def test_caps_follow_the_price_of_a_byte() -> None:
+    def layer(*forms: tuple[int, float]) -> list[Candidate]:
+        return [Candidate(Lowering.DENSE, NumericClass.FLOAT, 1, size, cost, "t") for size, cost in forms]
+
+    layers = [layer((100, 10.0), (50, 60.0)), layer((100, 10.0), (60, 14.0)), layer((30, 5.0))]
+    assert caps(layers, None) == caps(layers, 230) == [None, None, None]
+    assert caps(layers, 200) == [None, 60, None]  # 0.1 a byte against 1.0
+    assert caps(layers, 150) == caps(layers, 0) == [50, 60, None]

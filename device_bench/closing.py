@@ -1,0 +1,292 @@
+"""Writes the file of a network in the form that is the fastest as a whole.
+
+Costs are known layer by layer; how layers follow each other in a runtime (who shares a delegate's partition, what stays in the
+cache, where a type is converted) is not in them. So the lowering `auto` ends with a measurement: the choice layer by layer runs
+against each uniform lowering that differs from it, on the device, interleaved (`edgefold.device_bench.race`). A uniform one wins
+only where its interval lies beyond `TIE`, so that a tie keeps the choice and two runs give the same file.
+
+A limit on the file's size is kept here too, since only a written file has one: the weights get a budget, and the budget shrinks
+by what the file is too large.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from edgefold.artifact import Artifact, Format, Precision, atomic_path
+from edgefold.device_bench.cases import make_case
+from edgefold.device_bench.launch import Launchers
+from edgefold.device_bench.race import Race, RaceOptions, race
+from edgefold.device_bench.runners import open_runner
+from edgefold.errors import EdgefoldError, UsageError
+from edgefold.export.emitters.base import EmitOptions, get_emitter
+from edgefold.export.lower.costs import CostModel
+from edgefold.export.lower.lower import lower
+from edgefold.export.plan import Lowering, LoweringPlan, NetworkTiming, TimedForm
+from edgefold.export.program import LoweredProgram, Program
+
+AUTO: Final = "auto"
+UNIFORM: Final = (Lowering.DENSE, Lowering.GROUPED, Lowering.SPLIT, Lowering.KEEP)
+TIE: Final = 0.015
+# A uniform lowering whose measured layers take so many times what the choice takes is not written: it cannot win.
+HOPELESS: Final = 2.0
+SHRINKINGS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is wanted of a file.
+
+    ``timing`` lets `auto` end with a measurement of the whole network; by default where ``device`` is this machine. ``race`` says
+    how it is made. ``max_size_bytes`` is the most that the file may have.
+    """
+
+    format: Format
+    precision: Precision
+    lowering: str = AUTO
+    device: str = "host"
+    costs: CostModel | None = None
+    timing: bool | None = None
+    max_size_bytes: int | None = None
+    race: RaceOptions = field(default_factory=RaceOptions)
+
+    def __post_init__(self) -> None:
+        if self.max_size_bytes is not None and self.max_size_bytes < 1:
+            raise UsageError(f"max_size_bytes is {self.max_size_bytes}, expected at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file and how it came to its form."""
+
+    artifact: Artifact
+    plan: LoweringPlan
+
+
+@dataclass(slots=True)
+class _Form:
+    """One form of the network; ``artifact`` is there once it is written."""
+
+    name: str
+    lowered: LoweredProgram
+    artifact: Artifact | None = None
+    note: str = ""
+
+    @property
+    def ways(self) -> tuple[Lowering, ...]:
+        """What is done with each layer."""
+        return tuple(layer.choice for layer in self.lowered.plan.layers)
+
+    @property
+    def cost_ns(self) -> float | None:
+        """The sum of the layers' times; ``None`` if one of those with a choice was not measured."""
+        layers = [layer for layer in self.lowered.plan.layers if len(layer.candidates) > 1]
+        if any(layer.chosen.source == "estimated" for layer in layers):
+            return None
+        return sum(layer.chosen.cost_ns for layer in layers)
+
+
+def emit_fastest(program: Program, request: Request, options: EmitOptions, out: Path, progress: Callable[[], None]) -> Written:
+    """Writes ``program`` to ``out`` as ``request`` wants it; ``progress`` is called after each form that was written.
+
+    Raises:
+        UsageError: options that do not go together, or no form is as small as ``max_size_bytes``.
+        UnsupportedError: an op that the format cannot express.
+        RuntimeFailure: the converter broke.
+        OutputError: ``out`` exists or cannot be written.
+    """
+    form = _Form(request.lowering, _lowered(program, request))
+    untimed = _why_not(request)
+    if request.max_size_bytes is None and untimed:
+        artifact = get_emitter(request.format).emit(form.lowered, options, out)
+        progress()
+        return Written(artifact, _with_reason(form.lowered.plan, untimed))
+    with tempfile.TemporaryDirectory(prefix="edgefold-") as folder:
+        writer = _Writer(Path(folder), options, progress)
+        writer.write(form)
+        note = ""
+        if request.max_size_bytes is not None:
+            form, note = _fitting(form, program, request, writer)
+        timing: NetworkTiming | None = None
+        if not untimed:
+            form, timing, untimed = _closed(form, program, request, writer)
+        assert form.artifact is not None
+        with atomic_path(out, force=options.force) as temporary:
+            shutil.copyfile(form.artifact.path, temporary)
+        plan = replace(_with_reason(form.lowered.plan, note, untimed), lowering=request.lowering, timing=timing)
+        return Written(replace(form.artifact, path=out), plan)
+
+
+class _Writer:
+    """Writes forms into a folder, each under a name of its own."""
+
+    def __init__(self, folder: Path, options: EmitOptions, progress: Callable[[], None]) -> None:
+        self._folder, self._options, self._progress = folder, replace(options, force=True), progress
+        self._count = 0
+
+    def write(self, form: _Form) -> Artifact:
+        """Writes one form."""
+        self._count += 1
+        path = self._folder / f"{self._count}-{form.name}{form.lowered.format.suffix}"
+        form.artifact = get_emitter(form.lowered.format).emit(form.lowered, self._options, path)
+        self._progress()
+        return form.artifact
+
+
+def _lowered(program: Program, request: Request, lowering: str | None = None, budget_bytes: int | None = None) -> LoweredProgram:
+    return lower(
+        program,
+        format=request.format,
+        precision=request.precision,
+        lowering=lowering or request.lowering,
+        device=request.device,
+        costs=request.costs,
+        budget_bytes=budget_bytes,
+    )
+
+
+def _why_not(request: Request) -> str:
+    """Why the network's forms are not timed; empty where they are."""
+    if request.lowering != AUTO:
+        return f"not timed: {request.lowering} was asked for"
+    if request.timing is False:
+        return "not timed: it was not wanted"
+    if request.device == "fake":
+        return "not timed: the fake device draws its times"
+    if request.timing is None and request.device != "host":
+        return f"not timed: '{request.device}' is not this machine"
+    return ""
+
+
+def _with_reason(plan: LoweringPlan, *reasons: str) -> LoweringPlan:
+    return replace(plan, reason="; ".join(reason for reason in reasons if reason))
+
+
+def _fitting(first: _Form, program: Program, request: Request, writer: _Writer) -> tuple[_Form, str]:
+    """A form whose file is within the limit, and what was done for it."""
+    limit = request.max_size_bytes
+    assert limit is not None
+    assert first.artifact is not None
+    form, size = first, first.artifact.size_bytes
+    smallest = size
+    if request.lowering == AUTO:
+        # What is not a convolution's weight stays as it is, so that much is left for the weights.
+        budget = _weight_bytes(first) - (size - limit)
+        for _ in range(SHRINKINGS):
+            if size <= limit:
+                break
+            form = _Form(AUTO, _lowered(program, request, budget_bytes=max(budget, 0)))
+            size = writer.write(form).size_bytes
+            smallest = min(smallest, size)
+            if budget <= 0:
+                break
+            budget = min(budget, _weight_bytes(form)) - max(size - limit, 0)
+    if size > limit:
+        raise UsageError(
+            f"no {request.format} file of precision '{request.precision}' is within {limit:,} bytes, the smallest has "
+            f"{smallest:,}; allow more, or choose a smaller precision or network"
+        )
+    if form is first:
+        return form, f"{size:,} bytes, within the {limit:,} that are allowed"
+    changed = sum(old is not new for old, new in zip(first.ways, form.ways, strict=True))
+    more_us = (_total_ns(form) - _total_ns(first)) / 1e3
+    return form, (
+        f"{size:,} bytes: the fastest layers would make {first.artifact.size_bytes:,}, above the {limit:,} that are allowed, so "
+        f"{changed} of them have smaller forms ({more_us:+.1f} µs by their costs)"
+    )
+
+
+def _weight_bytes(form: _Form) -> int:
+    return sum(layer.chosen.weight_bytes for layer in form.lowered.plan.layers)
+
+
+def _total_ns(form: _Form) -> float:
+    return sum(layer.chosen.cost_ns for layer in form.lowered.plan.layers)
+
+
+def _closed(chosen: _Form, program: Program, request: Request, writer: _Writer) -> tuple[_Form, NetworkTiming | None, str]:
+    """The form that wins, the timing, and why there was none."""
+    with open_runner(request.device) as runner:
+        if runner.info().emulated:
+            return chosen, None, f"not timed: '{request.device}' is emulated, and emulated devices never choose"
+        forms = _forms(chosen, program, request, writer)
+        running = [form for form in forms if not form.note]
+        if len(running) == 1:
+            return chosen, None, _alone(forms)
+        try:
+            cases = [make_case(form.artifact, seed=0) for form in running if form.artifact is not None]
+            found = race(cases, runner, Launchers(runner), request.race)
+        except EdgefoldError as error:
+            return chosen, None, f"not timed: {error}"
+    winner, reason = decide(found, [form.name for form in running])
+    timed = {id(form): place for place, form in enumerate(running)}
+    entries = tuple(_entry(form, found, timed.get(id(form))) for form in forms)
+    best = running[winner]
+    timing = NetworkTiming(request.device, found.runtime, found.blocks, entries, best.name, reason)
+    return (best if best is chosen else _renamed(best, reason)), timing, ""
+
+
+def _forms(chosen: _Form, program: Program, request: Request, writer: _Writer) -> list[_Form]:
+    """The choice and each uniform lowering, written where it differs from those before it and may win."""
+    forms = [chosen]
+    for lowering in UNIFORM:
+        form = _Form(lowering.value, _lowered(program, request, lowering))
+        same = next((other for other in forms if not other.note and other.ways == form.ways), None)
+        if same is not None:
+            form.note = f"the same as {same.name}"
+        elif form.cost_ns is not None and chosen.cost_ns is not None and form.cost_ns > HOPELESS * chosen.cost_ns > 0:
+            form.note = f"its layers take {form.cost_ns / chosen.cost_ns:.1f} times as long by their measured costs"
+        else:
+            try:
+                size = writer.write(form).size_bytes
+                if request.max_size_bytes is not None and size > request.max_size_bytes:
+                    form.note = f"{size:,} bytes are more than allowed"
+            except EdgefoldError as error:
+                form.note = f"it cannot be written: {error}"
+        forms.append(form)
+    return forms
+
+
+def _alone(forms: list[_Form]) -> str:
+    others = [form for form in forms[1:] if not form.note.startswith("the same")]
+    if not others:
+        return "not timed: every uniform lowering is the same network"
+    return "not timed: " + "; ".join(f"{form.name}: {form.note}" for form in others)
+
+
+def decide(found: Race, names: list[str]) -> tuple[int, str]:
+    """Which form wins, of which the first is the choice layer by layer, and why."""
+    ratios = {place: found.ratio(place, 0) for place in range(1, len(names))}
+    place = min(ratios, key=lambda place: ratios[place].value)
+    best = ratios[place]
+    if best.high >= 1 / (1 + TIE):
+        return 0, (
+            f"no uniform lowering is faster by more than {TIE:.1%} over the whole network: the nearest is {names[place]} with "
+            f"{best.value:.3f} [{best.low:.3f}, {best.high:.3f}] of its time"
+        )
+    return place, (
+        f"{names[place]} for all layers takes {best.value:.3f} [{best.low:.3f}, {best.high:.3f}] of the time that the choice "
+        "layer by layer takes"
+    )
+
+
+def _entry(form: _Form, found: Race, place: int | None) -> TimedForm:
+    size = None if form.artifact is None else form.artifact.size_bytes
+    if place is None:
+        return TimedForm(form.name, size, note=form.note)
+    return TimedForm(form.name, size, found.median_ns(place), found.ratio(place, 0) if place else None)
+
+
+def _renamed(form: _Form, reason: str) -> _Form:
+    """The winner with the reason at each of its layers that had a choice."""
+    layers = tuple(
+        replace(layer, reason=f"the whole network was timed: {reason}") if len(layer.candidates) > 1 else layer
+        for layer in form.lowered.plan.layers
+    )
+    plan = replace(form.lowered.plan, layers=layers)
+    return _Form(form.name, replace(form.lowered, plan=plan), form.artifact)

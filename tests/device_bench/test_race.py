@@ -1,0 +1,117 @@
+"""Several files against each other: in one process on this machine, in turns of processes on a device that holds one model."""
+
+from __future__ import annotations
+
+import ast
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgefold.device_bench.cases import make_case
+from edgefold.device_bench.closing import decide
+from edgefold.device_bench.launch import Launchers
+from edgefold.device_bench.race import Race, RaceOptions, race
+from edgefold.device_bench.runners.fake import QUIET_DEVICE, FakeDevice, FakeRunner
+from edgefold.device_bench.runners.host import HostRunner
+from edgefold.errors import RuntimeFailure, UsageError
+from edgefold.runtime.protocol import RACE
+
+TINY = Path(__file__).parents[1] / "data" / "tiny"
+
+
+def made(*turns: tuple[float, ...]) -> Race:
+    return Race("fake 1.0", QUIET_DEVICE, turns, tuple(min(each) for each in turns))
+
+
+def test_a_ratio_is_the_geometric_mean_over_blocks_and_a_linear_drift_cancels_out() -> None:
+    """Turns A B B A with a time that grows by a factor each turn: B over A is 2 in every block."""
+    drift = 1.1
+    found = made((1.0, drift**3, drift**4, drift**7), (2 * drift, 2 * drift**2, 2 * drift**5, 2 * drift**6))
+    assert found.blocks == 2
+    ratio = found.ratio(1, 0)
+    assert ratio.value == pytest.approx(2.0)
+    assert ratio.low == pytest.approx(2.0)
+    assert ratio.high == pytest.approx(2.0)
+    uneven = made((1.0, 1.0, 1.0, 1.0), (1.0, 4.0, 1.0, 1.0))
+    assert uneven.ratio(1, 0).value == pytest.approx(math.sqrt(2.0))
+    assert uneven.ratio(1, 0, blocks=[1]).value == pytest.approx(1.0)
+    assert uneven.median_ns(1, blocks=[0]) == pytest.approx(2.5)
+
+
+FLAT = (100.0,) * 12
+
+
+@pytest.mark.parametrize(
+    ("times", "winner"),
+    [
+        ((100.0, 100.0), 0),
+        ((100.0, 99.0), 0),  # within the tie
+        ((100.0, 90.0), 1),
+        ((100.0, 90.0, 80.0), 2),
+        ((100.0, 130.0, 120.0), 0),
+    ],
+)
+def test_a_uniform_form_wins_only_beyond_the_tie(times: tuple[float, ...], winner: int) -> None:
+    place, reason = decide(made(*[(time,) * 12 for time in times]), ["auto", "dense", "split"][: len(times)])
+    assert place == winner
+    assert ("for all layers takes" in reason) == bool(winner)
+
+
+def test_a_noisy_gain_does_not_win() -> None:
+    noisy = tuple(80.0 if turn % 4 < 2 else 110.0 for turn in range(12))
+    assert made(FLAT, noisy).ratio(1, 0).value < 0.95
+    assert decide(made(FLAT, noisy), ["auto", "dense"])[0] == 0
+
+
+@pytest.mark.parametrize("format", ["onnx", "tflite", "pte"])
+def test_a_race_on_this_machine(format: str) -> None:
+    cases = [make_case(TINY / f"tiny.{format}", seed=0)] * 3
+    steps: list[int] = []
+    with HostRunner() as runner:
+        options = RaceOptions(processes=2, blocks=2, turn_s=0.0)
+        found = race(cases, runner, Launchers(runner), options, progress=lambda: steps.append(1))
+    assert [len(turns) for turns in found.turns_ns] == [8, 8, 8]
+    assert found.blocks == 4
+    assert len(steps) == 2
+    assert all(0 < lowest <= min(turns) for lowest, turns in zip(found.lowest_ns, found.turns_ns, strict=True))
+    assert found.device.url == "host"
+    assert found.runtime.split()[0] in ("onnxruntime", "ai-edge-litert", "executorch")
+
+
+def test_a_device_that_holds_one_model_takes_turns_of_processes() -> None:
+    device = FakeDevice(latency_ns=lambda model, process: 1e6, spread=0.0)
+    case = make_case(TINY / "tiny.onnx", seed=0)
+    with FakeRunner(device) as runner:
+        found = race([case, case], runner, Launchers(runner), RaceOptions(processes=1, blocks=3))
+    assert len(device.jobs) == 3 * 4
+    assert found.turns_ns == ((1e6,) * 6,) * 2
+    assert found.runtime == "fake 1.0"
+
+
+def test_files_of_two_formats_do_not_race() -> None:
+    cases = [make_case(TINY / f"tiny.{format}", seed=0) for format in ("onnx", "tflite")]
+    with FakeRunner() as runner, pytest.raises(UsageError, match="one format, found onnx, tflite"):
+        race(cases, runner, Launchers(runner))
+
+
+def test_a_file_that_the_runtime_refuses_is_told(tmp_path: Path) -> None:
+    case = make_case(TINY / "tiny.onnx", seed=0)
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    with HostRunner() as runner, pytest.raises(RuntimeFailure, match=r"refused 'tiny\.onnx'"):
+        race([case, replace(case, path=tmp_path / "broken.onnx")], runner, Launchers(runner), RaceOptions(processes=1, blocks=1))
+
+
+@pytest.mark.parametrize("wrong", [{"blocks": 0}, {"processes": 0}, {"max_s": 0.0}, {"turn_s": -1.0}, {"threads": 0}])
+def test_what_is_no_race_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        RaceOptions(**wrong)  # type: ignore[arg-type]  # numbers of either kind
+
+
+def test_the_program_is_python_3_9_and_needs_only_numpy_and_the_worker() -> None:
+    tree = ast.parse(RACE.read_text(), feature_version=(3, 9))
+    imports = {name.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    sources = {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    known = {"__future__", "collections", "gc", "importlib", "json", "numpy", "os", "pathlib", "signal", "sys", "time", "typing"}
+    assert imports | sources <= known
