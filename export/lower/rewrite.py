@@ -151,8 +151,8 @@ class Rewriter:
                 source = self._call(aten.slice.Tensor, (source, dim + 2, crop, conv.in_space[dim]))
                 source.meta.update(_only(conv.source, Q))
         rest = self._weight.clone()
-        for ins, outs in self._groups:
-            rest[outs, ins] = 0
+        for ins, outs in self._places:
+            rest[torch.from_numpy(outs)[:, None], torch.from_numpy(ins)[None]] = 0
         weight = rest[(slice(None), slice(None), *(slice(tap, tap + 1) for tap in placement.tap))]
         one = (1,) * len(conv.kernel)
         result = self._conv_node(source, weight, None, conv.stride, placement.padding, one, 1)
