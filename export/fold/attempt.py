@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,7 +28,7 @@ from edgefold.export.fold.cost import effective_macs
 from edgefold.export.fold.double import Double
 from edgefold.export.fold.field import Field
 from edgefold.export.fold.kernel import Kernel, canonical
-from edgefold.export.fold.locate import NotOneKernelError, locate
+from edgefold.export.fold.locate import NotOneKernelError, locate, moves
 from edgefold.export.fold.probe import probe
 from edgefold.export.fold.structure import read_structure
 from edgefold.export.fold.watch import proof
@@ -165,6 +166,8 @@ class _Attempt:
 
     def fold(self) -> Folded | str:
         """The convolution, or why there is none."""
+        if not self._moves():
+            return "its weights depend on the position: the answer to one lit point does not move with the point"
         reason = "it is no convolution"
         tried: set[tuple[Field, bool]] = set()
         for field, resize in self._ways():
@@ -185,6 +188,17 @@ class _Attempt:
                 return dear or checked
             reason = checked
         return reason
+
+    def _moves(self) -> bool:
+        """Whether it pays to probe; not asked where a run is dear."""
+        call = self._call
+        if call.ops >= LARGE:
+            return True
+        own = (1, *call.shape[1:])
+        for shape in (own,) if call.fixed else (_locating_shape(own), own):
+            with suppress(NotOneKernelError):  # some code runs at its own size only
+                return moves(self._run, shape, self._dtype)
+        return True
 
     def _ways(self) -> Iterator[tuple[Field | None, bool]]:
         """Which field to trust and whether to choose the probe's size, from the cheapest way to the most careful."""

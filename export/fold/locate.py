@@ -19,6 +19,8 @@ from edgefold.export.fold.field import Axis, Field
 Function = Callable[[Tensor], Tensor]
 
 _LINES = 48  # at most so many lines of an axis are lit, around its middle
+_TELLING = 20  # lines from which the middle is far from any border
+_STRIDES = 8  # strides that are tried in any case
 _CHUNK = 1 << 25  # elements of one batch of inputs
 
 
@@ -34,6 +36,39 @@ def locate(f: Function, shape: tuple[int, ...], dtype: torch.dtype) -> Field:
     """
     axes = tuple(_locate_axis(f, shape, axis, dtype) for axis in range(len(shape) - 2))
     return Field(axes, 1)
+
+
+def moves(f: Function, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
+    """Whether the answer to one lit point moves with the point along each axis, by some stride.
+
+    A few small runs spare the probe of what cannot be a convolution, such as one whose output is permuted. An axis too short to
+    tell counts as moving: near to the border a padding that reflects answers twice.
+    """
+    light = torch.randn(shape[1], dtype=dtype, generator=torch.Generator().manual_seed(0))
+    blank = torch.zeros(2, *shape[1:], dtype=dtype)  # never a batch of one: code may treat it as a case of its own
+    middle = [size // 2 for size in shape[2:]]
+    zero = f(blank)[0]
+
+    def response(point: list[int]) -> Tensor:
+        x = blank.clone()
+        x[(slice(None), slice(None), *point)] = light.view(-1)
+        return f(x)[0] - zero
+
+    here = response(middle)
+    limit = 4096 * torch.finfo(dtype).eps * (here.abs().max() + zero.abs().max())
+
+    def moves_along(axis: int) -> bool:
+        size, outputs = shape[axis + 2], here.shape[axis + 1]
+        if size < _TELLING or outputs < 3:
+            return True
+        for stride in range(1, max(_STRIDES, round(size / outputs)) + 1):
+            there = response([min(place + stride * (axis == other), shape[other + 2] - 1) for other, place in enumerate(middle)])
+            moved, still = there.narrow(axis + 1, 1, outputs - 1), here.narrow(axis + 1, 0, outputs - 1)
+            if float((moved - still).abs().max()) <= limit:
+                return True
+        return False
+
+    return all(moves_along(axis) for axis in range(len(middle)))
 
 
 def _locate_axis(f: Function, shape: tuple[int, ...], axis: int, dtype: torch.dtype) -> Axis:

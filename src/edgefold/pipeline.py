@@ -107,7 +107,7 @@ def export_model(
     Args:
         model: a module is folded, and quantized if the precision asks for it; a fold result is not folded again; a quantized
             program is not quantized again.
-        example_inputs: one minibatch, NCHW; needed for a module.
+        example_inputs: one minibatch, NCHW; needed for a module only.
         format: ``onnx``, ``tflite`` or ``executorch``.
         precision: ``fp32`` (default), ``int8`` and so on; not for a quantized program.
         calibration: inputs for an integer precision; not for a quantized program.
@@ -202,6 +202,7 @@ def _prepared(
     calibration: Iterable[Batch] | Tensor | None,
 ) -> tuple[Program, Precision]:
     """The canonical network with what its precision needs."""
+    from edgefold.export.fold import FoldResult
     from edgefold.export.program import QuantizedProgram
 
     if isinstance(model, QuantizedProgram):
@@ -209,7 +210,9 @@ def _prepared(
             raise UsageError(f"the model is quantized already ({model.scheme}); do not give precision or calibration")
         return model.program, model.scheme
     chosen = as_precision(precision or Precision.FP32)
-    if example_inputs is None:
+    if isinstance(model, FoldResult):
+        example_inputs = model.program.example_inputs
+    elif example_inputs is None:
         raise UsageError("example_inputs are missing; give one minibatch of the shape that the model takes")
     if is_calibrated(chosen):
         if calibration is None:
