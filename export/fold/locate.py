@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,8 @@ def moves(f: Function, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
 
     def response(point: list[int]) -> Tensor:
         x = blank.clone()
-        x[(slice(None), slice(None), *point)] = light.view(-1)
+        spot: Any = (slice(None), slice(None), *point)
+        x[spot] = light
         return f(x)[0] - zero
 
     here = response(middle)
