@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from edgefold.device_bench.launch import PythonLauncher
+from edgefold.device_bench.cases import make_case
+from edgefold.device_bench.launch import Launchers, PythonLauncher
 from edgefold.device_bench.listing import devices
 from edgefold.device_bench.named import DeviceSettings, named_devices
+from edgefold.device_bench.race import RaceOptions, race
 from edgefold.device_bench.runners import SCHEMES, Runner, open_runner
 from edgefold.device_bench.runners.adb import parse_devices
 from edgefold.device_bench.runners.base import checked_name, files_below
@@ -349,3 +351,17 @@ def test_devices_files_that_cannot_be_used(tmp_path: Path, text: str, message: s
 
 def test_the_launcher_uses_the_devices_python() -> None:
     assert PythonLauncher("/opt/python").argv("/w/case", "bench.json")[:2] == ["/opt/python", "-I"]
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_files_race_in_the_devices_own_python(lab: Bench, url: str) -> None:
+    """The program and the worker that it builds upon are sent along, each file with its own inputs."""
+    case = make_case(Path(__file__).parents[1] / "data" / "tiny" / "tiny.onnx", seed=0)
+    scheme, _, rest = url.partition("://")
+    settings = DeviceSettings(url, folder=str(lab.device), python=sys.executable)
+    with SCHEMES[scheme](settings, rest, False) as runner:
+        options = RaceOptions(processes=1, blocks=2, turn_s=0.0)
+        found = race([case, case], runner, Launchers(runner, "python"), options)
+    assert found.device.url == url
+    assert [len(turns) for turns in found.turns_ns] == [4, 4]
+    assert lab.left() == []
