@@ -1,7 +1,7 @@
 """What each lowering of a HetConv layer costs in the three runtimes: makes the cost table of this machine's class of CPU.
 
 The method is that of ``edgefold fold --costs`` (see `edgefold.device_bench.costs`): all forms of a layer in one process, in
-interleaved turns on one thread, the lowest time of all runs; a layer whose two copies of the dense form differ by more than
+interleaved turns on one thread, the fastest turn counts; a layer whose two copies of the dense form differ by more than
 `MAX_NOISE` is left out of the table.
 
     python benchmarks/lowering_costs.py [--layers N]
@@ -23,13 +23,12 @@ import torch
 from record import RESULTS, write_result
 
 from edgefold.artifact import Format
-from edgefold.device_bench.costs import PRECISIONS, measure_layer
+from edgefold.device_bench.costs import PRECISIONS, knows, measure_layer
 from edgefold.device_bench.launch import Launchers
 from edgefold.device_bench.runners import open_runner
 from edgefold.export.lower.costs import CostTable
 from edgefold.export.lower.geometry import LayerGeometry
 from edgefold.export.lower.tables import cpu_class, cpu_features
-from edgefold.export.plan import Lowering
 
 TABLES: Final = Path(__file__).parents[1] / "export/lower/tables"
 
@@ -88,7 +87,7 @@ def main() -> None:
         table = CostTable.load(path) if path.exists() else CostTable(f"table {name}", cpu, 1, {})
         wanted = [(layer, form, precision) for layer in LAYERS[: arguments.layers] for form in Format for precision in PRECISIONS]
         for geometry, form, precision in wanted:
-            if table.cost_ns(geometry, Lowering.DENSE, form, precision) is not None:
+            if knows(table, geometry, form, precision):
                 continue
             found = measure_layer(geometry, form, precision, host, launchers)
             figures.append(

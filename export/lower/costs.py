@@ -76,6 +76,7 @@ class CostTable:
             times = {
                 (str(LayerGeometry.parse(layer)), Lowering(lowering), Format(format), Precision(precision)): float(ns)
                 for layer, lowering, format, precision, ns in data["times_ns"]
+                if ns > 0  # a clock that stood still has measured nothing
             }
             return cls(data["source"], data["cpu"], int(data["threads"]), dict(data["runtimes"]), times)
         except (KeyError, TypeError, ValueError) as error:

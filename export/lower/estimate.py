@@ -4,8 +4,9 @@
 
 The rate of a convolution falls with the output channels n of a group, because its kernel works on tiles of channels:
 rate = peak · n / (n + half). What differs between runtimes is ``half`` of the group convolution: large for ONNX
-Runtime's INT8 kernel, which runs one im2col and one small matrix product a group. Only ratios between the lowerings
-of one layer matter.
+Runtime's INT8 kernel, which runs one im2col and one small matrix product a group. Where a runtime's fast group
+convolution needs groups of a multiple of so many channels, other groups run at a lower rate, and the tensors around them are
+reordered. Only ratios between the lowerings of one layer matter.
 """
 
 from __future__ import annotations
@@ -28,10 +29,15 @@ class Rule:
     half_group: float  # the same for one group of a group convolution
     move: float  # ns an element of an add, concat or slice
     overhead: float  # ns an op
+    tile: int = 1  # the fast group convolution takes multiples of so many channels
 
+
+# What a group convolution off the tile takes more: time of a multiply-add over that at the peak, and passes over the output.
+OFF_TILE: Final = 5.0
+REORDERS: Final = 4.0
 
 RULES: Final[dict[tuple[Format, bool], Rule]] = {
-    (Format.ONNX, False): Rule(60.0, 8.0, 8.0, 0.15, 2_000.0),
+    (Format.ONNX, False): Rule(60.0, 8.0, 22.0, 0.15, 2_000.0, tile=8),
     (Format.ONNX, True): Rule(450.0, 32.0, 80.0, 0.05, 3_000.0),
     (Format.TFLITE, False): Rule(60.0, 8.0, 10.0, 0.15, 1_000.0),
     (Format.TFLITE, True): Rule(200.0, 16.0, 16.0, 0.05, 1_000.0),
@@ -66,7 +72,10 @@ def estimate_with(rule: Rule, geometry: LayerGeometry, lowering: Lowering) -> fl
         time += rule.overhead + rule.move * (outputs + geometry.in_channels * math.prod(geometry.space))
     else:
         reads, writes = geometry.widest_group
-        time += _conv(rule, reads * writes * len(geometry.groups) * taps * positions, writes, rule.half_group)
+        macs = reads * writes * len(geometry.groups) * taps * positions
+        time += _conv(rule, macs, writes, rule.half_group)
+        if reads % rule.tile or writes % rule.tile:
+            time += OFF_TILE * macs / rule.peak + REORDERS * rule.move * outputs
         if not geometry.equal_groups:  # channels are gathered into the padded groups, and out of them
             moved = reads * len(geometry.groups) * math.prod(geometry.space) + outputs
             time += 2 * (rule.move * moved + 4.0 * rule.overhead)

@@ -10,9 +10,9 @@ The job is one JSON object; its paths are relative to its own folder::
      "threads": 1, "cores": [], "blocks": 6, "turn_s": 0.01, "max_s": 10.0, "limit_s": 70.0}
 
 ``inputs`` has one list a model. A block is a turn of each model in order and then one in reverse order; a turn is as many runs as
-fit into ``turn_s``, at least three. The answer has for each model ``turns_ns`` (the median run of each turn) and ``lowest_ns``
-(the fastest run of all). With one thread the clock is the CPU time of this process, which is what the wall clock shows on an idle
-core; with more it is the wall clock. After ``max_s`` no further block begins, but two are always done.
+fit into ``turn_s``, at least three. The answer has ``turns_ns``: for each model the median run of each turn.
+With one thread the clock is the CPU time of this process, which is what the wall clock shows on an idle core; with more it is
+the wall clock. After ``max_s`` no further block begins, but two are always done.
 """
 
 from __future__ import annotations
@@ -54,7 +54,6 @@ class Contestant:
         worker.check_inputs(self.model.specs()[0], arrays)
         self.inputs = [np.ascontiguousarray(array[0]) for array in arrays]
         self.turns: list[float] = []
-        self.lowest = 0
 
     def turn(self, clock: Callable[[], int], least: int, seconds: float) -> list[int]:
         """The times of a row of runs."""
@@ -71,10 +70,7 @@ class Contestant:
 
     def take_turn(self, clock: Callable[[], int], seconds: float) -> None:
         """One turn; the first run, which finds the caches full of the model before, does not count."""
-        samples = self.turn(clock, RUNS_A_TURN, seconds)[1:]
-        self.turns.append(float(np.median(samples)))
-        fastest = min(samples)
-        self.lowest = fastest if not self.lowest else min(self.lowest, fastest)
+        self.turns.append(float(np.median(self.turn(clock, RUNS_A_TURN, seconds)[1:])))
 
 
 def race(job: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -107,7 +103,6 @@ def race(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         "mode": "race",
         "runtime": lanes[0].model.runtime,
         "turns_ns": [lane.turns for lane in lanes],
-        "lowest_ns": [lane.lowest for lane in lanes],
     }
 
 

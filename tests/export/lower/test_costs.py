@@ -77,6 +77,11 @@ def test_a_table_survives_json() -> None:
     assert CostTable.from_json(table().to_json(), "t") == table()
 
 
+def test_a_time_of_nothing_is_no_time() -> None:
+    stopped = table().merged(CostTable("", "", 1, {}, {(str(layer()), Lowering.SPLIT, Format.ONNX, Precision.INT8): 0.4}))
+    assert CostTable.from_json(stopped.to_json(), "t").times_ns == table().times_ns
+
+
 def test_a_table_knows_only_what_was_measured() -> None:
     assert table().cost_ns(layer(), Lowering.GROUPED, Format.ONNX, Precision.INT8) == 521_000.0
     assert table().cost_ns(layer(), Lowering.SPLIT, Format.ONNX, Precision.INT8) is None
