@@ -121,10 +121,9 @@ class ShellRunner(ABC):
     def _verify(self, remote: RemotePath, expected: dict[str, str], timeout_s: float) -> None:
         names = " ".join(shlex.quote(f"./{name}") for name in expected)
         done = self._checked(f"cd {shlex.quote(remote)} && sha256sum {names}", timeout_s=timeout_s)
-        found = dict(
-            re.findall(r"^([0-9a-f]{64})\s+\*?\./(.*?)\r?$", done.stdout.decode("utf-8", errors="replace"), re.MULTILINE)
-        )
-        wrong = [name for name, digest in expected.items() if {value: key for key, value in found.items()}.get(name) != digest]
+        lines = re.findall(r"^([0-9a-f]{64})\s+\*?\./(.*?)\r?$", done.stdout.decode("utf-8", errors="replace"), re.MULTILINE)
+        found = {name: digest for digest, name in lines}  # two files may have the same content
+        wrong = [name for name, digest in expected.items() if found.get(name) != digest]
         if wrong:
             reason = last_line(done.stderr)
             raise DeviceError(
