@@ -2,7 +2,8 @@
 
 The user's file may help where a module does not tell its inputs: its function may return ``(module, example_inputs)``, the file
 may hold ``example_inputs`` (a tensor, a tuple of tensors, or a function that gives one), or the module may have an attribute
-``input_size`` (C, H, W).
+``input_size`` (C, H, W). It may also hold ``preprocessing`` (an `edgefold.Preprocessing`) and ``labels`` (the classes, in the
+order of the scores).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError  # only to catch it: torch.load raises it for whatever is not a tensor
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from edgefold.errors import ModelError, UsageError, unknown_name
 from edgefold.models.loaded import LoadedModel, example_image
 from edgefold.models.packing import load_weights, unpack_state
+from edgefold.preprocess import Preprocessing
 
 
 def from_python(path: Path, factory: str, kwargs: dict[str, Any]) -> LoadedModel:
@@ -35,12 +37,7 @@ def from_python(path: Path, factory: str, kwargs: dict[str, Any]) -> LoadedModel
         UsageError: the file has no such function, or the function refuses an argument.
     """
     code = _run_file(path)
-    make = getattr(code, factory, None)
-    if make is None or not callable(make):
-        names = [
-            name for name, value in vars(code).items() if callable(value) and getattr(value, "__module__", None) == code.__name__
-        ]
-        raise unknown_name(f"function of {path}", factory, names)
+    make = _function(code, path, factory)
     try:
         made = make(**kwargs)
     except TypeError as error:
@@ -51,7 +48,49 @@ def from_python(path: Path, factory: str, kwargs: dict[str, Any]) -> LoadedModel
         raise ModelError(
             f"'{path}:{factory}' gave a {type(module).__name__}, expected a torch.nn.Module or (module, example_inputs)"
         )
-    return LoadedModel(factory, module, _inputs(f"{path}:{factory}", module, inputs, code))
+    return LoadedModel(
+        factory,
+        module,
+        _inputs(f"{path}:{factory}", module, inputs, code),
+        labels=_labels(path, code),
+        preprocess=_preprocess(path, code),
+    )
+
+
+def function_of(source: str) -> Callable[[], Any]:
+    """The function that ``file.py:function`` names.
+
+    Raises:
+        ModelError: no such file, or an error in it.
+        UsageError: the file has no such function.
+    """
+    file, _, name = source.rpartition(":")
+    return _function(_run_file(Path(file)), Path(file), name)
+
+
+def _function(code: ModuleType, path: Path, name: str) -> Callable[..., Any]:
+    found = getattr(code, name, None)
+    if callable(found):
+        made: Callable[..., Any] = found
+        return made
+    names = [key for key, value in vars(code).items() if callable(value) and getattr(value, "__module__", None) == code.__name__]
+    raise unknown_name(f"function of {path}", name, names)
+
+
+def _preprocess(path: Path, code: ModuleType) -> Preprocessing | None:
+    found = getattr(code, "preprocessing", None)
+    if found is not None and not isinstance(found, Preprocessing):
+        raise ModelError(f"'{path}' has a preprocessing of type {type(found).__name__}, expected an edgefold.Preprocessing")
+    return found
+
+
+def _labels(path: Path, code: ModuleType) -> tuple[str, ...] | None:
+    found = getattr(code, "labels", None)
+    if found is None:
+        return None
+    if not isinstance(found, (tuple, list)) or not all(isinstance(name, str) for name in found):
+        raise ModelError(f"'{path}' has labels that are no list of names; expected the classes in the order of the scores")
+    return tuple(found)
 
 
 def _run_file(path: Path) -> ModuleType:

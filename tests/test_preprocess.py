@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from edgefold.errors import DataError, UsageError
-from edgefold.preprocess import Preprocessing
+from edgefold.preprocess import Preprocessing, declared
 
 GREY = Preprocessing(height=4, width=6, mean=(0.25,), std=(0.5,), colour="gray")
 COLOUR = Preprocessing(height=4, width=6, mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0), resize="stretch")
@@ -111,3 +111,27 @@ def test_impossible_numbers_are_refused(changes: dict[str, Any]) -> None:
     valid: dict[str, Any] = {"height": 4, "width": 6, "colour": "gray", "mean": (0.1,), "std": (0.2,)}
     with pytest.raises(UsageError, match="preprocessing has"):
         Preprocessing(**{**valid, **changes})
+
+
+def test_pairs_declare_what_the_source_leaves_out() -> None:
+    made = declared(["mean=0.5", "std=0.1,0.2,0.3", "shorter_side=256"], None, (3, 224, 224))
+    assert made == Preprocessing(224, 224, (0.5,) * 3, (0.1, 0.2, 0.3), resize="crop", shorter_side=256)
+    assert declared(["mean=0.3", "std=0.4"], None, (1, 28, 28)).colour == "gray"
+    changed = declared(["colour=bgr", "divisor=1"], COLOUR, (3, 4, 6))
+    assert (changed.colour, changed.divisor, changed.std) == ("bgr", 1.0, COLOUR.std)
+    assert changed.limits == pytest.approx((-0.2 / 1.0, (255 - 0.1) / 0.5), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        (["mean"], "has no value"),
+        (["means=0.5"], "did you mean 'mean'"),
+        (["mean=a"], "expected a number"),
+        (["mean=0.5"], "lacks std"),
+        (["mean=0.5", "std=0.5", "colour=red"], "has colour 'red'"),
+    ],
+)
+def test_pairs_that_declare_nothing_are_refused(pairs: list[str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        declared(pairs, None, (3, 8, 8))

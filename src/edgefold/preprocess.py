@@ -5,10 +5,11 @@ tensor[0, c, y, x] = (pixel[y, x, c] / divisor - mean[c]) / std[c]
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from edgefold.errors import DataError, UsageError
+from edgefold.errors import DataError, UsageError, unknown_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,6 +65,13 @@ class Preprocessing:
     def channels(self) -> int:
         """The number of channels of the tensor."""
         return COLOURS[self.colour]
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The least and the largest value that pixels can become."""
+        lows = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
+        highs = [(255 / self.divisor - mean) / std for mean, std in zip(self.mean, self.std, strict=True)]
+        return min(lows), max(highs)
 
     @property
     def _size(self) -> int:
@@ -133,3 +141,46 @@ class Preprocessing:
         method = Image.Resampling[self.interpolation.upper()]
         planes = [Image.fromarray(pixels[:, :, c]).resize((width, height), method) for c in range(pixels.shape[2])]
         return np.stack([np.asarray(plane) for plane in planes], axis=2)
+
+
+def declared(pairs: Iterable[str], base: Preprocessing | None, size: tuple[int, int, int]) -> Preprocessing:
+    """The preprocessing that ``KEY=VALUE`` pairs declare; what they leave out is as in ``base``.
+
+    Args:
+        pairs: e.g. ``mean=0.485,0.456,0.406``, ``std=0.25`` (for every channel), ``resize=crop``, ``shorter_side=256``.
+        base: what the model's source says.
+        size: (C, H, W) of the network's input.
+
+    Raises:
+        UsageError: an unknown key, a value of another type, or what `Preprocessing` refuses.
+    """
+    channels, height, width = size
+    values: dict[str, Any] = {} if base is None else asdict(base)
+    if base is None:
+        values = {"height": height, "width": width, "colour": "gray" if channels == 1 else "rgb"}
+    valid = [field.name for field in fields(Preprocessing)]
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise UsageError(f"preprocessing '{pair}' has no value; write KEY=VALUE, e.g. mean=0.5")
+        if key not in valid:
+            raise unknown_name("preprocessing key", key, valid)
+        values[key] = _value(key, text, channels)
+    if "shorter_side" in values and values["shorter_side"] is not None and "resize" not in values:
+        values["resize"] = "crop"
+    missing = [key for key in ("mean", "std") if key not in values]
+    if missing:
+        raise UsageError(f"preprocessing lacks {' and '.join(missing)}; declare both, e.g. mean=0.5 and std=0.5")
+    return Preprocessing(**values)
+
+
+def _value(key: str, text: str, channels: int) -> Any:
+    try:
+        if key in ("mean", "std"):
+            numbers = tuple(float(part) for part in text.split(","))
+            return numbers * channels if len(numbers) == 1 else numbers
+        if key in ("height", "width", "shorter_side"):
+            return int(text)
+        return float(text) if key == "divisor" else text
+    except ValueError as error:
+        raise UsageError(f"preprocessing {key} is '{text}', expected a number (mean and std: one a channel)") from error

@@ -1,0 +1,227 @@
+"""Calibration and evaluation data from where they are, as inputs of a network.
+
+    images/                 pictures, in folders or not; for evaluation one folder a class
+    fashion-mnist/          a folder with Fashion-MNIST's four IDX files
+    train-images.gz         one IDX file of images (no labels)
+    x.npy                   uint8 pictures (N, H, W), (N, H, W, C) or (N, C, H, W), or float32 inputs (N, C, H, W)
+    data.npz                a labelled data set (`edgefold.models.data.read_npz`), or one array an input, in their order
+    mine.py:samples         a function of the user's: inputs, or pictures, as one array or one after the other; for evaluation it
+                            gives (inputs, class indices)
+
+Pictures are prepared as the network's preprocessing says; floats are taken as prepared already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgefold.batch import as_tensors
+from edgefold.errors import DataError
+from edgefold.models.data import ImageSet, load_npz, load_training_data, normalise, read_idx
+from edgefold.models.pictures import class_folders, picture_files, read_pictures, spread
+from edgefold.models.source_files import function_of
+from edgefold.preprocess import Preprocessing
+
+LIMIT: Final = 1000  # samples that calibration takes at most
+_SET: Final = frozenset({"train_images", "train_labels", "test_images", "test_labels"})
+
+Inputs = list[tuple[Tensor, ...]]
+
+
+def read_calibration(source: str, example: tuple[Tensor, ...], prepare: Preprocessing | None, limit: int = LIMIT) -> Inputs:
+    """At most ``limit`` samples of a source, each a tuple of inputs; see the module docstring.
+
+    Args:
+        source: a path, or ``file.py:function``.
+        example: one batch of the network's inputs.
+        prepare: from a picture to the input; ``None`` where the network says nothing.
+        limit: of a folder of pictures, so many are taken, evenly spread.
+
+    Raises:
+        DataError: nothing there can be read, or it does not fit the network.
+        ModelError: the user's file failed.
+        UsageError: it has no such function.
+    """
+    if _is_function(source):
+        return list(islice(_given(function_of(source)(), prepare, source), limit))
+    path = Path(source)
+    if path.is_dir() and not _is_idx_folder(path):
+        return _pictures(spread(picture_files(path), limit), _needed(prepare, source))
+    if path.suffix == ".npy":
+        return list(islice(_given(_array(path), prepare, source), limit))
+    if path.suffix == ".npz":
+        arrays = load_npz(path, ())
+        if not arrays.keys() >= _SET:
+            return _one_array_an_input(arrays, example, prepare, source)[:limit]
+    if path.is_dir() or path.suffix == ".npz":
+        return _split(_of_set(load_training_data(path).train, prepare, limit))
+    if not path.exists():
+        raise DataError(
+            f"calibration data '{source}' does not exist; give a folder, an .npy, .npz or IDX file, or file.py:function"
+        )
+    return list(islice(_given(read_idx(path), prepare, source), limit))
+
+
+def read_evaluation(
+    source: str, prepare: Preprocessing | None, classes: Sequence[str]
+) -> tuple[tuple[Tensor, ...], NDArray[np.int64], str]:
+    """Inputs with class indices, and what they are, in words.
+
+    Args:
+        source: a path, or ``file.py:function``.
+        prepare: from a picture to the input.
+        classes: the names of the classes in the order of the scores, if they are known.
+
+    Raises:
+        DataError: nothing there can be read, or it has no labels.
+    """
+    if _is_function(source):
+        made = function_of(source)()
+        if not (isinstance(made, tuple) and len(made) == 2):
+            raise DataError(f"'{source}' gave a {type(made).__name__}, expected (inputs, class indices)")
+        samples = list(_given(made[0], prepare, source))
+        labels = np.asarray(made[1], dtype=np.int64)
+        if not samples or len(samples) != len(labels):
+            raise DataError(f"'{source}' gave {len(samples)} inputs and {len(labels)} class indices, expected the same number")
+        return _stacked(samples), labels, f"{len(labels):,} images of {Path(source).name}"
+    path = Path(source)
+    if path.is_dir() and not _is_idx_folder(path):
+        files, indices, _ = class_folders(path, classes)
+        return (
+            _stacked(_pictures(files, _needed(prepare, source))),
+            np.array(indices, np.int64),
+            f"{len(files):,} images of {path.name}",
+        )
+    data = load_training_data(path)
+    inputs = _of_set(data.test, prepare, len(data.test))
+    return (inputs,), data.test.labels.numpy(), f"{len(data.test):,} test images of {data.name}"
+
+
+def prepared(data: Iterable[Any] | Tensor, prepare: Preprocessing | None) -> Iterable[Any] | Tensor:
+    """Batches as they are, but pictures (uint8 arrays or tensors, `PIL.Image`) prepared as the network's preprocessing says."""
+    if prepare is None or (isinstance(data, Tensor) and data.dtype != torch.uint8):
+        return data
+    if isinstance(data, Tensor):
+        return (sample for (sample,) in _given(data, prepare, "calibration"))
+    return _prepared_one_by_one(data, prepare)
+
+
+def _prepared_one_by_one(data: Iterable[Any], prepare: Preprocessing) -> Iterator[Any]:
+    from PIL import Image
+
+    for batch in data:
+        pixels = isinstance(batch, Tensor | np.ndarray) and str(batch.dtype).removeprefix("torch.") == "uint8"
+        if pixels and batch.ndim == 4:
+            yield from (sample for (sample,) in _given(batch, prepare, "calibration"))
+        elif pixels or isinstance(batch, Image.Image):
+            yield _prepare(batch, prepare)
+        else:
+            yield batch
+
+
+def _prepare(picture: Any, prepare: Preprocessing) -> Tensor:
+    array = picture.numpy(force=True) if isinstance(picture, Tensor) else picture
+    return torch.from_numpy(prepare(_last(array, prepare) if isinstance(array, np.ndarray) else array))
+
+
+def _is_function(source: str) -> bool:
+    file, colon, name = source.rpartition(":")
+    return bool(colon) and file.endswith(".py") and name.isidentifier()
+
+
+def _is_idx_folder(path: Path) -> bool:
+    return any(path.glob("*-ubyte*"))
+
+
+def _needed(prepare: Preprocessing | None, source: str) -> Preprocessing:
+    if prepare is None:
+        raise DataError(
+            f"'{source}' holds pictures, expected float32 inputs, since the model does not say how a picture becomes its input; "
+            "declare it, as in --preprocess mean=0.5 --preprocess std=0.5"
+        )
+    return prepare
+
+
+def _pictures(files: Sequence[Path], prepare: Preprocessing) -> Inputs:
+    return [(torch.from_numpy(prepare(pixels)),) for pixels in read_pictures(files, prepare.colour)]
+
+
+def _array(path: Path) -> NDArray[Any]:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read: {error.strerror or error}; give the path of an .npy file") from error
+    except ValueError as error:
+        raise DataError(f"'{path}' is not an .npy file of numbers: {error}; write it with numpy.save") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fu":
+        raise DataError(f"'{path}' holds {getattr(array, 'dtype', 'no array')}, expected uint8 pictures or float32 inputs")
+    return array
+
+
+def _given(data: Any, prepare: Preprocessing | None, source: str) -> Iterator[tuple[Tensor, ...]]:
+    """Samples of what a caller or a file gives: one array of all, or an iterable of batches and pictures."""
+    if isinstance(data, np.ndarray | Tensor):
+        array = data.numpy(force=True) if isinstance(data, Tensor) else data
+        if array.dtype == np.uint8:
+            yield from ((_prepare(picture, _needed(prepare, source)),) for picture in array)
+        elif np.issubdtype(array.dtype, np.floating):
+            yield from _split(torch.from_numpy(np.ascontiguousarray(array, np.float32)))
+        else:
+            raise DataError(f"'{source}' holds {array.dtype}, expected uint8 pictures or float32 inputs; preprocess them first")
+        return
+    for batch in data:
+        if isinstance(batch, Tensor | np.ndarray) and batch.ndim == 4:
+            yield from _given(batch, prepare, source)
+        elif isinstance(batch, Tensor) and batch.is_floating_point():
+            yield (batch,)
+        elif isinstance(batch, tuple | list | dict):
+            yield as_tensors(batch if isinstance(batch, dict) else tuple(batch), source)
+        else:
+            yield (_prepare(batch, _needed(prepare, source)),)
+
+
+def _last(picture: NDArray[Any], prepare: Preprocessing) -> NDArray[Any]:
+    """A picture (C, H, W) as (H, W, C); one that has its channels last already stays."""
+    if picture.ndim == 3 and picture.shape[0] == prepare.channels and picture.shape[2] != prepare.channels:
+        return picture.transpose(1, 2, 0)
+    return picture
+
+
+def _one_array_an_input(arrays: Any, example: tuple[Tensor, ...], prepare: Preprocessing | None, source: str) -> Inputs:
+    if len(arrays) != len(example):
+        raise DataError(
+            f"'{source}' has the arrays {sorted(arrays)}, expected one an input of the model ({len(example)}), "
+            f"or a data set with {sorted(_SET)}"
+        )
+    columns = [[sample for (sample,) in _given(array, prepare, f"{source}: {name}")] for name, array in arrays.items()]
+    if len({len(column) for column in columns}) != 1:
+        raise DataError(
+            f"'{source}' has arrays of {[len(column) for column in columns]} samples, expected the same number of each"
+        )
+    return list(zip(*columns, strict=True))
+
+
+def _of_set(images: ImageSet, prepare: Preprocessing | None, limit: int) -> Tensor:
+    """Images of a data set, prepared with the network's own mean and deviation where it has some."""
+    pixels = images.images[:limit]
+    if prepare is None:
+        return normalise(pixels, images.mean, images.std)
+    if prepare.channels != pixels.shape[1]:
+        raise DataError(f"the images have {pixels.shape[1]} channels, the model takes {prepare.channels}; give fitting images")
+    return _stacked(list(_given(pixels, prepare, "the data set")))[0]
+
+
+def _stacked(samples: Inputs) -> tuple[Tensor, ...]:
+    return tuple(torch.cat(column) for column in zip(*samples, strict=True))
+
+
+def _split(inputs: Tensor) -> Inputs:
+    return [(inputs[index : index + 1],) for index in range(len(inputs))]
