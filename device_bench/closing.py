@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -43,7 +43,8 @@ class Request:
     """What is wanted of a file.
 
     ``timing`` lets `auto` end with a measurement of the whole network; by default where ``device`` is this machine. ``race`` says
-    how it is made. ``max_size_bytes`` is the most that the file may have.
+    how it is made. ``max_size_bytes`` is the most that the file may have. ``choices`` are the forms of layers, by module path,
+    where these are settled; then there is nothing to measure.
     """
 
     format: Format
@@ -53,6 +54,7 @@ class Request:
     costs: CostModel | None = None
     timing: bool | None = None
     max_size_bytes: int | None = None
+    choices: Mapping[str, Lowering] | None = None
     race: RaceOptions = field(default_factory=RaceOptions)
 
     def __post_init__(self) -> None:
@@ -143,7 +145,7 @@ def _lowered(program: Program, request: Request, lowering: str | None = None, bu
         program,
         format=request.format,
         precision=request.precision,
-        lowering=lowering or request.lowering,
+        lowering=(lowering or request.lowering) if request.choices is None else request.choices,
         device=request.device,
         costs=request.costs,
         budget_bytes=budget_bytes,
@@ -152,6 +154,8 @@ def _lowered(program: Program, request: Request, lowering: str | None = None, bu
 
 def _why_not(request: Request) -> str:
     """Why the network's forms are not timed; empty where they are."""
+    if request.choices is not None:
+        return "not timed: the formats agree on the form of each layer"
     if request.lowering != AUTO:
         return f"not timed: {request.lowering} was asked for"
     if request.timing is False:

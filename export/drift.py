@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from edgefold.artifact import Format
@@ -13,7 +13,7 @@ from edgefold.export.lower.lower import lower
 from edgefold.export.plan import Lowering, LoweringPlan
 from edgefold.export.program import Program, QuantizedProgram
 from edgefold.export.verify import Arrays, reference_outputs
-from edgefold.quantize.drift import DriftRow, drift_map, expose
+from edgefold.quantize.drift import DriftReport, drift_map, expose
 from edgefold.runtime import run
 
 REFERENCE = "torch"
@@ -25,9 +25,10 @@ def measure_drift(
     *,
     formats: Sequence[Format] = tuple(Format),
     lowering: Lowering | str = "auto",
+    choices: Mapping[Format, Mapping[str, Lowering]] | None = None,
     device: str = "host",
     progress: Callable[[], None] = lambda: None,
-) -> tuple[DriftRow, ...]:
+) -> DriftReport:
     """Where the runtimes, and the fake-quantized torch graph, differ on the same inputs.
 
     Args:
@@ -35,6 +36,7 @@ def measure_drift(
         inputs: samples stacked along the first dimension, in torch's layout.
         formats: the runtimes to compare.
         lowering: how layers are computed.
+        choices: how each layer of a format is computed, by module path, where that is known: then ``lowering`` does not count.
         device: whose costs ``auto`` goes by.
         progress: called after each runtime.
 
@@ -42,6 +44,7 @@ def measure_drift(
         UnsupportedError: a format cannot express an op.
         RuntimeFailure: a converter or a runtime broke.
     """
+    inputs = program.takes(as_tensors(inputs))
     graph, names = expose(program.program.graph)
     probe = Program(graph, program.program.example_inputs, program.program.input_names, tuple(f"{name}_value" for name in names))
     arrays = [tensor.numpy() for tensor in as_tensors(inputs)]
@@ -50,12 +53,13 @@ def measure_drift(
     classes: dict[str, dict[str, str]] = {}
     with tempfile.TemporaryDirectory(prefix="edgefold-drift-") as folder:
         for format in formats:
-            lowered = lower(probe, format=format, precision=program.scheme, lowering=lowering, device=device)
+            chosen = (choices or {}).get(format, lowering)
+            lowered = lower(probe, format=format, precision=program.scheme, lowering=chosen, device=device)
             artifact = get_emitter(format).emit(lowered, EmitOptions(), Path(folder) / f"probe{format.suffix}")
             outputs[format.value] = run(artifact, arrays)
             classes[format.value] = numeric_classes(lowered.plan)
             progress()
-    return drift_map(graph, names, outputs, classes)
+    return DriftReport(tuple(outputs), len(arrays[0]), drift_map(graph, names, outputs, classes))
 
 
 def numeric_classes(plan: LoweringPlan) -> dict[str, str]:

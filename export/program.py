@@ -6,6 +6,7 @@ Quantization is carried by the nodes' ``meta`` (see `edgefold.quantize.scheme`),
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -14,7 +15,9 @@ from torch.fx import GraphModule
 from edgefold.artifact import Format, Precision
 from edgefold.export.plan import FoldPlan, LoweringPlan
 from edgefold.quantize.calibrate import ScaleTable
+from edgefold.quantize.correct import EqualizedPair
 from edgefold.quantize.insert import insert_qdq
+from edgefold.quantize.pixels import PixelInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +46,30 @@ class LoweredProgram:
 
 @dataclass(frozen=True, slots=True)
 class QuantizedProgram:
-    """The canonical network with its one table of scales; the graph's nodes carry the parameters in their ``meta``."""
+    """The canonical network with its one table of scales; the graph's nodes carry the parameters in their ``meta``.
+
+    ``base`` is the float network that the table belongs to (``program`` may have corrected biases), ``float_layers`` the module
+    paths of what was left in float by choice, ``equalized`` the pairs of layers that cross-layer equalization looked at.
+    With ``pixels`` the graph takes camera pixels (float32 integers in 0…255) in the place of the network's first input.
+    """
 
     program: Program
     table: ScaleTable
     scheme: Precision
     plan: FoldPlan
+    base: Program | None = None
+    float_layers: tuple[str, ...] = ()
+    equalized: tuple[EqualizedPair, ...] = ()
+    pixels: PixelInput | None = None
+
+    @property
+    def canonical(self) -> Program:
+        """The float network that the table of scales belongs to."""
+        return self.base or self.program
+
+    def takes(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The network's inputs as the graph takes them."""
+        return tuple(inputs) if self.pixels is None else self.pixels.first(inputs)
 
     def reference(self) -> GraphModule:
         """The fake-quantized graph: what every runtime should compute."""

@@ -100,6 +100,8 @@ def reference_outputs(
         DataError: there are no samples.
     """
     network = module.reference() if isinstance(module, QuantizedProgram) else module
+    if isinstance(module, QuantizedProgram) and module.pixels is not None:
+        inputs = module.takes(as_tensors(inputs))
     tensors = as_tensors(inputs)
     count = len(tensors[0]) if tensors else 0
     if not count:

@@ -31,7 +31,7 @@ from edgefold.quantize.pt2e import (
     Quantizer,
     SharedQuantizationSpec,
 )
-from edgefold.quantize.scheme import QParams
+from edgefold.quantize.scheme import FIXED, QParams
 
 _ATEN = torch.ops.aten
 CONVS: Final = frozenset({_ATEN.conv1d.default, _ATEN.conv2d.default})
@@ -60,6 +60,7 @@ _MOVES: Final = frozenset(
         _ATEN.index_select.default,
         _ATEN.max_pool1d.default,
         _ATEN.max_pool2d.default,
+        _ATEN.pad.default,
         _ATEN.permute.default,
         _ATEN.pixel_shuffle.default,
         _ATEN.reshape.default,
@@ -124,6 +125,7 @@ def annotate(graph: GraphModule, keep_float: frozenset[str] = frozenset()) -> An
             members.setdefault(_root(parents, node), []).append(node.name)
     groups = tuple(tuple(names) for names in members.values())
     fixed_by_name = {node.name: _FIXED[node.target] for node in nodes if node.target in _FIXED}
+    fixed_by_name |= {node.name: node.meta[FIXED] for node in nodes if FIXED in node.meta}
     fixed = {names[0]: fixed_by_name[names[0]] for names in groups if names[0] in fixed_by_name}
     weighted = tuple(node.name for node in nodes if node in integer and node.target in WEIGHTED)
     return Annotation(groups, fixed, weighted)

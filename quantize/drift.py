@@ -25,17 +25,26 @@ from edgefold.quantize.scheme import Q
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Two runtimes on one value: the largest distance in quantization steps, and the share of elements that differ."""
+    """Two runtimes on one value: the largest distance in quantization steps, and the share of elements that differ.
+
+    ``begins`` says that the two differ here although they agree on all that goes in.
+    """
 
     first: str
     second: str
     max_steps: int
     share: float
+    begins: bool = False
+
+    @property
+    def level(self) -> str:
+        """``identical``, ``one step`` or ``more``."""
+        return "identical" if self.max_steps == 0 else "one step" if self.max_steps == 1 else "more"
 
 
 @dataclass(frozen=True, slots=True)
 class DriftRow:
-    """One quantized value. ``begins`` says that drift begins here: the runtimes agree on what goes in."""
+    """One quantized value. ``begins`` says that drift begins here for some pair of runtimes, which agrees on what goes in."""
 
     name: str  # module path
     node: str
@@ -48,6 +57,20 @@ class DriftRow:
     def max_steps(self) -> int:
         """The largest distance between any two runtimes."""
         return max((difference.max_steps for difference in self.differences), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class DriftReport:
+    """The drift map of a network on ``samples`` inputs. ``runtimes`` are in the order of the pairs."""
+
+    runtimes: tuple[str, ...]
+    samples: int
+    rows: tuple[DriftRow, ...]
+
+    def counts(self, first: str, second: str) -> dict[str, int]:
+        """How many values of two runtimes are identical, one step apart, or more."""
+        pairs = [d for row in self.rows for d in row.differences if (d.first, d.second) == (first, second)]
+        return {level: sum(pair.level == level for pair in pairs) for level in ("identical", "one step", "more")}
 
 
 def expose(graph: GraphModule) -> tuple[GraphModule, tuple[str, ...]]:
@@ -77,26 +100,27 @@ def drift_map(
     nodes = {node.name: node for node in graph.graph.nodes}
     place = {name: index for index, name in enumerate(names)}
     rows: list[DriftRow] = []
-    drifted: set[str] = set()
+    drifted: dict[tuple[str, str], set[str]] = {pair: set() for pair in combinations(outputs, 2)}
     for index, name in enumerate(names):
         node = nodes[name]
         step = node.meta[Q].scale
-        differences = tuple(
-            _difference(first, second, outputs[first][index], outputs[second][index], step)
-            for first, second in combinations(outputs, 2)
-        )
-        differs = any(difference.max_steps for difference in differences)
-        if differs:
-            drifted.add(name)
         sources = _quantized_sources(node, place)
-        begins = differs and not any(source in drifted for source in sources)
-        rows.append(DriftRow(module_path(node), name, _op(node), differences, begins, _cause(node, begins, differs, classes)))
+        differences = []
+        for pair, before in drifted.items():
+            steps = _steps(outputs[pair[0]][index], outputs[pair[1]][index], step)
+            most = int(steps.max(initial=0))
+            differences.append(Difference(*pair, most, float((steps > 0).mean()), begins=bool(most) and not sources & before))
+            if most:
+                before.add(name)
+        cause = _cause(node, differences, classes)
+        begins = any(difference.begins for difference in differences)
+        rows.append(DriftRow(_layer(node), name, _op(node), tuple(differences), begins, cause))
     return tuple(rows)
 
 
-def _difference(first: str, second: str, a: NDArray[Any], b: NDArray[Any], step: float) -> Difference:
-    steps = np.rint(np.abs(a.astype(np.float64) - b) / step)
-    return Difference(first, second, int(steps.max(initial=0)), float((steps > 0).mean()))
+def _steps(a: NDArray[Any], b: NDArray[Any], step: float) -> NDArray[np.float64]:
+    steps: NDArray[np.float64] = np.rint(np.abs(a.astype(np.float64) - b) / step)
+    return steps
 
 
 def _quantized_sources(node: Node, place: Mapping[str, int]) -> set[str]:
@@ -112,23 +136,37 @@ def _quantized_sources(node: Node, place: Mapping[str, int]) -> set[str]:
     return found
 
 
-def _cause(node: Node, begins: bool, differs: bool, classes: Mapping[str, Mapping[str, str]]) -> str:
-    if not differs:
+def _cause(node: Node, differences: Sequence[Difference], classes: Mapping[str, Mapping[str, str]]) -> str:
+    if not any(difference.max_steps for difference in differences):
         return ""
-    if not begins:
+    beginning = [difference for difference in differences if difference.begins]
+    if not beginning:
         return "passed on"
+    involved = {runtime for difference in beginning for runtime in (difference.first, difference.second)}
     producers = {module_path(source) for source in (node, *node.all_input_nodes)}
     for layer in producers:
-        found = {runtime: layers[layer] for runtime, layers in classes.items() if layer in layers}
+        found = {runtime: layers[layer] for runtime, layers in classes.items() if layer in layers and runtime in involved}
         if len(set(found.values())) > 1:
             told = ", ".join(f"{runtime}: {numeric}" for runtime, numeric in found.items())
             return f"numeric class of '{layer}' ({told})"
-    return f"rounding of {_op(node)}"
+    # The runtime that is in every beginning difference is the one that rounds in another way.
+    alone = [name for name in involved if all(name in (one.first, one.second) for one in beginning)]
+    return f"rounding of {_op(node)}{f' in {alone[0]}' if len(alone) == 1 else ''}"
 
 
 def _op(node: Node) -> str:
     name = str(getattr(node.target, "__name__", node.target)).split(".")[0]
+    fused = _fused(node)
+    return name if fused is None else f"{_op(fused)} + {name}"
+
+
+def _layer(node: Node) -> str:
+    """The module path of the layer that makes a value: of the conv, where an activation is fused into one."""
+    fused = _fused(node)
+    return module_path(node) if fused is None else _layer(fused)
+
+
+def _fused(node: Node) -> Node | None:
+    """The node before an activation that is fused into it: it has no quantized value of its own."""
     producer = node.args[0] if node.args and isinstance(node.args[0], Node) else None
-    if producer is not None and producer.op == "call_function" and Q not in producer.meta:
-        return f"{_op(producer)} + {name}"
-    return name
+    return producer if producer is not None and producer.op == "call_function" and Q not in producer.meta else None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from operator import attrgetter
 from typing import TypeGuard
 
 from torch import Tensor
 from torch.fx import GraphModule, Node
+
+from edgefold.errors import unknown_name
 
 
 def is_constant(node: object) -> TypeGuard[Node]:
@@ -50,3 +53,22 @@ def output_nodes(module: GraphModule) -> tuple[Node, ...]:
     (values,) = module.graph.output_node().args
     assert isinstance(values, tuple | list)
     return tuple(value for value in values if isinstance(value, Node))
+
+
+def layer_nodes(module: GraphModule, names: Iterable[str]) -> frozenset[str]:
+    """The names of the nodes with weights that come from the layers ``names`` (module paths, or node names).
+
+    Raises:
+        UsageError: there is no such layer.
+    """
+    found: dict[str, set[str]] = {}
+    for node in module.graph.nodes:
+        if node.op == "call_function" and any(is_constant(argument) for argument in node.args[1:2]):
+            for key in (module_path(node), node.name):
+                found.setdefault(key, set()).add(node.name)
+    nodes: set[str] = set()
+    for name in names:
+        if name not in found:
+            raise unknown_name("layer", name, found)
+        nodes |= found[name]
+    return frozenset(nodes)

@@ -1,7 +1,8 @@
 """Mixed precision: the fewest layers left float so that the accuracy is within a budget.
 
 Layers are left float one after another in the order of their sensitivity, until the metric is within ``max_drop`` of the float
-network; then each of them is tried in INT8 again, the least sensitive first, and stays there if the budget still holds.
+network; then each of them is tried in INT8 again, the least sensitive first, and stays there if the budget still holds. A layer
+whose float form does not fit into the budget of time is passed over.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def choose(
     sensitivity: Sensitivity,
     evaluate: Evaluate,
     *,
-    max_drop: float,
+    max_drop: float | None,
+    fits: Callable[[frozenset[str]], bool] = lambda names: True,
     progress: Callable[[], None] = lambda: None,
 ) -> MixedPrecision:
     """Moves the fewest layers from INT8 to float.
@@ -53,11 +55,13 @@ def choose(
         table: its scales; they are kept for the layers that stay in INT8.
         sensitivity: the ranking of its layers.
         evaluate: the metric.
-        max_drop: how much the metric may fall below that of the float network, in points (hundredths).
+        max_drop: how much the metric may fall below that of the float network, in points (hundredths); ``None``: it shall come
+            as near to it as ``fits`` allows.
+        fits: whether the network may have these layers (node names) in float, e.g. by its latency.
         progress: called after each evaluation.
 
     Raises:
-        CheckError: the budget cannot be met even with every layer float.
+        CheckError: the budget cannot be met even with every layer float, or every layer that fits.
     """
 
     def metric(names: frozenset[str]) -> float:
@@ -66,19 +70,26 @@ def choose(
         return value
 
     reference = evaluate(graph)
-    floor = reference - max_drop / 100
+    floor = reference - (max_drop or 0) / 100
     before = current = metric(frozenset())
     chosen: list[str] = []
     for layer in sensitivity.layers:
         if current >= floor:
             break
-        chosen.append(layer.node)
-        current = metric(frozenset(chosen))
-    if current < floor:
+        if not fits(frozenset((*chosen, layer.node))):
+            continue
+        value = metric(frozenset((*chosen, layer.node)))
+        # With a floor to reach, a layer may pay only together with the next one; without, it must pay by itself.
+        if max_drop is not None or value > current:
+            chosen.append(layer.node)
+            current = value
+    if current < floor and max_drop is not None:
+        which = "every layer" if len(chosen) == len(sensitivity.layers) else "every layer that --max-ms allows"
         raise CheckError(
-            f"with every layer in float the metric is {current:.4f}, expected {floor:.4f} ({max_drop:g} points under the "
-            "float network); give a larger --max-drop or more calibration data"
+            f"with {which} in float the metric is {current:.4f}, expected {floor:.4f} ({max_drop:g} points under the "
+            "float network); give a larger budget or more calibration data"
         )
+    floor = min(floor, current)
     for name in reversed(chosen[:-1]):
         value = metric(frozenset(chosen) - {name})
         if value >= floor:

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from edgefold.errors import UsageError
-from edgefold.quantize.annotate import EdgefoldQuantizer, annotate
+from edgefold.quantize.annotate import WEIGHTED, EdgefoldQuantizer, annotate
 from edgefold.quantize.calibrate import ScaleTable
-from edgefold.quantize.graph import constant_of
+from edgefold.quantize.graph import constant_of, is_constant
 from edgefold.quantize.insert import WEIGHT_QMAX, WEIGHT_QMIN
 from edgefold.quantize.pt2e import FakeQuantizeBase, prepare_qat_pt2e
 from edgefold.quantize.scheme import QParams
@@ -86,7 +86,7 @@ def prepare_qat(graph: GraphModule, table: ScaleTable) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecation notes inside torchao
         quantizer = EdgefoldQuantizer(annotation, ActivationFakeQuantize, WeightFakeQuantize)
-        prepared = prepare_qat_pt2e(copy.deepcopy(graph), quantizer)
+        prepared = prepare_qat_pt2e(_trainable(graph), quantizer)
     assert isinstance(prepared, GraphModule)
     modules = dict(prepared.named_modules(remove_duplicate=False))
     for node in prepared.graph.nodes:
@@ -96,7 +96,8 @@ def prepare_qat(graph: GraphModule, table: ScaleTable) -> nn.Module:
             assert isinstance(source, Node)
             module.fix(table.activations[source.name])
     for parameter in prepared.parameters():
-        _keep_zeros(parameter)
+        if parameter.requires_grad:
+            _keep_zeros(parameter)
     return prepared
 
 
@@ -120,6 +121,22 @@ def load_weights(graph: GraphModule, weights: Mapping[str, Tensor]) -> GraphModu
             if value.shape != current.shape:
                 raise UsageError(f"weight '{node.target}' has shape {tuple(value.shape)}, expected {tuple(current.shape)}")
             current.copy_(value)
+    return result
+
+
+def _trainable(graph: GraphModule) -> GraphModule:
+    """A copy whose weights and biases are parameters with gradients, under their own names: fold leaves constants."""
+    result = copy.deepcopy(graph)
+    for node in result.graph.nodes:
+        if node.target not in WEIGHTED:
+            continue
+        for constant in node.args[1:3]:
+            if is_constant(constant):
+                path, _, name = str(constant.target).rpartition(".")
+                owner = result.get_submodule(path)
+                value = nn.Parameter(constant_of(result, constant).clone())
+                owner._buffers.pop(name, None)
+                owner._parameters[name] = value
     return result
 
 

@@ -9,6 +9,7 @@ A graph carries its parameters in the ``meta`` of its nodes, under the keys belo
 * ``Q`` on each node whose output is quantized: a `QParams`. A conv that is fused with the activation after it has none; the
   activation has them.
 * ``WEIGHT_SCALE`` on conv and linear nodes: float32 tensor of shape (N,), one scale an output channel.
+* ``FIXED`` on inputs whose integers are given from outside (camera pixels): a `QParams` that calibration takes as it is.
 * ``BRANCH_Q`` on conv nodes that may be lowered to two branches: ``{"group": QParams, "point": QParams}``.
 """
 
@@ -20,6 +21,7 @@ from typing import Final
 Q: Final = "edgefold_q"
 WEIGHT_SCALE: Final = "edgefold_wscale"
 BRANCH_Q: Final = "edgefold_branch_q"
+FIXED: Final = "edgefold_fixed_q"
 
 
 @dataclass(frozen=True, slots=True)

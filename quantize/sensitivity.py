@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,28 +23,9 @@ from edgefold.quantize.calibrate import ScaleTable, attach, output_sqnr_db, with
 from edgefold.quantize.graph import module_path
 from edgefold.quantize.paired import walk
 from edgefold.quantize.scheme import WEIGHT_SCALE, Q
+from edgefold.quantize.sensitivity_data import LayerSensitivity, Sensitivity
 
-
-@dataclass(frozen=True, slots=True)
-class LayerSensitivity:
-    """One conv or linear, with the activation that is fused into it."""
-
-    name: str  # module path
-    node: str  # name in the canonical graph
-    alone_db: float
-    cumulative_db: float
-    gain_db: float
-    low: float  # range that the integers of its output cover
-    high: float
-    clipped_share: float
-
-
-@dataclass(frozen=True, slots=True)
-class Sensitivity:
-    """The report; ``layers`` are ranked, the most sensitive first."""
-
-    output_db: float
-    layers: tuple[LayerSensitivity, ...]
+__all__ = ["LayerSensitivity", "Sensitivity", "analyse", "cumulative_db", "output_of"]
 
 
 def analyse(
@@ -66,7 +46,7 @@ def analyse(
     attached = attach(graph, table)
     cumulative = cumulative_db(attached, samples)
     total = output_sqnr_db(attached, samples)
-    layers = []
+    layers: list[LayerSensitivity] = []
     for node in attached.graph.nodes:
         if WEIGHT_SCALE not in node.meta:
             continue
@@ -82,6 +62,7 @@ def analyse(
                 low=0.0 if params is None else params.scale * (params.qmin - params.zero_point),
                 high=0.0 if params is None else params.scale * (params.qmax - params.zero_point),
                 clipped_share=table.clipped.get(output.name, 0.0),
+                index=len(layers),
             )
         )
         progress()

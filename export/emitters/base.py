@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, Protocol, get_args
 from edgefold.artifact import Artifact, Format, Precision
 from edgefold.errors import UnsupportedError, UsageError, unknown_name
 from edgefold.export.program import LoweredProgram
+from edgefold.quantize.pixels import PixelInput
 
 IoType = Literal["float32", "int8", "uint8"]
 Layout = Literal["nchw", "nhwc"]
@@ -20,21 +21,25 @@ class EmitOptions:
     """What the ends of a file look like.
 
     ``io`` is the element type of the quantized inputs and outputs (``int8`` and ``uint8`` need an integer precision),
-    ``layout`` the order of 4-D inputs and outputs; ``force`` allows an existing file to be replaced.
+    ``layout`` the order of 4-D inputs and outputs; ``force`` allows an existing file to be replaced. ``pixels`` is set when the
+    graph takes camera pixels, and then ``io`` is ``uint8``.
 
     Raises:
-        UsageError: an unknown name.
+        UsageError: an unknown name, or pixels in another type than uint8.
     """
 
     io: IoType = "float32"
     layout: Layout = "nchw"
     force: bool = False
+    pixels: PixelInput | None = None
 
     def __post_init__(self) -> None:
         if self.io not in get_args(IoType):
             raise unknown_name("I/O type", self.io, get_args(IoType))
         if self.layout not in get_args(Layout):
             raise unknown_name("layout", self.layout, get_args(Layout))
+        if self.pixels is not None and self.io != "uint8":
+            raise UsageError(f"the network takes camera pixels, which are uint8, but --io is {self.io}; use --io uint8")
 
 
 class Emitter(Protocol):

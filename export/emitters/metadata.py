@@ -69,4 +69,4 @@ def _plain(spec: TensorSpec) -> dict[str, Any]:
 
 
 def _spec(entry: dict[str, Any]) -> TensorSpec:
-    return TensorSpec(**{**entry, "shape": tuple(entry["shape"])})
+    return TensorSpec.from_dict(entry)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -57,6 +57,8 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
     placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
     results = output_values(graph)
     inputs = tuple(_spec(node, name, options) for node, name in zip(placeholders, program.input_names, strict=True))
+    if options.pixels is not None:
+        inputs = (replace(inputs[0], pixel_mean=options.pixels.mean, pixel_std=options.pixels.std), *inputs[1:])
     outputs = tuple(_spec(node, name, options) for node, name in zip(results, program.output_names, strict=True))
     if options.layout == "nhwc":
         examples = tuple(

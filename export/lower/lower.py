@@ -7,7 +7,7 @@ quantization parameters travel with the nodes, so nothing is calibrated again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch.fx import GraphModule, Node
 
@@ -26,7 +26,7 @@ from edgefold.export.lower.tables.cache import cached_table
 from edgefold.export.passes.infra import clone
 from edgefold.export.plan import Lowering, LoweringPlan
 from edgefold.export.program import LoweredProgram, Program
-from edgefold.quantize.graph import constant_of
+from edgefold.quantize.graph import constant_of, module_path
 from edgefold.quantize.scheme import WEIGHT_SCALE
 
 
@@ -35,7 +35,7 @@ def lower(
     *,
     format: Format,
     precision: Precision,
-    lowering: Lowering | str = "auto",
+    lowering: Lowering | str | Mapping[str, Lowering] = "auto",
     device: str = "host",
     costs: CostModel | None = None,
     budget_bytes: int | None = None,
@@ -46,7 +46,8 @@ def lower(
         program: canonical network, float weights; quantization parameters in its nodes' ``meta`` are carried along.
         format: what it will be emitted as.
         precision: the numbers it will be emitted with.
-        lowering: one form for all layers (the nearest where a layer lacks it), or "auto": the cheapest by cost.
+        lowering: one form for all layers (the nearest where a layer lacks it), or "auto": the cheapest by cost; or the form of
+            each layer by its module path.
         device: where it will run; for the plan.
         costs: times of layers on that device. Without them, or where they do not know a layer, what was measured on the device
             before (`edgefold.device_bench.costs`) is asked, then the shipped table of this class of CPU (if the device is the
@@ -56,7 +57,8 @@ def lower(
     Raises:
         UsageError: ``lowering`` is unknown.
     """
-    wanted = _lowering(lowering)
+    named = lowering if isinstance(lowering, Mapping) else None
+    wanted = _lowering(lowering) if not isinstance(lowering, Mapping) else None
     graph = clone(program.graph)
     record_values(graph, program.example_inputs)
     fold_constants(graph)
@@ -65,7 +67,15 @@ def lower(
     models: Sequence[CostModel] = [model for model in tables if model is not None]
     convs = [conv for conv in map(Conv.of, graph.graph.nodes) if conv is not None]
     layers = [options_of(conv, constant_of(graph, conv.weight)) for conv in convs]
-    choices = choose(layers, orders, Pricing(format, precision, models, _floats(convs)), wanted, budget_bytes)
+    pricing = Pricing(format, precision, models, _floats(convs))
+    if named is None:
+        choices = choose(layers, orders, pricing, wanted, budget_bytes)
+    else:
+        choices = [
+            choice
+            for layer in layers
+            for choice in choose([layer], orders, pricing, named.get(module_path(layer.conv.node), Lowering.KEEP))
+        ]
     gathers = orders.apply()
     for choice in choices:
         conv = choice.options.conv.current()
@@ -75,7 +85,8 @@ def lower(
     graph.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
     graph.graph.lint()
     result = GraphModule(graph, graph.graph)  # without the attributes that no node reads any more
-    plan = LoweringPlan(format, precision, device, tuple(choice.layer for choice in choices), gathers, lowering=str(lowering))
+    asked = "by layer" if named is not None else str(lowering)
+    plan = LoweringPlan(format, precision, device, tuple(choice.layer for choice in choices), gathers, lowering=asked)
     lowered = Program(result, program.example_inputs, program.input_names, program.output_names)
     return LoweredProgram(lowered, format, precision, plan)
 

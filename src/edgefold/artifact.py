@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any, Self
 
 from edgefold.errors import OutputError
 
@@ -45,7 +46,8 @@ class TensorSpec:
 
     ``shape`` is the file's own; ``-1`` stands for a dynamic dimension. ``layout`` is ``nchw`` or ``nhwc`` for
     4-D images and the plain order of torch (``torch``) for all else. ``scale`` and ``zero_point`` are set for integer tensors:
-    real = scale * (integer - zero_point).
+    real = scale * (integer - zero_point). ``pixel_mean`` and ``pixel_std``, one a channel, are set for an input of camera pixels,
+    where the network's own input is (pixel - pixel_mean) / pixel_std.
     """
 
     name: str
@@ -54,6 +56,14 @@ class TensorSpec:
     layout: str = "torch"
     scale: float | None = None
     zero_point: int | None = None
+    pixel_mean: tuple[float, ...] | None = None
+    pixel_std: tuple[float, ...] | None = None
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> Self:
+        """The spec that a file's metadata holds, where sequences are lists."""
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,8 +77,32 @@ def test_mixed_precision_moves_only_the_layers_that_must() -> None:
     assert len(mixed.float_layers) == 2
     assert set(mixed.float_layers) == {layer.node for layer in report.layers[:2]}
     assert mixed.before < mixed.after <= mixed.reference
-    with pytest.raises(CheckError, match="--max-drop"):
+    with pytest.raises(CheckError, match="every layer in float"):
         choose(graph, table, report, lambda g: float(g is graph), max_drop=1)
+
+
+def test_layers_that_do_not_fit_into_the_time_stay_in_int8() -> None:
+    graph, table, samples = _net((1, 4))
+    report = analyse(graph, table, samples)
+    dear = report.layers[1].node
+    calls: list[frozenset[str]] = []
+
+    def fits(names: frozenset[str]) -> bool:
+        calls.append(names)
+        return dear not in names
+
+    def evaluate(candidate: GraphModule) -> float:
+        with torch.no_grad():
+            exact = torch.cat([graph(*sample)[0] for sample in samples])
+            outputs = torch.cat([candidate(*sample)[0] for sample in samples])
+        return 1 - float((outputs - exact).norm() / exact.norm())
+
+    near = choose(graph, table, report, evaluate, max_drop=None, fits=fits)
+    assert dear not in near.float_layers
+    assert near.before < near.after < near.reference
+    assert any(dear in names for names in calls)
+    with pytest.raises(CheckError, match="every layer that --max-ms allows"):
+        choose(graph, table, report, evaluate, max_drop=0.0, fits=fits)
 
 
 def _relative(graph: GraphModule, table: ScaleTable, samples: Samples) -> float:

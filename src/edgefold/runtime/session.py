@@ -85,7 +85,7 @@ def _from_metadata(path: Path, form: Format, text: str) -> Description:
 
 
 def _specs(entries: Sequence[dict[str, Any]]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(**{**entry, "shape": tuple(entry["shape"])}) for entry in entries)
+    return tuple(TensorSpec.from_dict(entry) for entry in entries)
 
 
 def execute(
@@ -190,10 +190,20 @@ def _stack(spec: TensorSpec, array: Array, name: str) -> Array:
     if not fits or (wanted and (len(array) == 0 or len(array) % batch)):
         expected = "(any multiple of " + ", ".join(str(size) if size >= 0 else "any" for size in wanted) + ")"
         raise ModelError(f"input '{spec.name}' of '{name}' has shape {array.shape}, expected {expected} in torch's order")
+    array = as_pixels(spec, array)
     stacked = array.reshape(-1, batch, *array.shape[1:]) if wanted else array.reshape(1)
     if spec.layout == "nhwc" and len(wanted) == 4:
         stacked = stacked.transpose(0, 1, 3, 4, 2)
     return np.ascontiguousarray(quantize(spec, stacked))
+
+
+def as_pixels(spec: TensorSpec, array: Array) -> Array:
+    """Float inputs of the network, (N, C, H, W), as the camera pixels that a file takes; all else, and pixels, as they are."""
+    if spec.pixel_mean is None or spec.pixel_std is None or not np.issubdtype(array.dtype, np.floating):
+        return array
+    mean, std = (np.array(values).reshape(1, -1, 1, 1) for values in (spec.pixel_mean, spec.pixel_std))
+    pixels: Array = np.clip(array.astype(np.float64) * std + mean, 0, 255).astype(np.float32)
+    return pixels
 
 
 def from_file(spec: TensorSpec, output: Array) -> Array:
