@@ -20,7 +20,9 @@ from edgefold.export.plan import (
     LoweringPlan,
     NumericClass,
 )
+from edgefold.quantize.sensitivity_data import LayerSensitivity, Sensitivity
 from edgefold.report.content import Accuracy, Shipment, Variant
+from edgefold.report.explanation import Explanation, RuntimeOutlook
 from edgefold.results import Code, DeviceInfo, Measurement, OutputParity, ParityReport, Run, RuntimeAgreement
 
 
@@ -50,6 +52,7 @@ def make_shipment() -> Callable[[Path], Shipment]:
             description="A network that only tests know",
             parameters=12345,
             agreement=(RuntimeAgreement("onnx-int8", "tflite-int8", 1.0, 0.02, 0.999),),
+            explanations=(_explanation(),),
         )
 
     return make
@@ -59,6 +62,38 @@ def make_shipment() -> Callable[[Path], Shipment]:
 def shipment(make_shipment: Callable[[Path], Shipment], tmp_path: Path) -> Shipment:
     """A shipment in which everything passed."""
     return make_shipment(tmp_path / "artifacts")
+
+
+def _explanation() -> Explanation:
+    """Thirty layers of which the tenth does most harm."""
+    layers = [
+        LayerSensitivity(
+            name=f"stage{index // 10}.{index % 10}.a_block_with_a_long_name.conv1",
+            node=f"conv2d_{index}",
+            alone_db=12.0 if index == 9 else 30.0 + index % 7,
+            cumulative_db=40.0 - (index if index < 9 else 20 + index / 4),
+            gain_db=9.5 if index == 9 else 0.05,
+            low=-1.0,
+            high=6.0,
+            clipped_share=0.001,
+            index=index,
+        )
+        for index in range(30)
+    ]
+    ranked = tuple(sorted(layers, key=lambda layer: layer.alone_db))
+    outlook = RuntimeOutlook(
+        Format.ONNX, 0.8, 4, (), 1e6, 1.2e6, reasons=("4 conversions between float and integers stand inside",)
+    )
+    return Explanation(
+        Precision.INT8,
+        8,
+        "mse",
+        Sensitivity(13.0, ranked),
+        "Test CPU",
+        False,
+        "AVX2 without VNNI: expect a small gain",
+        (outlook,),
+    )
 
 
 def _variant(folder: Path, form: Format, precision: Precision) -> Variant:

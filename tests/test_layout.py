@@ -39,6 +39,8 @@ LEVELS = (
     ("bundle",),
     ("network",),
     ("pipeline",),
+    ("trained",),
+    ("explaining", "mixing", "qat_training"),
     ("variants",),
     ("shipping",),
     ("cli",),

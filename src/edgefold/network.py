@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from edgefold.artifact import Format, Precision
+from edgefold.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
     from edgefold.device_bench import BenchOptions
     from edgefold.pipeline import Lowerings
     from edgefold.preprocess import Preprocessing
+    from edgefold.trained import TrainedWeights
 
     Arrays = tuple[NDArray[Any], ...]
     Metric = Callable[[Arrays, NDArray[np.int64]], float]
 
 ALL_FORMATS = tuple(Format)
 DEFAULT_PRECISIONS = (Precision.FP32, Precision.INT8)
+DEFAULT_MAX_DROP = 0.5  # points
 
 
 class Progress(Protocol):
@@ -60,9 +63,13 @@ class Evaluation:
 class ShipOptions:
     """How to ship.
 
-    ``max_drop`` is the loss of accuracy that is allowed against the float network, in points (hundredths). ``parity_samples`` are
-    compared element by element with the torch reference. ``timing`` lets the lowering ``auto`` end with a measurement of the
-    whole network, by default where ``device`` is this machine; ``max_size_bytes`` is the most that a file may have.
+    ``max_drop`` is the loss of accuracy that is allowed against the float network, in points (hundredths). ``mixed_drop`` and
+    ``max_ms`` are the budget within which the fewest layers are left in float (see `edgefold.mixing`). ``agree`` gives each layer
+    one numeric class in all formats. ``io`` is the type of the inputs and outputs of integer files: ``uint8`` takes camera pixels
+    where the network declares its preprocessing. ``exclude`` names layers (module paths) that stay in float in integer files;
+    ``explain`` says whether the report tells which layers lose accuracy. ``parity_samples`` are compared element by element with
+    the torch reference. ``timing`` lets the lowering ``auto`` end with a measurement of the whole network, by default where
+    ``device`` is this machine; ``max_size_bytes`` is the most that a file may have.
     """
 
     formats: tuple[Format, ...] = ALL_FORMATS
@@ -70,7 +77,15 @@ class ShipOptions:
     device: str = "host"
     lowering: Lowerings = "auto"
     observer: str = "auto"
-    max_drop: float = 0.5
+    equalize: bool = False
+    exclude: tuple[str, ...] = ()
+    mixed_drop: float | None = None
+    max_ms: float | None = None
+    agree: bool = False
+    io: Literal["float32", "int8", "uint8"] = "float32"
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    explain: bool = True
+    max_drop: float = DEFAULT_MAX_DROP
     parity_samples: int = 128
     bench: BenchOptions | None = None
     force: bool = False
@@ -94,3 +109,17 @@ class Network:
     calibration_source: str = ""
     random_calibration: bool = False
     notes: tuple[str, ...] = ()
+    trained: TrainedWeights | None = None  # of quantization-aware training, for integer precisions
+
+    def calibration_or_refuse(self, precision: Precision) -> Iterable[Batch] | Tensor:
+        """The calibration data.
+
+        Raises:
+            DataError: there is none, and ``precision`` needs some.
+        """
+        if self.calibration is None:
+            raise DataError(
+                f"precision '{precision}' needs calibration data, and model '{self.name}' brings none; "
+                "give --calibration PATH (or 'random', which only shows speed)"
+            )
+        return self.calibration

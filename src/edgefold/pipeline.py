@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from edgefold.device_bench.closing import Written
     from edgefold.export.fold import FoldResult
     from edgefold.export.lower.costs import CostModel
+    from edgefold.export.plan import Lowering
     from edgefold.export.program import LoweredProgram, Program, QuantizedProgram
+    from edgefold.preprocess import Preprocessing
 
 Lowerings = Literal["auto", "keep", "dense", "grouped", "split"]
 
@@ -48,6 +50,9 @@ def quantize_model(
     calibration: Iterable[Batch] | Tensor,
     scheme: Precision | str = "int8",
     observer: str = "auto",
+    equalize: bool = False,
+    exclude: Sequence[str] = (),
+    pixels: Preprocessing | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> QuantizedProgram:
     """Calibrates the canonical network once; the result can be exported to every format.
@@ -58,10 +63,14 @@ def quantize_model(
         calibration: inputs as the network sees them in use; read once.
         scheme: an integer precision.
         observer: how ranges are chosen: ``auto``, ``minmax``, ``percentile``, ``mse`` or ``entropy``.
+        equalize: scale the channels of layers that follow each other against each other first (`edgefold.quantize.correct`).
+        exclude: layers (module paths) that stay in float.
+        pixels: the network's preprocessing; with it the program takes camera pixels, and normalises them in its first layer.
         progress: called after each calibration sample.
 
     Raises:
-        UsageError: unknown scheme or observer.
+        UsageError: unknown scheme, observer or layer.
+        UnsupportedError: ``pixels``, and the network does not begin with a convolution.
         DataError: calibration is empty, holds labels, NaN or infinite values, or has another shape than the example.
     """
     from edgefold.batch import samples_like
@@ -69,20 +78,33 @@ def quantize_model(
     from edgefold.export.lower.branches import group_branch
     from edgefold.export.program import Program, QuantizedProgram
     from edgefold.quantize.calibrate import attach, calibrate
-    from edgefold.quantize.correct import correct_biases
+    from edgefold.quantize.correct import EqualizedPair, correct_biases
+    from edgefold.quantize.correct import equalize as equalize_layers
+    from edgefold.quantize.graph import layer_nodes
+    from edgefold.quantize.pixels import PixelInput, absorb
 
     precision = as_precision(scheme)
     if not is_calibrated(precision):
         raise UsageError(f"scheme '{precision}' is not calibrated; give 'int8'")
     folded = as_folded(model, example_inputs)
     program = folded.program
+    pairs: tuple[EqualizedPair, ...] = ()
+    if equalize:
+        graph, pairs = equalize_layers(program.graph)
+        program = Program(graph, program.example_inputs, program.input_names, program.output_names)
     samples = list(samples_like(calibration, program.example_inputs, "calibration"))
     if not samples:
         raise DataError("calibration data is empty, expected at least one batch; give some inputs as the model sees them in use")
-    table = calibrate(program.graph, samples, observer=observer, branch_mask=group_branch, progress=progress)
+    floats = layer_nodes(program.graph, exclude)
+    camera = None if pixels is None else PixelInput.of(pixels)
+    if camera is not None:
+        examples = camera.first(program.example_inputs)
+        program = Program(absorb(program.graph, camera), examples, program.input_names, program.output_names)
+        samples = [camera.first(sample) for sample in samples]
+    table = calibrate(program.graph, samples, observer=observer, branch_mask=group_branch, keep_float=floats, progress=progress)
     table = correct_biases(program.graph, table, samples[:JUDGED])
     quantized = Program(attach(program.graph, table), program.example_inputs, program.input_names, program.output_names)
-    return QuantizedProgram(quantized, table, precision, folded.plan)
+    return QuantizedProgram(quantized, table, precision, folded.plan, program, tuple(dict.fromkeys(exclude)), pairs, camera)
 
 
 def export_model(
@@ -95,6 +117,7 @@ def export_model(
     lowering: Lowerings = "auto",
     device: str | None = None,
     costs: CostModel | None = None,
+    agree: bool = False,
     io: Literal["float32", "int8", "uint8"] = "float32",
     layout: Literal["nchw", "nhwc"] = "nchw",
     timing: bool | None = None,
@@ -114,6 +137,7 @@ def export_model(
         lowering: how layers are computed.
         device: where it will run; the host by default.
         costs: measured times of layers on that device.
+        agree: compute each layer in one numeric class in all formats, so that their integers can be equal.
         io: element type of the quantized inputs and outputs.
         layout: order of 4-D inputs and outputs in the file.
         timing: whether the lowering ``auto`` ends with a measurement of the whole network in each form that may be the fastest;
@@ -137,6 +161,7 @@ def export_model(
         lowering=lowering,
         device=device,
         costs=costs,
+        agree=agree,
         io=io,
         layout=layout,
         timing=timing,
@@ -156,6 +181,7 @@ def export_with_plan(
     lowering: Lowerings = "auto",
     device: str | None = None,
     costs: CostModel | None = None,
+    agree: bool = False,
     io: Literal["float32", "int8", "uint8"] = "float32",
     layout: Literal["nchw", "nhwc"] = "nchw",
     timing: bool | None = None,
@@ -167,13 +193,18 @@ def export_with_plan(
     """The same with the plan that led to the file; ``progress`` is called after each form of the network that was written."""
     from edgefold.device_bench.closing import Request, emit_fastest
     from edgefold.export.emitters.base import EmitOptions
+    from edgefold.export.program import QuantizedProgram
 
     form = as_format(format)
-    options = EmitOptions(io=io, layout=layout, force=force)
+    camera = model.pixels if isinstance(model, QuantizedProgram) else None
+    options = EmitOptions(io=io, layout=layout, force=force, pixels=camera)
     target = as_output(Path(out), form)
     check_free(target, force=force)
     program, chosen = _prepared(model, example_inputs, precision, calibration)
-    request = Request(form, chosen, lowering, device or "host", costs=costs, timing=timing, max_size_bytes=max_size)
+    choices = _agreed(program, chosen, lowering, device, costs)[form] if agree else None
+    request = Request(
+        form, chosen, lowering, device or "host", costs=costs, timing=timing, max_size_bytes=max_size, choices=choices
+    )
     return emit_fastest(program, request, options, target, progress)
 
 
@@ -187,12 +218,15 @@ def lower_model(
     lowering: Lowerings = "auto",
     device: str | None = None,
     costs: CostModel | None = None,
+    agree: bool = False,
 ) -> LoweredProgram:
     """The network with the form of each layer chosen for one format, precision and device; see `export_model`."""
     from edgefold.export.lower.lower import lower
 
     program, chosen = _prepared(model, example_inputs, precision, calibration)
-    return lower(program, format=as_format(format), precision=chosen, lowering=lowering, device=device or "host", costs=costs)
+    form = as_format(format)
+    forms: Lowerings | dict[str, Lowering] = _agreed(program, chosen, lowering, device, costs)[form] if agree else lowering
+    return lower(program, format=form, precision=chosen, lowering=forms, device=device or "host", costs=costs)
 
 
 def _prepared(
@@ -221,6 +255,17 @@ def _prepared(
     if calibration is not None:
         raise UsageError(f"precision '{chosen}' needs no calibration data; leave it out or give precision='int8'")
     return as_folded(model, example_inputs).program, chosen
+
+
+def _agreed(
+    program: Program, precision: Precision, lowering: Lowerings, device: str | None, costs: CostModel | None
+) -> dict[Format, dict[str, Lowering]]:
+    """The form of each layer in each format, of one numeric class in all of them."""
+    from edgefold.export.lower.agree import agree
+
+    if not is_calibrated(precision):
+        raise UsageError(f"precision '{precision}' has no integers that could agree; leave agree out or give precision='int8'")
+    return agree(program, formats=tuple(Format), precision=precision, lowering=lowering, device=device or "host", costs=costs)
 
 
 def as_folded(model: nn.Module | FoldResult, example_inputs: Batch) -> FoldResult:

@@ -17,7 +17,7 @@ from edgefold.artifact import Format, Precision
 from edgefold.errors import DataError, EdgefoldError, InputError, RuntimeFailure, UnsupportedError, UsageError
 from edgefold.network import ALL_FORMATS, DEFAULT_PRECISIONS, Evaluation, Network, Progress, Quiet, ShipOptions
 from edgefold.report.content import Shipment, Variant
-from edgefold.variants import emit_all, measure_all, quantize_all, verify_all
+from edgefold.variants import emit_all, explain_all, measure_all, quantize_all, verify_all
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +59,8 @@ def ship(
         module_or_name: a module in eval mode, or the name of a model as the command line takes it, which brings its example
             inputs and, if it is built in, its data.
         example_inputs: one minibatch, NCHW; needed for a module.
-        calibration: inputs as the network sees them in use; needed for integer precisions.
+        calibration: inputs as the network sees them in use, or pictures (uint8 arrays, `PIL.Image`), which are then prepared with
+            ``preprocess``; needed for integer precisions.
         evaluation: inputs and class indices, for the accuracy of each artifact.
         metric: of (outputs, class indices), higher is better; top-1 by default.
         preprocess: from an image to the network's input; written into the bundle.
@@ -81,6 +82,7 @@ def ship(
         InputError: the network, its data or the options cannot be used, or ``out`` cannot be written. What goes wrong with one
             variant alone is not raised but recorded in the bundle.
     """
+    from edgefold.models.inputs import prepared
     from edgefold.pipeline import as_format, as_precision
 
     if isinstance(module_or_name, str):
@@ -92,7 +94,7 @@ def ship(
     given: dict[str, Any] = {
         "name": name,
         "example_inputs": example_inputs,
-        "calibration": calibration,
+        "calibration": None if calibration is None else prepared(calibration, preprocess),
         "evaluation": as_evaluation(evaluation),
         "metric": metric,
         "preprocessing": preprocess,
@@ -125,6 +127,7 @@ def ship_network(network: Network, out: Path, options: ShipOptions | None = None
     from edgefold.bundle.reader import load_bundle
     from edgefold.bundle.writer import Contract, check_output, write_bundle
     from edgefold.pipeline import fold
+    from edgefold.quantize.lint import lint
 
     options = options or ShipOptions()
     progress = progress or Quiet()
@@ -134,11 +137,13 @@ def ship_network(network: Network, out: Path, options: ShipOptions | None = None
     progress.stage("fold")
     folded = fold(network.module, network.example_inputs)
     quantized, samples = quantize_all(network, folded, options, progress)
+    findings = () if network.random_calibration or not samples else lint(samples, network.preprocessing)
     with tempfile.TemporaryDirectory(prefix="edgefold-ship-") as folder:
         variants = emit_all(folded, quantized, options, Path(folder), progress)
         _refuse_empty(variants)
         variants, agreements = verify_all(variants, network, folded, quantized, options, progress)
         variants = measure_all(variants, options, progress)
+        explanations = explain_all(variants, quantized, samples, options, progress)
         shipment = Shipment(
             name=network.name,
             variants=tuple(variants),
@@ -146,14 +151,15 @@ def ship_network(network: Network, out: Path, options: ShipOptions | None = None
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             description=network.description,
             parameters=sum(layer.parameters for layer in folded.plan.layers) or None,
-            notes=(*network.notes, *_notes(network)),
+            notes=(*network.notes, *_notes(network), *_data_notes(findings)),
             agreement=agreements,
+            explanations=explanations,
         )
         contract = Contract(
             preprocessing=network.preprocessing,
             labels=network.labels,
-            scales=tuple(Scales.of(program.scheme, program.table) for program in quantized.values()),
-            calibration=_calibration(network, samples),
+            scales=tuple(Scales.of(program) for program in quantized.values()),
+            calibration=_calibration(network, samples, findings),
             tools=tool_versions(),
         )
         progress.stage("bundle")
@@ -223,14 +229,22 @@ def _notes(network: Network) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _calibration(network: Network, samples: Sequence[tuple[Tensor, ...]]) -> Any:
+def _data_notes(findings: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{text[0].upper()}{text[1:]}." for text in findings)
+
+
+def _calibration(network: Network, samples: Sequence[tuple[Tensor, ...]], findings: tuple[str, ...]) -> Any:
     from edgefold.batch import digest
     from edgefold.bundle.manifest import Calibration
 
     if not samples:
         return None
     return Calibration(
-        samples=len(samples), sha256=digest(samples), random=network.random_calibration, source=network.calibration_source
+        samples=len(samples),
+        sha256=digest(samples),
+        random=network.random_calibration,
+        source=network.calibration_source,
+        findings=findings,
     )
 
 

@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgefold.artifact import Precision
-from edgefold.errors import DataError, EdgefoldError
+from edgefold.errors import EdgefoldError
 from edgefold.network import Network, Progress, ShipOptions
 from edgefold.report.content import Accuracy, Failure, Variant
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from edgefold.export.emitters.base import EmitOptions
     from edgefold.export.fold import FoldResult
     from edgefold.export.program import QuantizedProgram
     from edgefold.network import Arrays, Metric
+    from edgefold.report.explanation import Explanation
     from edgefold.results import RuntimeAgreement
+
+EXPLAINED_SAMPLES = 8
 
 
 def quantize_all(
@@ -26,23 +30,34 @@ def quantize_all(
 ) -> tuple[dict[Precision, QuantizedProgram], list[tuple[Tensor, ...]]]:
     """One program a scheme, all from the same samples, and those samples."""
     from edgefold.batch import samples_like
-    from edgefold.pipeline import is_calibrated, quantize_model
+    from edgefold.mixing import Budget, mix
+    from edgefold.pipeline import is_calibrated
+    from edgefold.trained import quantize_network
 
     schemes = [precision for precision in options.precisions if is_calibrated(precision)]
     if not schemes:
         return {}, []
-    if network.calibration is None:
-        raise DataError(
-            f"precision '{schemes[0]}' needs calibration data, and model '{network.name}' brings none; "
-            "give --calibration PATH (or 'random', which only shows speed)"
-        )
-    samples = list(samples_like(network.calibration, folded.program.example_inputs, "calibration"))
+    samples = list(samples_like(network.calibration_or_refuse(schemes[0]), folded.program.example_inputs, "calibration"))
     programs = {}
     for scheme in schemes:
         progress.stage("calibrate", len(samples))
-        programs[scheme] = quantize_model(
-            folded, network.example_inputs, calibration=samples, scheme=scheme, observer=options.observer, progress=progress.step
+        programs[scheme] = quantize_network(
+            network,
+            folded,
+            samples,
+            scheme,
+            observer=options.observer,
+            equalize=options.equalize,
+            exclude=options.exclude,
+            pixels=network.preprocessing if options.io == "uint8" and not network.trained else None,
+            progress=progress.step,
         )
+        budget = Budget(
+            options.mixed_drop, options.max_ms, options.formats, options.device, lowering=options.lowering, bench=options.bench
+        )
+        if budget.given:
+            progress.stage("mix")
+            programs[scheme], _ = mix(programs[scheme], network, samples, budget, progress=progress.step)
     return programs, samples
 
 
@@ -52,10 +67,17 @@ def emit_all(
     """Lower and write every variant into ``folder``, each in the form that is the fastest as a whole."""
     from edgefold.device_bench.closing import Request, emit_fastest
     from edgefold.device_bench.race import RaceOptions
-    from edgefold.export.emitters.base import EmitOptions
+    from edgefold.export.lower.agree import agree
 
     runs = RaceOptions() if options.bench is None else RaceOptions(threads=options.bench.threads, cores=options.bench.cores)
     progress.stage("export", len(options.formats) * len(options.precisions))
+    agreed = {
+        precision: agree(
+            each.program, formats=options.formats, precision=precision, lowering=options.lowering, device=options.device
+        )
+        for precision, each in quantized.items()
+        if options.agree
+    }
     variants = []
     for format in options.formats:
         for precision in options.precisions:
@@ -68,17 +90,27 @@ def emit_all(
                 timing=options.timing,
                 max_size_bytes=options.max_size_bytes,
                 race=runs,
+                choices=agreed[precision][format] if precision in agreed else None,
             )
             try:
                 program = quantized[precision].program if precision in quantized else folded.program
                 out = folder / f"{variant.name}{format.suffix}"
-                written = emit_fastest(program, request, EmitOptions(), out, lambda: None)
+                written = emit_fastest(program, request, _ends(quantized.get(precision), options), out, lambda: None)
                 variant = replace(variant, lowering=written.plan, artifact=written.artifact)
             except EdgefoldError as error:
                 variant = replace(variant, failure=_failure("emit", error))
             variants.append(variant)
             progress.step()
     return variants
+
+
+def _ends(program: QuantizedProgram | None, options: ShipOptions) -> EmitOptions:
+    """What the ends of a file look like; only integer files have integer ends."""
+    from edgefold.export.emitters.base import EmitOptions
+
+    if program is None:
+        return EmitOptions(layout=options.layout)
+    return EmitOptions(io=options.io, layout=options.layout, pixels=program.pixels)
 
 
 def verify_all(
@@ -175,6 +207,33 @@ def measure_all(variants: Sequence[Variant], options: ShipOptions, progress: Pro
                 variant = replace(variant, failure=_failure("bench", error))
         measured.append(variant)
     return measured
+
+
+def explain_all(
+    variants: Sequence[Variant],
+    quantized: dict[Precision, QuantizedProgram],
+    samples: Sequence[tuple[Tensor, ...]],
+    options: ShipOptions,
+    progress: Progress,
+) -> tuple[Explanation, ...]:
+    """Which layers lose accuracy in each integer scheme, and whether it saves time on the device."""
+    if not options.explain or not quantized:
+        return ()
+    from edgefold.device_bench.runners import open_runner
+    from edgefold.explaining import explain_accuracy, outlooks
+
+    measured = next((variant.measurement for variant in variants if variant.measurement is not None), None)
+    if measured is not None:
+        device = measured.device
+    else:
+        with open_runner("host") as runner:
+            device = runner.info()
+    found = []
+    for scheme, program in quantized.items():
+        progress.stage("explain", len(program.table.weights))
+        judged = samples[:EXPLAINED_SAMPLES]
+        found.append(explain_accuracy(program, judged, device, outlooks(variants, scheme), progress=progress.step))
+    return tuple(found)
 
 
 def _failure(stage: str, error: EdgefoldError) -> Failure:

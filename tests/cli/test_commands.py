@@ -17,8 +17,8 @@ from PIL import Image
 from edgefold.artifact import sha256_of
 from edgefold.bundle.writer import Contract, write_bundle, zip_path
 from edgefold.cli.bench import minutes
-from edgefold.cli.doctor import int8_outlook
 from edgefold.cli.options import byte_count
+from edgefold.device_bench.outlook import int8_outlook
 from edgefold.errors import UsageError
 from edgefold.preprocess import Preprocessing
 from edgefold.report.content import Shipment
@@ -313,7 +313,7 @@ def test_doctor_fails_without_a_cache(cli: Cli, monkeypatch: pytest.MonkeyPatch,
     ],
 )
 def test_int8_outlook(machine: str, features: set[str], words: str) -> None:
-    assert words in int8_outlook(machine, frozenset(features)).text
+    assert words in int8_outlook(machine, frozenset(features))[1]
 
 
 def test_a_bug_is_one_sentence_too(cli: Cli, monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:

@@ -117,3 +117,13 @@ def test_a_shipment_without_any_result_still_has_a_page(shipment: Shipment) -> N
 
     assert "6 of 6 artifacts" in html
     assert "<h2>Latency</h2>" not in html
+
+
+def test_the_page_says_which_layer_int8_harms(shipment: Shipment) -> None:
+    text = render(shipment)
+    assert "What INT8 costs, and why" in text
+    assert "--exclude stage0.9.a_block_with_a_long_name.conv1" in text
+    assert text.count('class="alone') == 30
+    assert text.count('class="alone worst"') == 3
+    assert "INT8 does not pay, with 1.20 times the time of float" in text
+    assert "costs, and why" not in render(replace(shipment, explanations=()))

@@ -17,7 +17,7 @@ from edgefold.export.plan import FoldPlan, LoweringPlan
 from edgefold.preprocess import Preprocessing
 
 if TYPE_CHECKING:
-    from edgefold.quantize.calibrate import ScaleTable
+    from edgefold.export.program import QuantizedProgram
     from edgefold.quantize.scheme import QParams
 
 MANIFEST: Final = "manifest.json"
@@ -90,29 +90,40 @@ class Scales(_Entry):
     activations: tuple[ActivationScale, ...]
     weights: tuple[WeightScale, ...]
     branches: tuple[ActivationScale, ...] = ()
+    observer: str = "auto"  # how the ranges were chosen
+    equalized: tuple[tuple[str, str], ...] = ()  # layers whose channels were scaled against each other
+    float_layers: tuple[str, ...] = ()  # left in float by choice
 
     @classmethod
-    def of(cls, scheme: str, table: ScaleTable) -> Self:
-        """The scales of a calibration."""
+    def of(cls, program: QuantizedProgram) -> Self:
+        """The scales of a calibrated network."""
+        table = program.table
 
         def entry(name: str, q: QParams) -> ActivationScale:
             return ActivationScale(name=name, scale=q.scale, zero_point=q.zero_point, qmin=q.qmin, qmax=q.qmax)
 
         return cls(
-            scheme=scheme,
+            scheme=program.scheme,
             activations=tuple(entry(name, q) for name, q in table.activations.items()),
             weights=tuple(WeightScale(name=name, scales=tuple(scale.tolist())) for name, scale in table.weights.items()),
             branches=tuple(entry(f"{name}/{part}", q) for name, parts in table.branches.items() for part, q in parts.items()),
+            observer=table.observer,
+            equalized=tuple((pair.first, pair.second) for pair in program.equalized if not pair.reason),
+            float_layers=program.float_layers,
         )
 
 
 class Calibration(_Entry):
-    """The data that the scales come from. ``random`` means that no real data was given: accuracy is then unknown."""
+    """The data that the scales come from. ``random`` means that no real data was given: accuracy is then unknown.
+
+    ``findings`` are what a reader must know of the data (too few samples, copies, values that do not fit the preprocessing).
+    """
 
     samples: Annotated[int, Field(ge=1)]
     sha256: Sha256
     random: bool
     source: str = ""
+    findings: tuple[str, ...] = ()
 
 
 class Manifest(_Entry):

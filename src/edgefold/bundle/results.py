@@ -11,11 +11,13 @@ from edgefold.artifact import Artifact, Format, Precision
 from edgefold.bundle.manifest import RESULTS, ArtifactEntry, Manifest
 from edgefold.errors import ArtifactError
 from edgefold.report.content import Accuracy, Failure, Shipment, Variant
+from edgefold.report.explanation import Explanation
 from edgefold.report.table import Row, rows
 from edgefold.results import Measurement, ParityReport, RuntimeAgreement, from_dict, to_dict
 
 REPORT = "report.html"
 SUMMARY = "summary.json"
+EXPLANATIONS = "explanations.json"
 # field of a variant -> (file, type); each file maps the name of a variant to its result
 _FILES: dict[str, tuple[str, type[Any]]] = {
     "parity": ("parity.json", ParityReport),
@@ -65,6 +67,7 @@ def write_results(shipment: Shipment, root: Path) -> None:
     for attribute, (file, _) in _FILES.items():
         found = [(variant.name, getattr(variant, attribute)) for variant in shipment.variants]
         _write(folder / file, {name: to_dict(result) for name, result in found if result is not None})
+    _write(folder / EXPLANATIONS, {str(each.scheme): to_dict(each) for each in shipment.explanations})
     (folder / REPORT).write_text(render(shipment), encoding="utf-8")
 
 
@@ -102,6 +105,7 @@ def read_shipment(root: Path, manifest: Manifest) -> Shipment:
         parameters=summary.parameters,
         notes=summary.notes,
         agreement=summary.agreement,
+        explanations=tuple(from_dict(Explanation, value) for value in _read(root / RESULTS / EXPLANATIONS).values()),
     )
 
 

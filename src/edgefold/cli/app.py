@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgefold.cli import bench, convert, devices, doctor, inspect, models, run, ship, verify
+from edgefold.cli import bench, convert, devices, doctor, inspect, models, quantize, run, ship, verify
 
 app = typer.Typer(
     name="edgefold",
@@ -20,7 +20,7 @@ app = typer.Typer(
 for command in (
     ship.ship,
     convert.fold,
-    convert.quantize,
+    quantize.quantize,
     convert.export,
     verify.verify,
     run.run,

@@ -1,29 +1,35 @@
-"""`edgefold fold`, `quantize` and `export`: one stage of the flow at a time."""
+"""`edgefold fold` and `export`: one stage of the flow at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgefold.artifact import Precision
 from edgefold.cli.options import (
+    Agree,
     Arg,
     Calibration,
-    Evaluation,
+    Equalize,
+    Exclude,
     Force,
     Formats,
+    Io,
     Json,
+    Layout,
     LoweringChoice,
     MaxSize,
     Model,
+    Observer,
     OneFormat,
     OnePrecision,
     Out,
     Precisions,
+    Preprocess,
+    Qat,
     Timing,
     Trust,
     Weights,
@@ -32,29 +38,11 @@ from edgefold.cli.options import (
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from torch import nn
 
     from edgefold.artifact import TensorSpec
-    from edgefold.cli.sources import ModelChoice
     from edgefold.export.plan import FoldPlan, LoweringPlan
-    from edgefold.quantize.sensitivity import Sensitivity
-
-_JUDGED_SAMPLES = 32
-_Io = Annotated[
-    Literal["float32", "int8", "uint8"], typer.Option("--io", help="Element type of the inputs and outputs of an integer file.")
-]
-_Layout = Annotated[Literal["nchw", "nhwc"], typer.Option("--layout", help="Order of image inputs and outputs in the file.")]
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """What quantization does to a network in torch, before any export. SQNR is over ``samples`` calibration samples."""
-
-    scheme: Precision
-    samples: int
-    sensitivity: Sensitivity
-    evaluated: int = 0
-    top1: float | None = None
-    top1_reference: float | None = None
+    from edgefold.export.program import QuantizedProgram
 
 
 def fold(
@@ -108,27 +96,6 @@ def fold(
         out.show(result, lambda: [*_folded(plan), *measured(found)])
 
 
-def quantize(
-    model: Model,
-    arg: Arg = None,
-    weights: Weights = None,
-    trust: Trust = False,
-    scheme: Annotated[Precision, typer.Option("--scheme", help="The integer scheme.")] = Precision.INT8,
-    calibration: Calibration = None,
-    evaluation: Evaluation = None,
-    as_json: Json = False,
-) -> None:
-    """Calibrate once, and show what quantization costs in which layer."""
-    from edgefold.cli.output import output, progress
-
-    with output(as_json) as out:
-        from edgefold.cli.sources import ModelChoice
-
-        with progress(f"quantizing {model}") as say:
-            found = _quantization(ModelChoice(model, arg, weights, trust), scheme, calibration, evaluation, say)
-        out.show({"schema": "edgefold.Quantization/1", **vars(found)}, lambda: _quantized(found))
-
-
 def export(
     model: Model,
     format: OneFormat,
@@ -137,12 +104,18 @@ def export(
     arg: Arg = None,
     weights: Weights = None,
     trust: Trust = False,
+    qat: Qat = None,
+    preprocess: Preprocess = None,
     calibration: Calibration = None,
+    observer: Observer = "auto",
+    equalize: Equalize = False,
+    exclude: Exclude = None,
+    agree: Agree = False,
     lowering: LoweringChoice = None,
     timing: Timing = None,
     max_size: MaxSize = None,
-    io: _Io = "float32",
-    layout: _Layout = "nchw",
+    io: Io = "float32",
+    layout: Layout = "nchw",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -153,24 +126,38 @@ def export(
     from edgefold.report.table import size
 
     with output(as_json) as out:
-        choice = ModelChoice(model, arg, weights, trust)
+        choice = ModelChoice(model, arg, weights, trust, preprocess, qat)
         named = Path(f"{choice.short_name}-{precision}{format.suffix}") if out_file is None else out_file
         target = as_output(named, format)
         most_bytes = byte_count(max_size)
         check_free(target, force=force)  # before the seconds that it takes to load what follows
 
         from edgefold.pipeline import export_with_plan
+        from edgefold.pipeline import fold as fold_model
         from edgefold.results import to_dict
+        from edgefold.trained import quantize_network
 
         with progress(f"exporting {model} to {format}"):
             network = choice.load(calibration)
+            source: nn.Module | QuantizedProgram = network.module
+            if is_calibrated(precision):
+                source = quantize_network(
+                    network,
+                    fold_model(network.module, network.example_inputs),
+                    () if network.trained else network.calibration_or_refuse(precision),
+                    precision,
+                    observer=observer,
+                    equalize=equalize,
+                    exclude=exclude or (),
+                    pixels=network.preprocessing if io == "uint8" and not network.trained else None,
+                )
             written = export_with_plan(
-                network.module,
+                source,
                 network.example_inputs,
                 format=format,
-                precision=precision,
-                calibration=network.calibration if is_calibrated(precision) else None,
+                precision=None if is_calibrated(precision) else precision,
                 lowering=lowering.value if lowering is not None else "auto",
+                agree=agree,
                 io=io,
                 layout=layout,
                 timing=timing,
@@ -184,34 +171,6 @@ def export(
             {**to_dict(artifact), "lowering": plan},
             lambda: [f"{artifact.path}: {size(artifact.size_bytes)}", *lines, *_lowered(plan)],
         )
-
-
-def _quantization(
-    choice: ModelChoice, scheme: Precision, calibration: str | None, evaluation: Path | None, say: Callable[[str], None]
-) -> Quantization:
-    from edgefold.batch import samples_like
-    from edgefold.errors import DataError
-    from edgefold.export.verify import reference_outputs, top1
-    from edgefold.pipeline import fold as run
-    from edgefold.pipeline import quantize_model
-    from edgefold.quantize.sensitivity import analyse
-
-    network = choice.load(calibration, evaluation)
-    folded = run(network.module, network.example_inputs)
-    if network.calibration is None:
-        raise DataError(f"model '{choice.name}' brings no calibration data; give --calibration PATH, or 'random' to try it out")
-    samples = list(samples_like(network.calibration, folded.program.example_inputs, "calibration"))
-    say(f"calibrating with {len(samples)} samples")
-    program = quantize_model(folded, network.example_inputs, calibration=samples, scheme=scheme)
-    say("looking for the layers that lose most")
-    sensitivity = analyse(folded.program.graph, program.table, samples[:_JUDGED_SAMPLES])
-    if network.evaluation is None:
-        return Quantization(scheme, len(samples), sensitivity)
-    inputs, labels = network.evaluation.inputs, network.evaluation.labels
-    say(f"evaluating on {network.evaluation.data}")
-    batch = len(folded.program.example_inputs[0])
-    accuracies = [top1(reference_outputs(net, inputs, batch=batch)[0], labels) for net in (program, folded.program.graph)]
-    return Quantization(scheme, len(samples), sensitivity, len(labels), *accuracies)
 
 
 def _folded(plan: FoldPlan) -> Iterable[RenderableType]:
@@ -241,30 +200,6 @@ def _folded(plan: FoldPlan) -> Iterable[RenderableType]:
     )
     for bar in totals(plan):
         yield f"{bar.name}: {bar.before} as written, {bar.after} folded"
-
-
-def _quantized(found: Quantization) -> Iterable[RenderableType]:
-    from edgefold.cli.output import table
-    from edgefold.report.table import percent
-
-    yield table(
-        ("layer", "alone", "up to here", "gain if float", "range", "clipped"),
-        [
-            (
-                layer.name,
-                f"{layer.alone_db:.1f} dB",
-                f"{layer.cumulative_db:.1f} dB",
-                f"{layer.gain_db:+.1f} dB",
-                f"{layer.low:.3g} … {layer.high:.3g}",
-                f"{layer.clipped_share * 100:.2f} %",
-            )
-            for layer in found.sensitivity.layers
-        ],
-        "lrrrrr",
-    )
-    yield f"{found.scheme} after {found.samples} calibration samples: {found.sensitivity.output_db:.1f} dB at the output"
-    if found.top1 is not None and found.top1_reference is not None:
-        yield f"top-1 on {found.evaluated:,} images: {percent(found.top1)}, float network {percent(found.top1_reference)}"
 
 
 def _lowered(plan: LoweringPlan) -> Iterable[RenderableType]:

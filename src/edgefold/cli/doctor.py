@@ -71,27 +71,18 @@ def diagnose() -> Diagnosis:
     findings = (
         *(_package(name) for name in PACKAGES),
         Finding(OK, "CPU", f"{device.cpu} ({device.machine}, {len(device.cores) or '?'} cores)"),
-        int8_outlook(device.machine, frozenset(device.features)),
+        _int8(device),
         *_extras(),
         _cache(),
     )
     return Diagnosis(all(finding.level != FAIL for finding in findings), findings, device)
 
 
-def int8_outlook(machine: str, features: frozenset[str]) -> Finding:
-    """What the CPU's integer instructions mean for INT8 artifacts."""
-    if machine in ("aarch64", "arm64"):
-        if "i8mm" in features:
-            return Finding(OK, "INT8", "i8mm: 8-bit matrix products in hardware, the fastest that ARM cores have")
-        if "asimddp" in features:
-            return Finding(OK, "INT8", "dotprod: four 8-bit products an instruction and lane; INT8 is clearly faster than fp32")
-        return Finding(NOTE, "INT8", "neither dotprod nor i8mm: INT8 saves memory, but expect little speed over fp32")
-    vnni = sorted(features & {"avx512_vnni", "avx_vnni", "amx_int8"})
-    if vnni:
-        return Finding(OK, "INT8", f"{', '.join(vnni)}: 8-bit dot products in hardware; INT8 is clearly faster than fp32")
-    if "avx2" in features:
-        return Finding(NOTE, "INT8", "AVX2 without VNNI: 8-bit products take three instructions; expect a small gain over fp32")
-    return Finding(NOTE, "INT8", f"no known 8-bit instructions on this {machine} CPU: INT8 may be slower than fp32")
+def _int8(device: DeviceInfo) -> Finding:
+    from edgefold.device_bench.outlook import int8_outlook
+
+    pays, text = int8_outlook(device.machine, frozenset(device.features))
+    return Finding(OK if pays else NOTE, "INT8", text)
 
 
 def _package(name: str) -> Finding:

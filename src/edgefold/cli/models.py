@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgefold.cli.options import Arg, Json
+from edgefold.cli.options import Arg, Json, Weights
+from edgefold.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -43,7 +44,9 @@ def models(as_json: Json = False) -> None:
 
 
 def train(
-    network: Annotated[str, typer.Argument(help="A built-in network, e.g. hetnet.", show_default=False)],
+    network: Annotated[
+        str, typer.Argument(help="A built-in network, e.g. hetnet; with --qat a model of any source.", show_default=False)
+    ],
     out_dir: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.", show_default=False)],
     data: Annotated[
         Path | None,
@@ -55,14 +58,29 @@ def train(
     optimizer: Annotated[str | None, typer.Option("--optimizer", help="sgd or adamw.", show_default="the recipe's")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", show_default="the recipe's")] = None,
     weight_decay: Annotated[float | None, typer.Option("--weight-decay", show_default="the recipe's")] = None,
+    qat: Annotated[bool, typer.Option("--qat", help="Train on a model of any source, with its weights, as INT8.")] = False,
+    weights: Weights = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a built-in network; resumable, seeded."""
+    """Train a built-in network; resumable, seeded. With --qat, train a trained one on as INT8."""
     from edgefold.cli.output import output
 
     with output(as_json) as out:
+        if qat:
+            from edgefold.cli.qat import train_as_int8
+            from edgefold.cli.sources import ModelChoice
+            from edgefold.qat_training import QatOptions
+
+            if resume or optimizer is not None or weight_decay is not None:
+                raise UsageError("--qat is one short run of plain SGD; leave out --resume, --optimizer and --weight-decay")
+            chosen = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+            how = QatOptions(**{key: value for key, value in chosen.items() if value is not None})  # type: ignore[arg-type]  # each has its own type
+            train_as_int8(ModelChoice(network, arg, weights), data, out_dir, how, out)
+            return
+        if weights is not None:
+            raise UsageError("--weights goes with --qat; training from scratch takes none")
         import torch
 
         from edgefold.cli.sources import arguments

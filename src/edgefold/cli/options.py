@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -63,13 +63,60 @@ Calibration = Annotated[
     str | None,
     typer.Option(
         "--calibration",
-        help="Images to calibrate with: a folder of IDX files, an .npz or .npy, or the word random.",
+        help="What to calibrate with: a folder of pictures or IDX files, an .npy, .npz or IDX file, FILE.py:FUNCTION, "
+        "or the word random.",
         show_default="the model's own",
     ),
 ]
 Evaluation = Annotated[
+    str | None,
+    typer.Option(
+        "--evaluation",
+        help="Labelled images for the accuracy: folders of pictures by class, IDX files, an .npz, or FILE.py:FUNCTION.",
+        show_default="the model's own",
+    ),
+]
+Preprocess = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--preprocess",
+        metavar="KEY=VALUE",
+        help="How a picture becomes the input: mean, std, colour, resize, shorter_side, interpolation, divisor.",
+        show_default="as the model's source says",
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", metavar="LAYER", help="A layer that stays in float; can be given more than once."),
+]
+Observer = Annotated[
+    Literal["auto", "minmax", "percentile", "mse", "entropy"],
+    typer.Option("--observer", help="How the ranges of the values are chosen; auto compares all on the calibration data."),
+]
+Equalize = Annotated[
+    bool, typer.Option("--equalize", help="Even out the channels of layers that follow each other before calibrating.")
+]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        "--max-drop", min=0.0, metavar="POINTS", help="Leave the fewest layers in float with which accuracy falls by no more."
+    ),
+]
+MaxMs = Annotated[
+    float | None,
+    typer.Option("--max-ms", min=0.0, metavar="MS", help="Leave only layers in float with which each file takes no longer."),
+]
+Agree = Annotated[
+    bool, typer.Option("--agree", help="Compute each layer in the same way in all formats, so that their integers agree.")
+]
+Io = Annotated[
+    Literal["float32", "int8", "uint8"],
+    typer.Option("--io", help="Inputs and outputs of integer files; uint8 with a declared preprocessing takes camera pixels."),
+]
+Layout = Annotated[Literal["nchw", "nhwc"], typer.Option("--layout", help="Order of image inputs and outputs in the file.")]
+Qat = Annotated[
     Path | None,
-    typer.Option("--evaluation", help="Labelled images to measure the accuracy on.", show_default="the model's own"),
+    typer.Option("--qat", metavar="FILE", help="Weights and scales that `edgefold train --qat` wrote, for integer files."),
 ]
 
 

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgefold.artifact import Format
 from edgefold.cli.options import (
+    Agree,
     Arg,
     Calibration,
     Device,
+    Equalize,
     Evaluation,
+    Exclude,
     Force,
     Formats,
+    Io,
     Json,
+    Layout,
     LoweringChoice,
+    MaxDrop,
+    MaxMs,
     MaxSecs,
     MaxSize,
     Model,
+    Observer,
     Out,
     Precisions,
+    Preprocess,
+    Qat,
     Threads,
     Timing,
     Trust,
@@ -44,11 +54,22 @@ def ship(
     trust: Trust = False,
     formats: Formats = None,
     precisions: Precisions = None,
+    qat: Qat = None,
+    preprocess: Preprocess = None,
     calibration: Calibration = None,
     evaluation: Evaluation = None,
+    observer: Observer = "auto",
+    equalize: Equalize = False,
+    exclude: Exclude = None,
+    max_drop: MaxDrop = None,
+    max_ms: MaxMs = None,
+    agree: Agree = False,
+    explain: Annotated[bool, typer.Option(help="Tell in the report which layers lose accuracy.")] = True,
     lowering: LoweringChoice = None,
     timing: Timing = None,
     max_size: MaxSize = None,
+    io: Io = "float32",
+    layout: Layout = "nchw",
     device: Device = "host",
     threads: Threads = 1,
     max_secs: MaxSecs = 120.0,
@@ -62,14 +83,14 @@ def ship(
     from edgefold.cli.sources import ModelChoice
 
     with output(as_json) as out:
-        choice = ModelChoice(model, arg, weights, trust)
+        choice = ModelChoice(model, arg, weights, trust, preprocess, qat)
         target = Path(choice.short_name) if out_dir is None else out_dir
         most_bytes = byte_count(max_size)
         check_output(target, force=force)  # before the seconds that it takes to load what follows
 
         from edgefold.bundle.results import summarize
         from edgefold.device_bench import BenchOptions
-        from edgefold.network import DEFAULT_PRECISIONS, ShipOptions
+        from edgefold.network import DEFAULT_MAX_DROP, DEFAULT_PRECISIONS, ShipOptions
         from edgefold.shipping import ship_network
 
         options = ShipOptions(
@@ -77,6 +98,16 @@ def ship(
             precisions=tuple(precisions or DEFAULT_PRECISIONS),
             device=device,
             lowering=lowering.value if lowering is not None else "auto",
+            observer=observer,
+            equalize=equalize,
+            exclude=tuple(exclude or ()),
+            max_drop=DEFAULT_MAX_DROP if max_drop is None else max_drop,
+            mixed_drop=max_drop,
+            max_ms=max_ms,
+            agree=agree,
+            io=io,
+            layout=layout,
+            explain=explain,
             bench=BenchOptions(threads=threads, max_secs=max_secs),
             force=force,
             timing=timing,

@@ -7,16 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgefold.errors import DataError, UsageError
+from edgefold.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgefold.models.data import ImageSet
-    from edgefold.network import Evaluation, Network
+    from edgefold.network import Network
 
 RANDOM = "random"
-CALIBRATION_SAMPLES = 1000
 _RANDOM_SAMPLES = 64
 
 
@@ -28,6 +26,8 @@ class ModelChoice:
     arg: list[str] | None = None
     weights: Path | None = None
     trust: bool = False
+    preprocess: list[str] | None = None
+    qat: Path | None = None
 
     @property
     def short_name(self) -> str:
@@ -37,23 +37,40 @@ class ModelChoice:
         last = self.name.rpartition(":")[2]
         return slug(Path(last).stem if "." in last or "/" in last else last)
 
-    def load(self, calibration: str | None = None, evaluation: Path | None = None) -> Network:
+    def load(self, calibration: str | None = None, evaluation: str | None = None) -> Network:
         """The network, with data given on the command line in the place of the data that comes with it.
 
         Raises:
             InputError: there is no such model, or data that cannot be read or does not fit it.
         """
+        from edgefold.batch import as_tensors, samples_like
+        from edgefold.models.inputs import read_calibration, read_evaluation
+        from edgefold.network import Evaluation
+        from edgefold.preprocess import declared
         from edgefold.shipping import named_network
+        from edgefold.trained import load_trained
 
         network = named_network(self.name, kwargs=arguments(self.arg or []), weights=self.weights, trust=self.trust)
+        if self.qat is not None:
+            network = replace(network, trained=load_trained(self.qat))
+        example = as_tensors(network.example_inputs)
+        if self.preprocess:
+            if example[0].ndim != 4:
+                shape = tuple(example[0].shape)
+                raise UsageError(f"--preprocess is for images, and '{self.name}' takes an input of shape {shape}; leave it out")
+            channels, height, width = example[0].shape[1:]
+            network = replace(network, preprocessing=declared(self.preprocess, network.preprocessing, (channels, height, width)))
         if calibration == RANDOM:
             samples = _random_samples(network)
             network = replace(network, calibration=samples, calibration_source="random numbers", random_calibration=True)
         elif calibration is not None:
-            inputs = _calibration_samples(Path(calibration), network)
+            inputs = read_calibration(calibration, example, network.preprocessing)
             network = replace(network, calibration=inputs, calibration_source=Path(calibration).name)
         if evaluation is not None:
-            network = replace(network, evaluation=_evaluation(evaluation, network))
+            found = Evaluation(*read_evaluation(evaluation, network.preprocessing, network.labels))
+            # Images of another size would fail deep inside the network.
+            next(samples_like([found.inputs], example, "evaluation"), None)
+            network = replace(network, evaluation=found)
         return network
 
 
@@ -87,42 +104,3 @@ def _random_samples(network: Network) -> list[tuple[Tensor, ...]]:
         tuple(torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor for tensor in example)
         for _ in range(_RANDOM_SAMPLES)
     ]
-
-
-def _calibration_samples(path: Path, network: Network) -> Tensor:
-    """Inputs (N, C, H, W) in ``path``: an .npy array of prepared inputs, or the training images of a data set."""
-    import numpy as np
-    import torch
-
-    from edgefold.models.data import load_training_data
-
-    if path.suffix != ".npy":
-        return _inputs(load_training_data(path).train, network)[:CALIBRATION_SAMPLES]
-    try:
-        array = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise DataError(f"'{path}' cannot be read: {error.strerror or error}; give the path of an .npy file") from error
-    except ValueError as error:
-        raise DataError(f"'{path}' is not an .npy file of numbers: {error}; write it with numpy.save") from error
-    if not np.issubdtype(array.dtype, np.floating):
-        raise DataError(f"'{path}' holds {array.dtype}, expected float32 inputs as the model takes them; preprocess them first")
-    return torch.from_numpy(array.astype(np.float32))
-
-
-def _evaluation(path: Path, network: Network) -> Evaluation:
-    from edgefold.models.data import load_training_data
-    from edgefold.network import Evaluation
-
-    data = load_training_data(path)
-    return Evaluation((_inputs(data.test, network),), data.test.labels.numpy(), f"{len(data.test):,} test images of {data.name}")
-
-
-def _inputs(images: ImageSet, network: Network) -> Tensor:
-    """Images as the network takes them: prepared with its own mean and deviation where it has some."""
-    from edgefold.models.data import normalise
-
-    prepare = network.preprocessing
-    mean, std = (images.mean, images.std) if prepare is None else (prepare.mean, prepare.std)
-    if len(mean) != images.images.shape[1]:
-        raise DataError(f"the images have {images.images.shape[1]} channels, the model takes {len(mean)}; give fitting images")
-    return normalise(images.images, mean, std)

@@ -11,6 +11,7 @@ from edgefold.artifact import Artifact
 from edgefold.errors import ArtifactError, UsageError, unknown_name
 
 if TYPE_CHECKING:
+    from edgefold.bundle.manifest import Manifest
     from edgefold.bundle.reader import Bundle
 
 
@@ -49,6 +50,14 @@ def artifacts_of(path: Path, wanted: list[str] | None) -> Iterator[dict[str, Art
         if not found:
             raise ArtifactError(f"bundle '{path}' holds no artifact; ship the model again")
         yield {name: found[name] for name in (wanted or found)}
+
+
+def manifest_of(path: Path) -> Manifest | None:
+    """The manifest of a bundle; ``None`` for a file."""
+    if not is_bundle(path):
+        return None
+    with opened(path) as bundle:
+        return bundle.manifest
 
 
 def artifact_at(path: Path) -> Artifact:

@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgefold.cli.options import Arg, Artifacts, Calibration, Evaluation, Json, Target, Trust, Weights
+from edgefold.cli.options import Arg, Artifacts, Calibration, Evaluation, Json, Preprocess, Qat, Target, Trust, Weights
 from edgefold.errors import DataError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from torch import nn
 
-    from edgefold.artifact import Artifact
+    from edgefold.artifact import Artifact, Precision, TensorSpec
+    from edgefold.batch import Batch
+    from edgefold.bundle.manifest import Manifest
+    from edgefold.export.program import QuantizedProgram
     from edgefold.network import Network
+    from edgefold.preprocess import Preprocessing
+    from edgefold.quantize.drift import DriftReport
     from edgefold.results import ParityReport
 
 _SAMPLES = 32
@@ -27,35 +33,55 @@ def verify(
     arg: Arg = None,
     weights: Weights = None,
     trust: Trust = False,
+    qat: Qat = None,
+    preprocess: Preprocess = None,
     calibration: Calibration = None,
     evaluation: Evaluation = None,
+    drift: Annotated[
+        bool, typer.Option("--drift", help="Also map where the runtimes' integer results differ, layer by layer, and why.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare artifacts, run in their real runtimes, with the model in torch."""
     from edgefold.cli.output import output, progress
-    from edgefold.cli.targets import artifacts_of, is_bundle
+    from edgefold.cli.targets import artifacts_of, is_bundle, manifest_of
 
     with output(as_json) as out:
         reports: dict[str, ParityReport] = {}
+        maps: dict[Precision, DriftReport] = {}
         with artifacts_of(target, artifact) as artifacts, progress(f"loading {model}") as say:
+            from edgefold.cli.drift import integer_formats, measure, recorded_choices
             from edgefold.cli.sources import ModelChoice
 
-            network = ModelChoice(model, arg, weights, trust).load(calibration, evaluation)
-            check = _Verifier(network)
+            wanted = integer_formats(artifacts) if drift else {}
+            network = ModelChoice(model, arg, weights, trust, preprocess, qat).load(calibration, evaluation)
+            manifest = manifest_of(target)
+            check = _Verifier(network, manifest)
             for name, found in artifacts.items():
                 say(f"verifying {name}")
                 reports[name] = check(found)
+            for precision, formats in wanted.items():
+                say(f"looking for drift between {', '.join(formats)}")
+                specs = next(found.inputs for found in artifacts.values() if found.precision is precision)
+                program = check.program(precision, specs[0], target.name)
+                maps[precision] = measure(program, check.inputs, formats, recorded_choices(manifest, precision))
         results = list(reports.values())
-        out.show(results if is_bundle(target) else results[0], lambda: _verified(reports))
+        parity: Any = results if is_bundle(target) else results[0]
+        told = {"schema": "edgefold.Verification/1", "parity": parity, "drift": dict(maps)} if drift else parity
+        out.show(told, lambda: (*_verified(reports), *_drifted(maps)))
     raise typer.Exit(0 if all(report.passed for report in results) else 1)
 
 
 class _Verifier:
-    """Compares artifacts with one network; the network is quantized at most once a precision."""
+    """Compares artifacts with one network; the network is quantized at most once a precision.
 
-    def __init__(self, network: Network) -> None:
+    It is quantized as the manifest of the artifacts' bundle says, or as by default.
+    """
+
+    def __init__(self, network: Network, manifest: Manifest | None) -> None:
         self._network = network
-        self._references: dict[str, Any] = {}
+        self._recorded = {} if manifest is None else {scales.scheme: scales for scales in manifest.scales}
+        self._programs: dict[tuple[Precision, Preprocessing | None], QuantizedProgram] = {}
 
     def __call__(self, artifact: Artifact) -> ParityReport:
         """The report on one artifact.
@@ -66,28 +92,47 @@ class _Verifier:
         from edgefold.export.verify import verify
 
         evaluation = self._network.evaluation
-        inputs = self._seeded() if evaluation is None else evaluation.inputs
         labels = None if evaluation is None else evaluation.labels
-        return verify(artifact, self._reference(artifact), inputs, labels=labels)
+        return verify(artifact, self._reference(artifact), self.inputs, labels=labels)
 
-    def _reference(self, artifact: Artifact) -> Any:
-        from edgefold.pipeline import is_calibrated, quantize_model
+    @property
+    def inputs(self) -> Batch:
+        """What the artifacts are run on: the evaluation data, or else seeded random inputs."""
+        return self._seeded() if self._network.evaluation is None else self._network.evaluation.inputs
+
+    def program(self, precision: Precision, first: TensorSpec, name: str) -> QuantizedProgram:
+        """The network quantized as the artifacts of a precision were, whose first input is ``first``; ``name`` stands for them in
+        messages."""
+        from edgefold.pipeline import fold
+        from edgefold.trained import quantize_network
+
+        if self._network.calibration is None and self._network.trained is None:
+            raise DataError(
+                f"'{name}' is {precision} and model '{self._network.name}' brings no calibration data; "
+                "give the --calibration that it was made with"
+            )
+        pixels = _pixels(first)
+        key = precision, pixels
+        if key not in self._programs:
+            recorded = None if self._network.trained else self._recorded.get(precision)
+            self._programs[key] = quantize_network(
+                self._network,
+                fold(self._network.module, self._network.example_inputs),
+                () if self._network.calibration is None else self._network.calibration,
+                precision,
+                observer="auto" if recorded is None else recorded.observer,
+                equalize=recorded is not None and bool(recorded.equalized),
+                exclude=() if recorded is None else recorded.float_layers,
+                pixels=pixels,
+            )
+        return self._programs[key]
+
+    def _reference(self, artifact: Artifact) -> nn.Module | QuantizedProgram:
+        from edgefold.pipeline import is_calibrated
 
         if not is_calibrated(artifact.precision):
             return self._network.module
-        if self._network.calibration is None:
-            raise DataError(
-                f"'{artifact.path.name}' is {artifact.precision} and model '{self._network.name}' brings no calibration data; "
-                "give the --calibration that it was made with"
-            )
-        if artifact.precision not in self._references:
-            self._references[artifact.precision] = quantize_model(
-                self._network.module,
-                self._network.example_inputs,
-                calibration=self._network.calibration,
-                scheme=artifact.precision,
-            )
-        return self._references[artifact.precision]
+        return self.program(artifact.precision, artifact.inputs[0], artifact.path.name)
 
     def _seeded(self) -> Any:
         import torch
@@ -101,6 +146,24 @@ class _Verifier:
             else tensor[:1].expand(_SAMPLES, *tensor.shape[1:])
             for tensor in as_tensors(self._network.example_inputs)
         )
+
+
+def _pixels(spec: TensorSpec) -> Preprocessing | None:
+    """The preprocessing that is inside a file which takes camera pixels; ``None`` for all others."""
+    from edgefold.preprocess import Preprocessing
+    from edgefold.runtime.session import torch_shape
+
+    if spec.pixel_mean is None or spec.pixel_std is None:
+        return None
+    _, channels, height, width = torch_shape(spec)
+    return Preprocessing(height, width, spec.pixel_mean, spec.pixel_std, "gray" if channels == 1 else "rgb", divisor=1.0)
+
+
+def _drifted(maps: dict[Precision, DriftReport]) -> Iterable[RenderableType]:
+    from edgefold.cli.drift import drifted
+
+    for precision, report in maps.items():
+        yield from drifted(report, precision)
 
 
 def _verified(reports: dict[str, ParityReport]) -> Iterable[RenderableType]:

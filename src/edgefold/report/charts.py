@@ -14,7 +14,7 @@ from edgefold.results import Code, Measurement
 WIDTH = 640.0
 _LEFT = 128.0
 _BINS = 80
-_NAMES = {Format.ONNX: "ONNX Runtime", Format.TFLITE: "LiteRT", Format.EXECUTORCH: "ExecuTorch"}
+RUNTIME_NAMES = {Format.ONNX: "ONNX Runtime", Format.TFLITE: "LiteRT", Format.EXECUTORCH: "ExecuTorch"}
 
 
 def latency_chart(shipment: Shipment) -> str:
@@ -69,7 +69,7 @@ def accuracy_chart(table: Sequence[Row]) -> str:
 def legend(table: Sequence[Row]) -> str:
     """Which colour is which runtime, and which shape which precision, as HTML."""
     formats = dict.fromkeys(row.format for row in table)
-    items = [f'<span><i class="swatch {form.value}"></i>{_NAMES[form]}</span>' for form in formats]
+    items = [f'<span><i class="swatch {form.value}"></i>{RUNTIME_NAMES[form]}</span>' for form in formats]
     shapes = "".join(
         f'<span><svg class="mark" viewBox="0 0 12 12">{_mark(precision, 6, 6, 4.5, "plain")}</svg>{precision}</span>'
         for precision in dict.fromkeys(row.precision for row in table)

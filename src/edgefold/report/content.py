@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from edgefold.artifact import Artifact, Format, Precision
 from edgefold.export.plan import FoldPlan, LoweringPlan
+from edgefold.report.explanation import Explanation
 from edgefold.results import Measurement, ParityReport, RuntimeAgreement
 
 
@@ -70,6 +71,7 @@ class Shipment:
     parameters: int | None = None  # effective parameters of the folded network
     notes: tuple[str, ...] = ()
     agreement: tuple[RuntimeAgreement, ...] = ()
+    explanations: tuple[Explanation, ...] = ()  # one an integer scheme
 
     @property
     def passed(self) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from edgefold.report.charts import accuracy_chart, latency_chart, legend, undrawn
 from edgefold.report.content import Shipment
+from edgefold.report.explained import explained_schemes
 from edgefold.report.plan_pictures import choice_summary, choices, closing_text, layer_cards, totals
 from edgefold.report.table import HEADERS, cells, duration, percent, rows, size
 from edgefold.report.verdict import verdict
@@ -59,6 +60,7 @@ def render(shipment: Shipment) -> str:
         choice_summaries=[
             (name, choice_summary(plan.layers), plan.gathers, plan.device, closing_text(plan)) for name, plan in plans
         ],
+        explained=explained_schemes(shipment.explanations),
         conditions=[_conditions(name, measurement) for name, measurement in measured],
         device=measured[0][1].device if measured else None,
         size=size,

@@ -1,0 +1,219 @@
+"""`edgefold quantize`: what INT8 costs in accuracy, in which layer, and whether it saves time here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgefold.artifact import Format, Precision
+from edgefold.cli.options import (
+    Agree,
+    Arg,
+    Calibration,
+    Device,
+    Equalize,
+    Evaluation,
+    Exclude,
+    Formats,
+    Json,
+    MaxDrop,
+    MaxMs,
+    MaxSecs,
+    Model,
+    Observer,
+    Preprocess,
+    Qat,
+    Trust,
+    Weights,
+)
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from edgefold.cli.sources import ModelChoice
+    from edgefold.export.program import Program, QuantizedProgram
+    from edgefold.mixing import Budget, Mixture
+    from edgefold.network import Network
+    from edgefold.quantize.correct import EqualizedPair
+    from edgefold.quantize.sensitivity_data import Sensitivity
+    from edgefold.report.explanation import Explanation
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What quantization does to a network in torch, before any export."""
+
+    scheme: Precision
+    samples: int  # of the calibration
+    sensitivity: Sensitivity
+    explanation: Explanation
+    evaluated: int = 0
+    top1: float | None = None
+    top1_reference: float | None = None
+    findings: tuple[str, ...] = ()  # on the calibration data
+    equalized: tuple[EqualizedPair, ...] = ()
+    mixture: Mixture | None = None
+
+
+def quantize(
+    model: Model,
+    arg: Arg = None,
+    weights: Weights = None,
+    trust: Trust = False,
+    scheme: Annotated[Precision, typer.Option("--scheme", help="The integer scheme.")] = Precision.INT8,
+    qat: Qat = None,
+    preprocess: Preprocess = None,
+    calibration: Calibration = None,
+    evaluation: Evaluation = None,
+    observer: Observer = "auto",
+    equalize: Equalize = False,
+    exclude: Exclude = None,
+    max_drop: MaxDrop = None,
+    max_ms: MaxMs = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also write the files and measure them: does INT8 save time, and why?")
+    ] = False,
+    agree: Agree = False,
+    formats: Formats = None,
+    device: Device = "host",
+    max_secs: MaxSecs = 10.0,
+    as_json: Json = False,
+) -> None:
+    """Calibrate once; show what quantization costs in which layer and, with --explain, what it saves."""
+    from edgefold.cli.output import output, progress
+
+    with output(as_json) as out:
+        from edgefold.cli.sources import ModelChoice
+        from edgefold.mixing import Budget
+
+        with progress(f"quantizing {model}") as say:
+            work = _Work(ModelChoice(model, arg, weights, trust, preprocess, qat), scheme, calibration, evaluation, say)
+            budget = Budget(max_drop, max_ms, tuple(formats or Format), device)
+            found = work.quantize(observer, budget, exclude or [], equalize=equalize)
+            if explain:
+                found = replace(found, explanation=work.explain(found, tuple(formats or Format), device, max_secs, agree=agree))
+        out.show({"schema": "edgefold.Quantization/1", **vars(found)}, lambda: _quantized(found))
+
+
+class _Work:
+    """One network on its way: loaded and folded once."""
+
+    def __init__(
+        self, choice: ModelChoice, scheme: Precision, calibration: str | None, evaluation: str | None, say: Callable[[str], None]
+    ) -> None:
+        from edgefold.batch import samples_like
+        from edgefold.pipeline import fold
+        from edgefold.quantize.lint import lint
+
+        self._say = say
+        self.scheme = scheme
+        self.network: Network = choice.load(calibration, evaluation)
+        self.folded = fold(self.network.module, self.network.example_inputs)
+        data = self.network.calibration_or_refuse(scheme)
+        self.samples = list(samples_like(data, self.folded.program.example_inputs, "calibration"))
+        self.findings = () if self.network.random_calibration else lint(self.samples, self.network.preprocessing)
+        self.program: QuantizedProgram | None = None
+
+    def quantize(self, observer: str, budget: Budget, exclude: list[str], *, equalize: bool) -> Quantization:
+        """Calibrates, and looks for what is lost."""
+        from edgefold.device_bench.runners import open_runner
+        from edgefold.explaining import explain_accuracy
+        from edgefold.mixing import mix
+        from edgefold.trained import quantize_network
+
+        self._say(f"calibrating with {len(self.samples)} samples")
+        program = quantize_network(
+            self.network,
+            self.folded,
+            self.samples,
+            self.scheme,
+            observer=observer,
+            equalize=equalize,
+            exclude=exclude,
+        )
+        mixture = None
+        if budget.given:
+            self._say("looking for the layers that must stay in float")
+            program, mixture = mix(program, self.network, self.samples, budget)
+        self.program = program
+        self._say("looking for the layers that lose most")
+        with open_runner("host") as runner:
+            explanation = explain_accuracy(program, self.samples, runner.info())
+        found = Quantization(
+            self.scheme,
+            len(self.samples),
+            explanation.sensitivity,
+            explanation,
+            findings=self.findings,
+            equalized=program.equalized,
+            mixture=mixture,
+        )
+        evaluation = self.network.evaluation
+        if evaluation is None:
+            return found
+        self._say(f"evaluating on {evaluation.data}")
+        top1 = [self._top1(net) for net in (program, self.folded.program)]
+        return replace(found, evaluated=len(evaluation.labels), top1=top1[0], top1_reference=top1[1])
+
+    def explain(
+        self, found: Quantization, formats: tuple[Format, ...], device: str, max_secs: float, *, agree: bool
+    ) -> Explanation:
+        """Writes and measures the files of each format."""
+        from edgefold.device_bench import BenchOptions
+        from edgefold.device_bench.outlook import int8_outlook
+        from edgefold.device_bench.runners import open_runner
+        from edgefold.explaining import measure_outlook
+        from edgefold.export.lower.agree import agree as agree_formats
+
+        assert self.program is not None
+        with open_runner(device) as runner:
+            info = runner.info()
+        options = BenchOptions(processes=3, min_time_s=0.2, max_secs=max_secs)
+        program = self.program
+        choices = agree_formats(program.program, formats=formats, precision=self.scheme, device=device) if agree else {}
+        outlooks = [
+            measure_outlook(form, self.folded.program, program, device, options, choices=choices.get(form), progress=self._say)
+            for form in formats
+        ]
+        pays, reason = int8_outlook(info.machine, frozenset(info.features))
+        return replace(found.explanation, runtimes=tuple(outlooks), cpu=info.cpu, cpu_pays=pays, cpu_reason=reason)
+
+    def _top1(self, net: QuantizedProgram | Program) -> float:
+        from edgefold.export.program import QuantizedProgram
+        from edgefold.export.verify import reference_outputs, top1
+
+        assert self.network.evaluation is not None
+        batch = len(self.folded.program.example_inputs[0])
+        source = net if isinstance(net, QuantizedProgram) else net.graph
+        return top1(reference_outputs(source, self.network.evaluation.inputs, batch=batch)[0], self.network.evaluation.labels)
+
+
+def _quantized(found: Quantization) -> Iterable[RenderableType]:
+    from edgefold.cli.explain import explained
+    from edgefold.report.table import percent
+
+    yield from explained(found.explanation)
+    yield from (f"Note: {text}" for text in found.findings)
+    if found.equalized:
+        done = [f"{pair.first} → {pair.second}" for pair in found.equalized if not pair.reason]
+        yield f"Equalized: {', '.join(done) or 'no pair of layers'}"
+        yield from (f"Not equalized: {pair.first} → {pair.second}: {pair.reason}" for pair in found.equalized if pair.reason)
+    if found.mixture is not None:
+        yield from _mixed(found.mixture)
+    if found.top1 is not None and found.top1_reference is not None:
+        yield f"top-1 on {found.evaluated:,} images: {percent(found.top1)}, float network {percent(found.top1_reference)}"
+
+
+def _mixed(mixture: Mixture) -> Iterable[str]:
+    from edgefold.report.table import percent
+
+    floats = ", ".join(mixture.float_layers) or "no layer"
+    yield (
+        f"In float: {floats}; the metric is {percent(mixture.after)} ({percent(mixture.before)} with every layer in integers, "
+        f"{percent(mixture.reference)} in float)"
+    )
+    if mixture.median_ms:
+        yield "Measured: " + ", ".join(f"{name} {value:.3g} ms" for name, value in mixture.median_ms.items())
