@@ -29,11 +29,11 @@ def _first(images: ImageSet, count: int) -> ImageSet:
 
 @pytest.fixture(scope="module")
 def done() -> tuple[Network, QatResult, TrainedWeights]:
-    """The built-in network after one epoch on a few hundred images."""
+    """The built-in network after one epoch on a hundred images."""
     network = named_network("hetnet-fmnist")
     shipped = builtin_slice()
-    data = TrainingData("slice", _first(shipped.calibration, 256), _first(shipped.evaluation, 300), "0" * 64)
-    return network, *train_qat(network, data, QatOptions(epochs=1, batch_size=64))
+    data = TrainingData("slice", _first(shipped.calibration, 128), _first(shipped.evaluation, 300), "0" * 64)
+    return network, *train_qat(network, data, QatOptions(epochs=1, batch_size=32))
 
 
 def test_it_stays_as_good_as_the_float_network(done: tuple[Network, QatResult, TrainedWeights]) -> None:
