@@ -43,6 +43,7 @@ LEVELS = (
     ("explaining", "mixing", "qat_training"),
     ("variants",),
     ("shipping",),
+    ("matrix",),
     ("cli",),
 )
 MAX_LINES = 400

@@ -126,7 +126,7 @@ def verify_all(
     from edgefold.runtime import run
 
     evaluation = network.evaluation
-    inputs = evaluation.inputs if evaluation else _seeded_inputs(folded.program.example_inputs, options.parity_samples)
+    inputs = evaluation.inputs if evaluation else seeded_inputs(folded.program.example_inputs, options.parity_samples)
     few = tuple(tensor[: options.parity_samples] for tensor in inputs)
     progress.stage("verify", len(variants))
     # A batch of the example's size: the graph's shapes are fixed.
@@ -240,7 +240,7 @@ def _failure(stage: str, error: EdgefoldError) -> Failure:
     return Failure(stage, type(error).__name__, str(error))
 
 
-def _seeded_inputs(example: tuple[Tensor, ...], samples: int) -> tuple[Tensor, ...]:
+def seeded_inputs(example: tuple[Tensor, ...], samples: int) -> tuple[Tensor, ...]:
     """Standard normal inputs of the example's shapes, always the same ones."""
     import torch
 

@@ -36,6 +36,7 @@ COMMANDS = (
     "history",
     "models",
     "train",
+    "matrix",
     "inspect",
     "doctor",
 )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgefold.cli import bench, convert, devices, doctor, inspect, models, quantize, run, ship, verify
+from edgefold.cli import bench, convert, devices, doctor, inspect, matrix, models, quantize, run, ship, verify
 
 app = typer.Typer(
     name="edgefold",
@@ -30,6 +30,7 @@ for command in (
     devices.history,
     models.models,
     models.train,
+    matrix.matrix,
     inspect.inspect,
     doctor.doctor,
 ):

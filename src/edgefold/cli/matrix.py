@@ -1,0 +1,145 @@
+"""`edgefold matrix`: many models in every format and precision, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgefold.artifact import Format, Precision
+from edgefold.cli.options import Device, Json, LoweringChoice, Threads, Trust
+from edgefold.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from edgefold.matrix.cells import CellResult, Entry
+    from edgefold.matrix.matrix import Matrix
+
+
+def matrix(
+    models: Annotated[
+        str,
+        typer.Option(
+            "--models",
+            metavar="LIST",
+            help="Names with commas between them, or a file with one model a line: NAME [KEY=VALUE …].",
+            show_default=False,
+        ),
+    ],
+    out_dir: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the results; a run goes on from what is there.", show_default=False)
+    ],
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--formats", "--format", "-f", help="Formats, with commas between them.", show_default="all"),
+    ] = None,
+    precisions: Annotated[
+        list[str] | None,
+        typer.Option("--precision", "-p", help="Precisions, with commas between them.", show_default="fp32, int8"),
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Models at work at once on this machine.")] = 1,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", metavar="ADDRESS", help="Compute on the workers of this Dask scheduler.")
+    ] = None,
+    cell_time: Annotated[float, typer.Option("--cell-time", min=1, help="Seconds that one cell may take.")] = 900.0,
+    cell_memory: Annotated[float, typer.Option("--cell-memory", min=0.1, help="Gigabytes that one cell may use.")] = 8.0,
+    samples: Annotated[
+        int, typer.Option("--samples", min=1, help="Calibration samples; random numbers where a model brings no data.")
+    ] = 64,
+    bench: Annotated[bool, typer.Option("--bench", help="Also measure each file.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Compute anew what failed before.")] = False,
+    lowering: LoweringChoice = None,
+    device: Device = "host",
+    threads: Threads = 1,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Export and verify many models in every format and precision; resumable, one failure stops nothing."""
+    from edgefold.cli.output import output, progress
+
+    with output(as_json) as out:
+        from edgefold.matrix.cells import Caps, CellOptions
+        from edgefold.matrix.matrix import run_matrix
+        from edgefold.pipeline import as_format, as_precision
+
+        entries = _entries(models)
+        wanted_formats = [as_format(name) for name in _names(formats, Format)]
+        wanted_precisions = [as_precision(name) for name in _names(precisions, (Precision.FP32, Precision.INT8))]
+        options = CellOptions(
+            samples=samples,
+            lowering=lowering.value if lowering is not None else "auto",
+            bench=bench,
+            device=device,
+            threads=threads,
+            trust=trust,
+        )
+        total = len(entries) * len(wanted_formats) * len(wanted_precisions)
+        with progress(f"{total} cells") as say:
+            done = 0
+
+            def step(result: CellResult) -> None:
+                nonlocal done
+                done += 1
+                end = "ok" if result.passed else f"{result.error} at {result.stage}"
+                say(f"[{done}/{total}] {result.model} {result.format}-{result.precision}: {end}")
+
+            found = run_matrix(
+                entries,
+                wanted_formats,
+                wanted_precisions,
+                out_dir,
+                options,
+                Caps(cell_time, round(cell_memory * 1e9)),
+                jobs=jobs,
+                scheduler=scheduler,
+                retry=retry,
+                progress=step,
+            )
+        out.show(found, lambda: _shown(found, out_dir))
+    raise typer.Exit(0 if found.passed else 1)
+
+
+def _names(given: Iterable[str] | None, default: Iterable[str]) -> list[str]:
+    """``["onnx,tflite", "executorch"]`` -> one name an element, each once."""
+    found = [name.strip() for text in given or () for name in text.split(",")]
+    return list(dict.fromkeys(name for name in found if name)) or list(default)
+
+
+def _entries(models: str) -> list[Entry]:
+    """The models of a list: names with commas, or the lines of a file (``#`` starts a comment).
+
+    Raises:
+        UsageError: a line has an argument without a value, or there is no model.
+    """
+    import shlex
+
+    from edgefold.cli.sources import arguments
+    from edgefold.matrix.cells import Entry
+
+    path = Path(models)
+    if path.suffix == ".txt" and not path.is_file():
+        raise UsageError(f"there is no list '{models}'; give a file with one model a line, or names with commas between them")
+    is_list = path.is_file() and path.suffix not in (".pt2", ".py")
+    lines = path.read_text(encoding="utf-8").splitlines() if is_list else models.split(",")
+    found = []
+    for line in lines:
+        name, *pairs = shlex.split(line, comments=True) or [""]
+        if name:
+            found.append(Entry(name, arguments(pairs)))
+    if not found:
+        raise UsageError(f"'{models}' names no model; give names with commas between them, or a file with one a line")
+    return found
+
+
+def _shown(found: Matrix, out_dir: Path) -> Iterable[RenderableType]:
+    from edgefold.cli.output import table
+    from edgefold.matrix.page import causes, columns, grid, headline, text
+
+    names = columns(found)
+    yield table(("model", *names), [(model, *map(text, cells)) for model, cells in grid(found)], "l" + "r" * len(names))
+    yield f"{headline(found)}, {found.cached} of them from an earlier run."
+    yield from (f"FAILED {cause}" for cause in causes(found.cells))
+    yield f"Results: {out_dir / 'matrix.json'} and {out_dir / 'matrix.html'}"

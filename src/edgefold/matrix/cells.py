@@ -1,0 +1,195 @@
+"""The cells of a matrix: what one is, what it gives, and the key under which its result is kept.
+
+The key is the SHA-256 of all that a result depends on: the model's name and arguments and the bytes of its file, the format, the
+precision, the options, and the versions of Edgefold and of the packages that make and run files. A cell whose key has a result
+is not computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from edgefold.artifact import Format, Precision, sha256_of
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One model of the list: a name as `edgefold.models.sources` takes it, and arguments of the function that makes it."""
+
+    name: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The name with its arguments."""
+        return " ".join((self.name, *(f"{key}={json.dumps(value)}" for key, value in self.kwargs.items())))
+
+
+@dataclass(frozen=True, slots=True)
+class CellOptions:
+    """What every cell of a matrix has in common.
+
+    ``samples`` are used for calibration, ``parity_samples`` are compared with torch. ``bench`` measures each file on ``device``.
+    """
+
+    samples: int = 64
+    parity_samples: int = 16
+    lowering: str = "auto"
+    bench: bool = False
+    device: str = "host"
+    threads: int = 1
+    trust: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """What one cell may use: wall time in seconds, and bytes of memory of each of its processes."""
+
+    time_s: float = 900.0
+    memory_bytes: int = 8 * 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One model in one format and precision."""
+
+    entry: Entry
+    format: Format
+    precision: Precision
+
+
+@dataclass(frozen=True, slots=True)
+class CellResult:
+    """What became of a cell. ``stage``, ``error`` and ``message`` say where and why it failed and are empty if it did not.
+
+    ``error`` is a class of `edgefold.errors`, or ``Timeout``, ``Memory``, ``Crash`` or ``Cluster``. The SQNR in dB is against
+    the fake-quantized network (``sqnr_db``) and of that network against the float one (``quantization_db``); ``None`` is no error
+    at all, or not measured.
+    """
+
+    key: str
+    model: str
+    format: Format
+    precision: Precision
+    passed: bool
+    stage: str = ""
+    error: str = ""
+    message: str = ""
+    size_bytes: int | None = None
+    sha256: str | None = None
+    max_relative_error: float | None = None
+    sqnr_db: float | None = None
+    quantization_db: float | None = None
+    accuracy: float | None = None
+    accuracy_reference: float | None = None
+    median_ns: float | None = None
+    interval_ns: tuple[float, float] | None = None
+    time_s: float = 0.0
+    peak_rss_bytes: int = 0
+    random_calibration: bool = False
+    date: str = ""
+
+
+def cells_of(entries: Sequence[Entry], formats: Sequence[Format], precisions: Sequence[Precision]) -> tuple[Cell, ...]:
+    """Every combination, model by model."""
+    return tuple(Cell(entry, form, precision) for entry in entries for precision in precisions for form in formats)
+
+
+def cell_key(cell: Cell, options: CellOptions) -> str:
+    """The SHA-256 that stands for all that the result of a cell depends on."""
+    settings = asdict(options)
+    if not options.bench:
+        for name in ("threads", "bench"):
+            del settings[name]
+    content = {
+        "schema": "edgefold.matrix/1",
+        "model": cell.entry.name,
+        "kwargs": cell.entry.kwargs,
+        "content": _content(cell.entry.name),
+        "format": cell.format.value,
+        "precision": cell.precision.value,
+        "options": settings,
+        "versions": _versions(),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def failed(cell: Cell, key: str, stage: str, error: str, message: str, *, time_s: float = 0.0, date: str = "") -> CellResult:
+    """The result of a cell that came to nothing."""
+    return CellResult(
+        key=key,
+        model=cell.entry.label,
+        format=cell.format,
+        precision=cell.precision,
+        passed=False,
+        stage=stage,
+        error=error,
+        message=" ".join(message.split()),
+        time_s=round(time_s, 1),
+        date=date,
+    )
+
+
+def plain_cell(cell: Cell) -> dict[str, Any]:
+    """A cell as plain data, for a process or a machine elsewhere."""
+    return {
+        "name": cell.entry.name,
+        "kwargs": cell.entry.kwargs,
+        "format": cell.format.value,
+        "precision": cell.precision.value,
+    }
+
+
+def cell_from(data: Mapping[str, Any]) -> Cell:
+    """The cell that `plain_cell` wrote."""
+    return Cell(Entry(data["name"], dict(data["kwargs"])), Format(data["format"]), Precision(data["precision"]))
+
+
+def by_model(todo: Iterable[tuple[Cell, str]], parts: int = 1) -> list[list[tuple[Cell, str]]]:
+    """Cells with their keys, those of each model together, each model's in up to ``parts`` lists."""
+    models: dict[str, list[tuple[Cell, str]]] = {}
+    for cell, key in todo:
+        models.setdefault(cell.entry.label, []).append((cell, key))
+    groups = []
+    for found in models.values():
+        size = -(-len(found) // parts)
+        groups += [found[start : start + size] for start in range(0, len(found), size)]
+    return groups
+
+
+@cache
+def _content(name: str) -> str:
+    """The SHA-256 of the file that a model's name points to, or of the weights of a built-in checkpoint; else empty."""
+    path = Path(name.rpartition(":")[0] if name.rpartition(":")[0].endswith(".py") else name)
+    if not path.is_file():
+        path = Path(str(importlib.resources.files("edgefold.models.checkpoints"))) / f"{path.name}.safetensors"
+    return sha256_of(path) if path.is_file() else ""
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in (
+        "edgefold",
+        "torch",
+        "timm",
+        "torchvision",
+        "onnx",
+        "onnxruntime",
+        "litert-torch",
+        "ai-edge-litert",
+        "executorch",
+    ):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

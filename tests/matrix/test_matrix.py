@@ -1,0 +1,146 @@
+"""Runs of a matrix: results are kept, failures stay where they are, caps hold, here and on a cluster."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgefold.artifact import Format, Precision
+from edgefold.errors import DeviceError, OutputError, UsageError
+from edgefold.matrix.cells import Caps, Cell, CellOptions, CellResult, Entry, cell_key, cells_of, failed
+from edgefold.matrix.matrix import Matrix, run_matrix
+from edgefold.matrix.supervise import Stop, run_cells
+from edgefold.results import from_dict
+
+MODELS = Path(__file__).with_name("models.py")
+FEW = CellOptions(samples=2, parity_samples=2)
+
+
+def _entry(name: str, **kwargs: object) -> Entry:
+    return Entry(f"{MODELS}:{name}", kwargs)
+
+
+def _quick(cells: list[Cell], keys: list[str], *_: object) -> Iterator[CellResult]:
+    """Stands in for the processes: the models called ``bad`` fail, the others pass."""
+    for cell, key in zip(cells, keys, strict=True):
+        result = failed(cell, key, "load", "ModelError", "is bad")
+        yield result if cell.entry.name == "bad" else replace(result, passed=True, stage="", error="", message="")
+
+
+def test_results_are_kept_and_failures_tried_again_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgefold.matrix.matrix.run_cells", _quick)
+    arguments = ([Entry("good"), Entry("bad")], [Format.ONNX, Format.TFLITE], [Precision.FP32], tmp_path / "out", FEW)
+    seen: list[CellResult] = []
+    first = run_matrix(*arguments, jobs=2, progress=seen.append)
+    assert [cell.passed for cell in first.cells] == [True, True, False, False]
+    assert {result.key for result in seen} == {cell.key for cell in first.cells}
+    assert (len(seen), first.cached) == (4, 0)
+    again = run_matrix(*arguments)
+    assert (again.cells, again.cached) == (first.cells, 4)
+    retried = run_matrix(*arguments, retry=True)
+    assert retried.cached == 2
+    kept = from_dict(Matrix, json.loads((tmp_path / "out" / "matrix.json").read_text()))
+    assert kept == retried
+    assert "2 of 4 cells pass" in (tmp_path / "out" / "matrix.html").read_text()
+    (tmp_path / "out" / "cells" / f"{first.cells[0].key}.json").write_text("{")  # damaged: computed anew
+    assert run_matrix(*arguments).cached == 3
+
+
+def test_a_fault_in_a_thread_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> Iterator[CellResult]:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr("edgefold.matrix.matrix.run_cells", broken)
+    with pytest.raises(OSError, match="no more processes"):
+        run_matrix([Entry("good")], [Format.ONNX], [Precision.FP32], tmp_path)
+
+
+def test_a_model_is_loaded_once_for_all_its_cells(tmp_path: Path) -> None:
+    made = tmp_path / "made.txt"
+    entries = [_entry("counted", path=str(made))]
+    good, quantized = run_matrix(entries, [Format.ONNX], [Precision.FP32, Precision.INT8], tmp_path / "out", FEW).cells
+    assert good.passed
+    assert quantized.passed
+    assert good.max_relative_error is not None
+    assert good.max_relative_error < 1e-5
+    assert good.size_bytes
+    assert good.peak_rss_bytes > 10**7
+    assert (quantized.random_calibration, good.random_calibration) == (True, False)
+    assert quantized.quantization_db is not None
+    assert made.read_text() == "made\n"
+
+
+def test_a_cell_that_dies_takes_no_other_with_it(tmp_path: Path) -> None:
+    entries = [_entry("crashes"), _entry("hungry"), _entry("small")]
+    found = run_matrix(
+        entries, [Format.ONNX], [Precision.FP32], tmp_path, FEW, Caps(time_s=120, memory_bytes=3 * 10**9), jobs=2
+    ).cells
+    crashed, hungry, small = found
+    assert (crashed.stage, crashed.error) == ("load", "Crash")
+    assert "exit code 7" in crashed.message
+    assert (hungry.stage, hungry.error) == ("load", "Memory")
+    assert small.passed
+
+
+def test_a_cell_that_hangs_is_ended(tmp_path: Path) -> None:
+    cells = cells_of([_entry("hangs")], [Format.ONNX], [Precision.FP32])
+    (found,) = run_cells(cells, ["key"], FEW, Caps(time_s=1.0))
+    assert (found.stage, found.error) == ("load", "Timeout")
+    assert "took longer than 1 s" in found.message
+
+
+def test_a_stopped_matrix_starts_nothing(tmp_path: Path) -> None:
+    stop = Stop()
+    stop.now()
+    cells = cells_of([_entry("small")], [Format.ONNX], [Precision.FP32])
+    assert list(run_cells(cells, ["key"], FEW, Caps(), stop)) == []
+
+
+def test_what_cannot_be_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no cells"):
+        run_matrix([], [Format.ONNX], [Precision.FP32], tmp_path)
+    with pytest.raises(UsageError, match="twice"):
+        run_matrix([_entry("small")] * 2, [Format.ONNX], [Precision.FP32], tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        run_matrix([_entry("small")], [Format.ONNX], [Precision.FP32], tmp_path / "file")
+    with pytest.raises(DeviceError, match="cannot be reached"):
+        run_matrix([_entry("small")], [Format.ONNX], [Precision.FP32], tmp_path / "x", scheduler="no-such-scheme://1")
+
+
+@pytest.fixture
+def scheduler(tmp_path: Path) -> Iterator[str]:
+    """The address of a Dask scheduler with two workers, each a process of its own."""
+    distributed = pytest.importorskip("distributed")
+    file = tmp_path / "scheduler.json"
+    base = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--scheduler-file", str(file), "--no-dashboard"]
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "1"]
+    quiet = ["--no-dashboard", "--no-nanny", "--local-directory", str(tmp_path)]
+    commands = [[*base, "--host", "127.0.0.1", "--port", "0"], [*worker, *quiet], [*worker, *quiet]]
+    processes = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for command in commands]
+    try:
+        with distributed.Client(scheduler_file=str(file), timeout=60) as client:
+            client.wait_for_workers(2, timeout=60)
+            yield client.scheduler.address
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(timeout=30)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning:distributed")  # it leaves a socket to the garbage collector
+def test_a_matrix_on_a_cluster(scheduler: str, tmp_path: Path) -> None:
+    entries = [_entry("small"), _entry("crashes")]
+    found = run_matrix(entries, [Format.ONNX], [Precision.FP32], tmp_path / "out", FEW, scheduler=scheduler)
+    assert [(cell.passed, cell.error) for cell in found.cells] == [(True, ""), (False, "Crash")]
+    key = cell_key(cells_of(entries, [Format.ONNX], [Precision.FP32])[0], FEW)
+    assert found.cells[0].key == key
+    assert (tmp_path / "out" / "cells" / f"{key}.json").exists()
