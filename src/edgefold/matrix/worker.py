@@ -145,6 +145,7 @@ def compute(model: _Model, cell: Cell, key: str) -> CellResult:
         lowering=settings.lowering,  # type: ignore[arg-type]  # checked by the caller
         parity_samples=settings.parity_samples,
         bench=BenchOptions(threads=settings.threads),
+        timing=False,  # other cells run at the same time
     )
     with tempfile.TemporaryDirectory(prefix="edgefold-cell-") as folder:
         variants = emit_all(folded, programs, options, Path(folder), model.stages)
