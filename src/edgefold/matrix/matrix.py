@@ -169,7 +169,7 @@ def _on_cluster(todo: Sequence[tuple[Cell, str]], options: CellOptions, caps: Ca
     except ImportError as error:
         raise MissingExtraError("distributed", "cluster", "a matrix on a cluster") from error
     try:
-        client = Client(address, timeout=_CONNECT_S)
+        client = Client(address, timeout=_CONNECT_S)  # type: ignore[no-untyped-call]  # distributed does not type it
     except (OSError, TimeoutError, ValueError) as error:
         raise DeviceError(f"Dask scheduler '{address}' cannot be reached: {error}; start it, or check the address") from error
     with client:
@@ -186,7 +186,7 @@ def _on_cluster(todo: Sequence[tuple[Cell, str]], options: CellOptions, caps: Ca
             }
             # Keys that Dask makes itself would take two equal jobs of two runs for one.
             groups[client.submit(run_job, job, pure=False, retries=1)] = group
-        for future in completed(list(groups)):
+        for future in completed(list(groups)):  # type: ignore[no-untyped-call]  # likewise
             if future.status == "finished":
                 yield from (from_dict(CellResult, result) for result in future.result())
             else:
