@@ -16,7 +16,8 @@ from edgefold.errors import ArtifactError
 
 NATIVE = Path(__file__).with_name("native")
 MANIFEST = "runner.json"
-MANIFEST_SCHEMA = "edgefold.runner/1"
+# Grows with what the programs can do.
+MANIFEST_SCHEMA = "edgefold.runner/2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ def load_bundle(folder: Path | None = None) -> NativeBundle | None:
 class NativeLauncher:
     """One program of the bundle, pushed to a device, started by the loader that comes with it."""
 
+    pairs = False
+
     def __init__(self, runner: Runner, bundle: NativeBundle, form: Format) -> None:
         program, files = bundle.programs[form]
         self._program, self._loader = program, bundle.loader
@@ -89,10 +92,11 @@ class NativeLauncher:
         """Nothing."""
         return {}
 
-    def argv(self, folder: RemotePath, job: str) -> list[str]:
+    def argv(self, folder: RemotePath, *jobs: str) -> list[str]:
         """The command: a program of another C library only starts through its own loader."""
         remote = self._remote
-        return [f"{remote}/{self._loader}", "--library-path", remote, f"{remote}/{self._program}", f"{folder}/{job}"]
+        own = [f"{remote}/{self._loader}", "--library-path", remote, f"{remote}/{self._program}"]
+        return [*own, *(f"{folder}/{job}" for job in jobs)]
 
     def race_files(self) -> list[Path] | None:
         """It holds one model at a time."""

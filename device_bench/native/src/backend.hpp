@@ -21,6 +21,10 @@ class Backend {
   public:
     virtual ~Backend() = default;
     virtual std::string runtime() const = 0; // "onnxruntime 1.32.0"
+    // Before load: the times of ops are to be kept, in files whose names begin with this.
+    virtual void trace(const std::string &stem) = 0;
+    // After the runs: those times as a member of the answer, `"ops":[...]` or the name of a file.
+    virtual std::string traced() = 0;
     virtual void load(const std::string &path, int threads) = 0;
     virtual std::vector<Spec> inputs() const = 0;
     virtual std::vector<Spec> outputs() const = 0;

@@ -5,6 +5,7 @@
 //   wheel has no header for it, so it is declared here.
 // - Loader, program, planned buffers and method each outlive the next.
 // - Without /sys/devices/system/cpu/{possible,present} XNNPACK is not available (error 0x20).
+#include <executorch/devtools/etdump/etdump_flatcc.h>
 #include <executorch/extension/data_loader/file_data_loader.h>
 #include <executorch/extension/memory_allocator/malloc_memory_allocator.h>
 #include <executorch/runtime/executor/method.h>
@@ -12,12 +13,15 @@
 #include <executorch/runtime/platform/runtime.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <list>
 #include <optional>
 #include <stdexcept>
 
 #include "backend.hpp"
+#include "job.hpp"
 
 namespace executorch::extension::threadpool {
 class ThreadPool {
@@ -81,6 +85,21 @@ class ExecutorchBackend : public Backend {
 
     std::string runtime() const override { return "executorch " EDGEFOLD_EXECUTORCH_VERSION; }
 
+    void trace(const std::string &stem) override {
+        dump_ = stem + ".etdp";
+        tracer_.emplace();
+    }
+
+    std::string traced() override {
+        auto data = tracer_->get_etdump_data();
+        std::ofstream file(dump_, std::ios::binary);
+        file.write(static_cast<const char *>(data.buf), static_cast<std::streamsize>(data.size));
+        std::free(data.buf);
+        if (!file.flush())
+            throw std::runtime_error("cannot write " + dump_);
+        return "\"etdump\":" + quoted(dump_.substr(dump_.rfind('/') + 1));
+    }
+
     void load(const std::string &path, int threads) override {
         executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(static_cast<uint32_t>(threads));
         auto loader = FileDataLoader::from(path.c_str());
@@ -98,7 +117,7 @@ class ExecutorchBackend : public Backend {
         }
         planned_memory_.emplace(Span<Span<uint8_t>>(spans_.data(), spans_.size()));
         manager_.emplace(&method_memory_, &*planned_memory_, &temporary_memory_);
-        auto method = program_->load_method("forward", &*manager_);
+        auto method = program_->load_method("forward", &*manager_, tracer_ ? &*tracer_ : nullptr);
         check(method.error(), "load_method");
         method_.emplace(std::move(method.get()));
         for (size_t i = 0; i < meta->num_inputs(); i++) {
@@ -145,6 +164,8 @@ class ExecutorchBackend : public Backend {
         return {name, {info.sizes().begin(), info.sizes().end()}, name_of(info.scalar_type())};
     }
 
+    std::string dump_;
+    std::optional<executorch::etdump::ETDumpGen> tracer_;
     std::optional<FileDataLoader> loader_;
     std::optional<Program> program_;
     std::list<std::vector<uint8_t>> planned_;

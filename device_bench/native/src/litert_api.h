@@ -17,6 +17,18 @@ typedef struct {
 
 enum { LITERT_ACCELERATOR_CPU = 1, LITERT_LOCK_READ = 0, LITERT_LOCK_WRITE = 1, LITERT_RANKED = 0 };
 
+/* An event of the profiler. The kinds that are ops: of the file (position is that in it), and inside a delegate. */
+typedef struct {
+    const char *tag;
+    int kind;
+    uint64_t start_us, elapsed_us;
+    size_t memory[6];
+    uint64_t position, more;
+    int source;
+} LiteRtEvent;
+
+enum { LITERT_FILE_OP = 2, LITERT_DELEGATE_OP = 8 };
+
 extern "C" {
 int LiteRtCreateEnvironment(int option_count, const void *options, LiteRtHandle *environment);
 int LiteRtCreateModelFromFile(LiteRtHandle environment, const char *path, LiteRtHandle *model);
@@ -44,6 +56,11 @@ int LiteRtLockTensorBuffer(LiteRtHandle buffer, void **data, int mode);
 int LiteRtUnlockTensorBuffer(LiteRtHandle buffer);
 int LiteRtRunCompiledModel(LiteRtHandle compiled, size_t signature, size_t input_count, LiteRtHandle *inputs,
                            size_t output_count, LiteRtHandle *outputs);
+int LiteRtCompiledModelGetProfiler(LiteRtHandle compiled, LiteRtHandle *profiler);
+int LiteRtStartProfiler(LiteRtHandle profiler);
+int LiteRtStopProfiler(LiteRtHandle profiler);
+int LiteRtGetNumProfilerEvents(LiteRtHandle profiler, int *count);
+int LiteRtGetProfilerEvents(LiteRtHandle profiler, int count, LiteRtEvent *events);
 void LiteRtDestroyTensorBuffer(LiteRtHandle buffer);
 void LiteRtDestroyCompiledModel(LiteRtHandle compiled);
 void LiteRtDestroyOptions(LiteRtHandle options);

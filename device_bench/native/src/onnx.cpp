@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "backend.hpp"
+#include "job.hpp"
 
 namespace edgefold {
 
@@ -59,9 +60,21 @@ class OnnxBackend : public Backend {
 
     std::string runtime() const override { return std::string("onnxruntime ") + OrtGetApiBase()->GetVersionString(); }
 
+    void trace(const std::string &stem) override { trace_ = stem; }
+
+    std::string traced() override {
+        char *name;
+        check(api_->SessionEndProfiling(session_, allocator_, &name));
+        std::string path = name;
+        check(api_->AllocatorFree(allocator_, name));
+        return "\"ort_trace\":" + quoted(path.substr(path.rfind('/') + 1));
+    }
+
     void load(const std::string &path, int threads) override {
         OrtSessionOptions *options;
         check(api_->CreateSessionOptions(&options));
+        if (!trace_.empty())
+            check(api_->EnableProfiling(options, trace_.c_str()));
         check(api_->SetIntraOpNumThreads(options, threads));
         check(api_->SetInterOpNumThreads(options, 1));
         OrtStatus *status = api_->CreateSession(env_, path.c_str(), options, &session_);
@@ -171,6 +184,7 @@ class OnnxBackend : public Backend {
     OrtMemoryInfo *memory_ = nullptr;
     OrtAllocator *allocator_ = nullptr;
     OrtSession *session_ = nullptr;
+    std::string trace_;
     std::vector<Spec> inputs_specs_, outputs_specs_;
     std::vector<const char *> input_names_, output_names_;
     std::vector<OrtValue *> values_, outputs_;

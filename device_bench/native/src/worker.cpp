@@ -1,5 +1,5 @@
-// Answers one job: PROGRAM JOB.json. The protocol, the modes and the warm-up are those of src/edgefold/runtime/worker.py, with one
-// mode more: "count" runs a fixed number of times between markers that the instruction counter sees (prctl with an unknown number).
+// Answers one job: PROGRAM JOB.json. The protocol, the modes and the warm-up are those of src/edgefold/runtime/worker.py (it takes no
+// second job), with one mode more: "count" runs a fixed number of times between markers that the instruction counter sees (prctl with an unknown number).
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/time.h>
@@ -19,6 +19,7 @@
 
 #include "backend.hpp"
 #include "job.hpp"
+#include "roofline.hpp"
 
 namespace edgefold {
 
@@ -26,9 +27,10 @@ namespace {
 
 constexpr double fast_rate = 0.1, slow_rate = 0.005, tolerance = 0.04;
 constexpr int agreeing_samples = 40;
+constexpr std::size_t recent_samples = 5;
 constexpr double warmup_s = 3.0;
 constexpr std::size_t warmup_samples = 60;
-constexpr int memory_runs = 8;
+constexpr int memory_runs = 8, profile_runs = 30;
 constexpr unsigned long marker = 0x45444745; // "EDGE"
 
 using Clock = std::chrono::steady_clock;
@@ -52,9 +54,15 @@ template <typename Call> std::int64_t timed(Call call) {
 class WarmUp {
   public:
     bool add(std::int64_t sample_ns) {
+        if (recent_.size() == recent_samples)
+            recent_.erase(recent_.begin());
+        recent_.push_back(sample_ns);
+        Nanoseconds sorted = recent_;
+        std::sort(sorted.begin(), sorted.end());
+        auto sample = static_cast<double>(sorted[sorted.size() / 2]);
         if (slow_ == 0)
-            fast_ = slow_ = static_cast<double>(sample_ns);
-        double sample = std::min(static_cast<double>(sample_ns), 2 * slow_);
+            fast_ = slow_ = sample;
+        sample = std::min(sample, 2 * slow_);
         fast_ += fast_rate * (sample - fast_);
         slow_ += slow_rate * (sample - slow_);
         agreeing_ = std::abs(fast_ / std::max(slow_, 1.0) - 1) <= tolerance ? agreeing_ + 1 : 0;
@@ -62,6 +70,7 @@ class WarmUp {
     }
 
   private:
+    Nanoseconds recent_;
     double fast_ = 0, slow_ = 0;
     int agreeing_ = 0;
 };
@@ -194,6 +203,14 @@ std::string memory(Backend &model, std::vector<Array> &first, long base) {
            ",\"base_rss_bytes\":" + std::to_string(base) + ",\"pss_bytes\":" + std::to_string(proc_bytes("/proc/self/smaps_rollup", "Pss:"));
 }
 
+std::string profile(Backend &model, std::vector<Array> &first) {
+    for (int run = 0; run < profile_runs; run++) {
+        model.bind(first);
+        model.invoke();
+    }
+    return "," + model.traced();
+}
+
 std::string work(const Job &job, const std::string &folder) {
     double limit_s = job.number("limit_s", 0);
     if (limit_s > 0)
@@ -201,7 +218,14 @@ std::string work(const Job &job, const std::string &folder) {
         alarm(static_cast<unsigned>(std::ceil(limit_s)));
     pin(job.numbers("cores"));
     std::string mode = job.text("mode");
+    if (mode == "roofline") {
+        Roofline found = measure_roofline(static_cast<int>(job.number("threads", 1)));
+        return "\"mode\":\"roofline\",\"runtime\":\"native\",\"operations_per_s\":" + std::to_string(found.operations_per_s) +
+               ",\"bytes_per_s\":" + std::to_string(found.bytes_per_s);
+    }
     std::unique_ptr<Backend> model = make_backend();
+    if (mode == "profile")
+        model->trace(folder + "trace");
     long base = proc_bytes("/proc/self/status", "VmRSS:");
     std::int64_t load_ns = timed([&] { model->load(folder + job.text("model"), static_cast<int>(job.number("threads", 1))); });
     std::string result = "\"mode\":" + quoted(mode) + ",\"runtime\":" + quoted(model->runtime()) + ",\"load_ns\":" + std::to_string(load_ns);
@@ -225,6 +249,8 @@ std::string work(const Job &job, const std::string &folder) {
             result += bench(*model, first, job);
         else if (mode == "memory")
             result += memory(*model, first, base);
+        else if (mode == "profile")
+            result += profile(*model, first);
         else if (mode == "count")
             result += count(*model, first, job);
         else
