@@ -73,12 +73,16 @@ def bench_case(
     progress: Callable[[], None] = lambda: None,
 ) -> Measurement:
     """The same for a case and an open runner."""
-    if runner.url != "fake":
-        case = replace(case, fallback_ops=fallback_ops(case.path))
-        if runner.url != "host" and reference is None:
-            reference = host_outputs(case)
+    case = with_fallback_ops(case, runner)
+    if runner.url not in ("fake", "host") and reference is None:
+        reference = host_outputs(case)
     with placed(case, runner, launchers.of(case.format), options) as place:
         return measure(place, idle=idle, reference=reference, progress=progress)
+
+
+def with_fallback_ops(case: Case, runner: Runner) -> Case:
+    """The case, knowing which of its ops no delegate takes; a fake device says that itself."""
+    return case if runner.url == "fake" else replace(case, fallback_ops=fallback_ops(case.path))
 
 
 def bench_many(

@@ -1,8 +1,10 @@
 """Is B faster than A on this device? Both are measured side by side, so that whatever drifts meets both alike.
 
-Processes run in blocks A B B A: a linear drift over a block cancels out. Each block gives one ratio of its medians; the
-blocks are independent, so their geometric mean has a t interval. Measured apart from each other, two results only compare
-when the device, its state and the runtime are the same.
+Two files of one format are loaded into one process and sampled in turns A B B A of a few milliseconds; in every other process
+B comes first. Each of at least 12 fresh processes gives one ratio. Where a process holds one model (the native runner, files of
+two formats), processes themselves run in blocks A B B A, and each block gives one ratio of its medians. Either way a linear drift
+over a block cancels out, and the ratios are independent, so their geometric mean has a t interval. Measured apart from each
+other, two results only compare when the device, its state and the runtime are the same.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from statistics import median
 
 from edgefold.artifact import Artifact
 from edgefold.device_bench import stats
-from edgefold.device_bench.benchmark import host_outputs
+from edgefold.device_bench.benchmark import host_outputs, with_fallback_ops
 from edgefold.device_bench.cases import Case, make_case
 from edgefold.device_bench.launch import Launchers, Worker
 from edgefold.device_bench.method import PlacedCase, assemble, cool_down, placed
@@ -69,16 +71,17 @@ def compare_cases(
     progress: Callable[[], None] = lambda: None,
 ) -> Comparison:
     """The same for two cases and an open runner."""
+    a, b = with_fallback_ops(a, runner), with_fallback_ops(b, runner)
     blocks = max(MIN_BLOCKS, math.ceil(options.processes / 2))
     ways = [launchers.of(case.format) for case in (a, b)]
     with placed(a, runner, ways[0], options) as first, placed(b, runner, ways[1], options) as second:
         before, gate_reached = cool_down(runner, runner.info(), options)
+        together = a.format is b.format and ways[0].pairs
         runs: tuple[list[Run], list[Run]] = ([], [])
+        logs: list[float] = []
         during = before
         for block in range(blocks):
-            for side in (0, 1, 1, 0):
-                runs[side].append((first, second)[side].process())
-                progress()
+            logs += (_block_together if together else _block)(first, second, runs, progress)
             if block == blocks // 2:
                 during = runner.info()
         states = (before, during, runner.info())
@@ -86,8 +89,7 @@ def compare_cases(
             _finish(place, tuple(side), states, gate_reached=gate_reached)
             for place, side in ((first, runs[0]), (second, runs[1]))
         )
-    logs = [_log_ratio(runs[1][2 * i : 2 * i + 2], runs[0][2 * i : 2 * i + 2]) for i in range(blocks)]
-    estimate = stats.mean_ratio(logs)
+    estimate = stats.crossed_ratio(logs[::2], logs[1::2]) if together else stats.mean_ratio(logs)
     codes = tuple(code for code in Code if code in baseline.codes or code in candidate.codes)
     return Comparison(
         baseline=baseline,
@@ -151,6 +153,26 @@ def _finish(
     reference = None if place.runner.url in ("host", "fake") else host_outputs(place.case)
     parity = None if reference is None else compare_outputs(place.case.output_specs, place.outputs(), reference)
     return assemble(place, runs, states, place.memory(), gate_reached=gate_reached, parity=parity)
+
+
+def _block(first: PlacedCase, second: PlacedCase, runs: tuple[list[Run], list[Run]], progress: Callable[[], None]) -> list[float]:
+    """Four processes A B B A; the logarithm of their one ratio."""
+    for side in (0, 1, 1, 0):
+        runs[side].append((first, second)[side].process())
+        progress()
+    return [_log_ratio(runs[1][-2:], runs[0][-2:])]
+
+
+def _block_together(
+    first: PlacedCase, second: PlacedCase, runs: tuple[list[Run], list[Run]], progress: Callable[[], None]
+) -> list[float]:
+    """Two processes with both files, the second with B loaded and begun first; the logarithms of their ratios."""
+    (mine, others), forward = first.process_with(second)
+    (others_again, mine_again), backward = second.process_with(first)
+    runs[0].extend((mine, mine_again))
+    runs[1].extend((others, others_again))
+    progress()
+    return [math.log(forward), -math.log(backward)]
 
 
 def _log_ratio(candidate: list[Run], baseline: list[Run]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -10,7 +11,7 @@ from edgefold.artifact import Format
 from edgefold.device_bench.native_bundle import NativeLauncher, load_bundle
 from edgefold.device_bench.runners.base import RemotePath, Runner
 from edgefold.errors import DeviceError
-from edgefold.runtime.protocol import RACE, WORKER, python_path, worker_argv
+from edgefold.runtime.protocol import RACE, WORKER, WORKER_FILES, python_path, worker_argv
 
 Worker = Literal["auto", "python", "native"]
 
@@ -24,7 +25,9 @@ MODULES = {
 
 
 class Launcher(Protocol):
-    """Knows the command that answers a job in a pushed folder."""
+    """Knows the command that answers a job in a pushed folder. ``pairs``: one process can time two models in turns."""
+
+    pairs: bool
 
     def files(self) -> list[Path]:
         """What must lie in the folder of each case."""
@@ -34,8 +37,8 @@ class Launcher(Protocol):
         """What must stand in each job."""
         ...
 
-    def argv(self, folder: RemotePath, job: str) -> list[str]:
-        """The command."""
+    def argv(self, folder: RemotePath, *jobs: str) -> list[str]:
+        """The command; jobs are paths on the device, or names in the folder."""
         ...
 
     def race_files(self) -> list[Path] | None:
@@ -50,6 +53,8 @@ class Launcher(Protocol):
 class HostLauncher:
     """The worker under this process's own interpreter."""
 
+    pairs = True
+
     def files(self) -> list[Path]:
         """Nothing: the worker is run from where it is installed."""
         return []
@@ -58,9 +63,9 @@ class HostLauncher:
         """Where this process finds its packages."""
         return {"sys_path": python_path()}
 
-    def argv(self, folder: RemotePath, job: str) -> list[str]:
+    def argv(self, folder: RemotePath, *jobs: str) -> list[str]:
         """The command."""
-        return worker_argv(f"{folder}/{job}")
+        return worker_argv(*paths(folder, jobs))
 
     def race_files(self) -> list[Path] | None:
         """Nothing: it is run from where it is installed."""
@@ -74,20 +79,22 @@ class HostLauncher:
 class PythonLauncher:
     """The worker, sent over, under the device's own Python."""
 
+    pairs = True
+
     def __init__(self, python: str) -> None:
         self._python = python
 
     def files(self) -> list[Path]:
         """The worker itself."""
-        return [WORKER]
+        return list(WORKER_FILES)
 
     def job(self) -> dict[str, Any]:
         """Nothing."""
         return {}
 
-    def argv(self, folder: RemotePath, job: str) -> list[str]:
+    def argv(self, folder: RemotePath, *jobs: str) -> list[str]:
         """The command."""
-        return [self._python, "-I", f"{folder}/{WORKER.name}", f"{folder}/{job}"]
+        return [self._python, "-I", f"{folder}/{WORKER.name}", *paths(folder, jobs)]
 
     def race_files(self) -> list[Path] | None:
         """The program itself and the worker that it builds upon."""
@@ -96,6 +103,17 @@ class PythonLauncher:
     def race_argv(self, folder: RemotePath, job: str) -> list[str]:
         """The command for a race."""
         return [self._python, "-I", f"{folder}/{RACE.name}", f"{folder}/{job}"]
+
+
+class FakeLauncher(PythonLauncher):
+    """The same on a device that exists only in memory, whose worker knows one model at a time."""
+
+    pairs = False
+
+
+def paths(folder: RemotePath, jobs: Sequence[str]) -> list[str]:
+    """Jobs as paths: names lie in the folder."""
+    return [job if job.startswith("/") else f"{folder}/{job}" for job in jobs]
 
 
 def has_python(runner: Runner, form: Format) -> bool:
@@ -117,7 +135,7 @@ def choose_launcher(runner: Runner, form: Format, worker: Worker = "auto") -> La
     if runner.url == "host":
         return HostLauncher()
     if runner.url == "fake":
-        return PythonLauncher(runner.python)
+        return FakeLauncher(runner.python)
     if worker != "native" and has_python(runner, form):
         return PythonLauncher(runner.python)
     missing = f"device '{runner.url}' has no Python with numpy and {' or '.join(MODULES[form])}"

@@ -56,7 +56,19 @@ class PlacedCase:
 
     def process(self) -> Run:
         """One fresh process."""
-        answer = self._ask(BENCH_JOB)
+        return self.take(self._ask(BENCH_JOB))
+
+    def process_with(self, other: PlacedCase) -> tuple[tuple[Run, Run], float]:
+        """One fresh process that times this case and another in turns: the runs of both, and how long the other takes over how
+        long this one does."""
+        argv = self.launcher.argv(self.folder, f"{self.folder}/{BENCH_JOB}", f"{other.folder}/{BENCH_JOB}")
+        answer = self._answer(argv, 2)
+        mine, others = answer["sides"]
+        turns = [stats.turn_medians(side["samples_ns"], side["turns"]) for side in (mine, others)]
+        return (self.take(mine), other.take(others)), stats.turns_ratio(turns[1], turns[0])
+
+    def take(self, answer: dict[str, Any]) -> Run:
+        """The run in a worker's answer; what it tells of the runtime is kept."""
         self.runtime = answer["runtime"]
         self.fallback_ops = tuple(answer.get("fallback_ops", self.case.fallback_ops))
         self.output_names = list(answer["outputs"])
@@ -85,8 +97,11 @@ class PlacedCase:
         return tuple(from_file(spec, array) for spec, array in zip(self.case.output_specs, arrays, strict=True))
 
     def _ask(self, job: str) -> dict[str, Any]:
-        timeout_s = self.options.max_secs / self.options.processes + GRACE_S + START_S
-        done = self.runner.run(self.launcher.argv(self.folder, job), timeout_s=timeout_s)
+        return self._answer(self.launcher.argv(self.folder, job), 1)
+
+    def _answer(self, argv: list[str], models: int) -> dict[str, Any]:
+        timeout_s = models * (self.options.max_secs / self.options.processes + GRACE_S) + START_S
+        done = self.runner.run(argv, timeout_s=timeout_s)
         return read_answer(done.returncode, done.stdout, done.stderr, model=self.case.name, format=self.case.format)
 
 

@@ -86,6 +86,35 @@ def mean_ratio(log_ratios: Sequence[float]) -> Estimate:
     return Estimate(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
 
 
+def crossed_ratio(forward: Sequence[float], backward: Sequence[float]) -> Estimate:
+    """The geometric mean of ratios, given as logarithms, of which half were measured in one order and half in the other.
+
+    Which model a process loads first has an effect of its own (some percent). It cancels out of the mean over both orders, and it
+    must not count as noise either: the t interval is that of the spread within each order.
+    """
+    sides = [np.asarray(side, np.float64) for side in (forward, backward)]
+    mean = float(sum(side.mean() for side in sides)) / 2
+    degrees = sum(len(side) - 1 for side in sides)
+    if min(map(len, sides)) < 2:
+        return Estimate(math.exp(mean), 0.0, math.inf)
+    variance = sum(float(((side - side.mean()) ** 2).sum()) for side in sides) / degrees
+    half = _student(degrees) * math.sqrt(variance * sum(1 / len(side) for side in sides)) / 2
+    return Estimate(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+
+
+def turn_medians(samples: Sequence[int], turns: Sequence[int]) -> Floats:
+    """The median of each turn of one model; ``turns`` has their numbers of samples."""
+    ends = np.cumsum(np.asarray(turns, np.intp))
+    return np.array([np.median(part) for part in np.split(np.asarray(samples, np.float64), ends[:-1])])
+
+
+def turns_ratio(candidate: Floats, baseline: Floats) -> float:
+    """The ratio in one process that ran both models in turns A B B A: the median over the blocks, each of which has two turns of
+    both, so that a drift over a block cancels out and a block that something disturbed counts no more than any other."""
+    logs = (np.log(candidate) - np.log(baseline)).reshape(-1, 2).mean(axis=1)
+    return math.exp(float(np.median(logs)))
+
+
 def outliers(samples: Sequence[int]) -> int:
     """How many samples lie beyond the outer fences: three interquartile ranges outside the quartiles (Tukey, 1977)."""
     values = np.asarray(samples, np.float64)

@@ -6,14 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from shutil import copy
 
+import numpy as np
 import pytest
 
+from edgefold.device_bench import comparison
 from edgefold.device_bench.benchmark import bench_case
 from edgefold.device_bench.cases import Case, make_case
 from edgefold.device_bench.comparison import compare, compare_cases, compare_measurements, verdict_of
 from edgefold.device_bench.launch import Launchers
 from edgefold.device_bench.options import BenchOptions
+from edgefold.device_bench.runners import open_runner
 from edgefold.device_bench.runners.fake import FakeDevice, FakeRunner
+from edgefold.device_bench.stats import turn_medians, turns_ratio
 from edgefold.errors import UsageError
 from edgefold.results import Code, Estimate, Measurement, Verdict
 
@@ -56,6 +60,45 @@ def test_processes_are_interleaved_in_blocks(pair: tuple[Case, Case]) -> None:
     verdict(pair, made)
     benches = [job[-6] for job in made.jobs if job.startswith("bench")]
     assert "".join(benches) == "abba" * 6
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> BenchOptions:
+    """Four processes, where a comparison that shall mean something has twelve."""
+    monkeypatch.setattr(comparison, "MIN_BLOCKS", 2)
+    return BenchOptions(processes=4, min_samples=3, min_time_s=0.0, max_secs=4, gate_max_s=0)
+
+
+def test_two_files_of_one_format_share_their_processes(pair: tuple[Case, Case], quick: BenchOptions) -> None:
+    with open_runner("host") as runner:
+        found = compare_cases(*pair, runner, quick, Launchers(runner))
+    assert len(found.block_ratios) == 4
+    assert len(found.baseline.runs) == len(found.candidate.runs) == 4
+    assert all(run.load_ns > 0 and len(run.samples_ns) >= 6 for run in (*found.baseline.runs, *found.candidate.runs))
+    assert found.ratio.low <= found.ratio.value <= found.ratio.high
+
+
+def test_a_disturbed_turn_and_a_drift_do_not_move_the_ratio_of_a_process() -> None:
+    # Turns A B B A, B takes 1.03 times as long; the machine slows down by 2 % with each turn, and once by 50 %.
+    speed = [1.02**turn for turn in range(20)]
+    speed[6] *= 1.5
+    a = np.array([1000 * speed[turn] for turn in range(20) if turn % 4 in (0, 3)])
+    b = np.array([1030 * speed[turn] for turn in range(20) if turn % 4 in (1, 2)])
+    assert turns_ratio(b, a) == pytest.approx(1.03)
+    assert turn_medians([3, 1, 2, 10, 30], [3, 2]).tolist() == [2, 20]
+
+
+def test_ops_that_no_delegate_takes_are_a_code_of_the_comparison(
+    pair: tuple[Case, Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "edgefold.device_bench.benchmark.fallback_ops", lambda path: ("head (softmax)",) * (path.name == "b.onnx")
+    )
+    with open_runner("host") as runner:
+        found = compare_cases(*pair, runner, quick, Launchers(runner))
+    assert Code.FALLBACK_OPS not in found.baseline.codes
+    assert found.candidate.fallback_ops == ("head (softmax)",)
+    assert Code.FALLBACK_OPS in found.codes
 
 
 def test_a_difference_below_the_threshold_is_none() -> None:

@@ -10,6 +10,28 @@ import pytest
 from edgefold.device_bench import stats
 
 
+def test_the_order_of_loading_is_neither_effect_nor_noise() -> None:
+    # B takes 1.03 times as long; what is loaded first is 2 % slower.
+    noise = [0.002, -0.002, 0.001, -0.001, 0.0, 0.0]
+    forward = [math.log(1.03 / 1.02) + each for each in noise]
+    backward = [math.log(1.03 * 1.02) + each for each in noise]
+    found = stats.crossed_ratio(forward, backward)
+    assert found.value == pytest.approx(1.03)
+    # s = 0.00141 over 10 degrees of freedom, t = 2.228: 2.228 * 0.00141 / sqrt(12)
+    assert math.log(found.high / found.value) == pytest.approx(2.228 * math.sqrt(2e-5 / 10) / math.sqrt(12), rel=1e-3)
+    assert stats.crossed_ratio([0.1], [0.1]).high == math.inf
+
+
+def test_the_crossed_interval_holds_the_truth_in_95_percent() -> None:
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(2000):
+        forward, backward = rng.normal(0.03 - 0.02, 0.01, 6), rng.normal(0.03 + 0.02, 0.01, 6)
+        found = stats.crossed_ratio(forward.tolist(), backward.tolist())
+        held += found.low <= math.exp(0.03) <= found.high
+    assert 0.935 < held / 2000 < 0.965
+
+
 def processes(
     rng: np.random.Generator, count: int, samples: int, between: float, within: float, median: float = 1e6
 ) -> list[list[int]]:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from edgefold.artifact import Format
 from edgefold.errors import ArtifactError, RuntimeFailure
-from edgefold.runtime import worker
-from edgefold.runtime.protocol import WORKER, ask, find_answer, read_answer, worker_argv
+from edgefold.runtime import worker_timing
+from edgefold.runtime.protocol import WORKER_FILES, ask, find_answer, python_path, read_answer, worker_argv
 from edgefold.runtime.session import save_inputs
 
 BENCH: dict[str, Any] = {"min_samples": 5, "min_time_s": 0.001, "warmup_max_s": 0.2, "max_s": 5.0}
@@ -89,26 +89,47 @@ def test_noise_around_an_answer_is_skipped() -> None:
 
 
 def test_warm_up_ends_when_the_times_have_settled() -> None:
-    settle = worker.WarmUp()
+    settle = worker_timing.WarmUp()
     falling = [int(1000 * (1 + 2 * 0.97**n)) for n in range(2000)]
     ends = next(n for n, sample in enumerate(falling) if settle.add(sample))
     # The fast average follows the samples; it must not agree while they still fall by more than the tolerance.
     assert ends > 100
-    assert falling[ends - worker.AGREEING] < 1000 * (1 + 2 * worker.TOLERANCE)
+    assert falling[ends - worker_timing.AGREEING] < 1000 * (1 + 2 * worker_timing.TOLERANCE)
 
 
 def test_warm_up_of_rising_times_does_not_end() -> None:
-    settle = worker.WarmUp()
+    settle = worker_timing.WarmUp()
     assert not any(settle.add(int(1000 * 1.01**n)) for n in range(500))
 
 
-def test_the_worker_is_python_3_9_and_needs_only_numpy() -> None:
-    tree = ast.parse(WORKER.read_text(), feature_version=(3, 9))
+def test_two_models_are_timed_in_turns_and_both_write_their_outputs(tiny: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / side for side in ("a", "b")]
+    for folder, name in zip(folders, ("tiny.tflite", "tiny-int8.tflite"), strict=True):
+        folder.mkdir()
+        dtype = np.int8 if "int8" in name else np.float32
+        names = save_inputs(folder, [np.zeros((1, 1, 16, 16, 3), dtype)])
+        (folder / "job.json").write_text(json.dumps(job(tiny, "bench", name, inputs=names, sys_path=python_path(), **BENCH)))
+    argv = worker_argv(*(str(folder / "job.json") for folder in folders))
+    done = subprocess.run(argv, capture_output=True, timeout=60)
+    answer = read_answer(done.returncode, done.stdout, done.stderr, model="a", format=Format.TFLITE)
+    assert len(answer["sides"]) == 2
+    for side in answer["sides"]:
+        assert sum(side["turns"]) == len(side["samples_ns"]) >= 5
+        assert len(side["turns"]) % 2 == 0
+        assert side["outputs"] == ["output_0.npy"]
+    assert np.load(folders[0] / "output_0.npy").dtype == np.float32
+    assert np.load(folders[1] / "output_0.npy").dtype == np.int8
+
+
+@pytest.mark.parametrize("path", WORKER_FILES, ids=lambda path: path.stem)
+def test_the_worker_is_python_3_9_and_needs_only_numpy(path: Path) -> None:
+    tree = ast.parse(path.read_text(), feature_version=(3, 9))
     imports = {name.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     sources = {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
     assert imports | sources <= {
         "__future__",
         "collections",
+        "ctypes",
         "gc",
         "importlib",
         "json",
@@ -116,7 +137,9 @@ def test_the_worker_is_python_3_9_and_needs_only_numpy() -> None:
         "os",
         "pathlib",
         "signal",
+        "subprocess",
         "sys",
+        "threading",
         "time",
         "typing",
     }

@@ -14,14 +14,16 @@ from edgefold.errors import ArtifactError, RuntimeFailure
 
 WORKER = Path(__file__).with_name("worker.py")
 RACE = Path(__file__).with_name("race.py")
+# Everything that a device needs; the worker finds its parts beside it.
+WORKER_FILES = (WORKER, *(WORKER.with_name(f"worker_{part}.py") for part in ("timing", "trace", "roofline")))
 PROTOCOL = 1
 JOB_FILE = "job.json"
 
 
-def worker_argv(job: str) -> list[str]:
-    """The command that answers a job on this machine, with this interpreter."""
+def worker_argv(*jobs: str) -> list[str]:
+    """The command that answers a job (or one that times two models in turns) on this machine, with this interpreter."""
     # -I: neither the folder that the user stands in nor PYTHON* variables can bring in another module.
-    return [sys.executable, "-I", str(WORKER), job]
+    return [sys.executable, "-I", str(WORKER), *jobs]
 
 
 def python_path() -> list[str]:

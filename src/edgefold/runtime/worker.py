@@ -1,13 +1,15 @@
 """Loads one model file in its runtime and describes, runs or times it: ``python -I worker.py JOB.json``.
 
+With a second job it times both models in turns. Its parts (`worker_timing`) lie beside this file.
+
 This file runs in a process of its own, on the host and on boards that have Python: a runtime that crashes takes only this process
 with it. So it needs nothing but the standard library, numpy and the one runtime that the job names, and it keeps to the
 syntax of Python 3.9. The native runner speaks the same protocol.
 
 The job is one JSON object; its paths are relative to its own folder::
 
-    {"mode": "describe" | "run" | "bench" | "memory" | "profile", "format": "onnx" | "tflite" | "executorch", "model": "m.onnx",
-     "threads": 1, "cores": [0, 1], "inputs": ["input_0.npy", ...],
+    {"mode": "describe" | "run" | "bench" | "memory" | "profile" | "roofline", "format": "onnx" | "tflite" | "executorch",
+     "model": "m.onnx", "threads": 1, "cores": [0, 1], "inputs": ["input_0.npy", ...],
      "min_samples": 64, "min_time_s": 0.5, "warmup_max_s": 12.0, "max_s": 24.0, "limit_s": 84.0}
 
 An input file holds (samples, *the file's own shape); ``run`` writes ``output_<i>.npy`` of (samples, *shape) beside the job,
@@ -18,13 +20,12 @@ exit code 1. What a runtime prints itself goes to stderr. All times are ns of a 
 
 from __future__ import annotations
 
-import gc
 import importlib
+import importlib.util
 import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,6 @@ import numpy as np
 PROTOCOL = 1
 Spec = dict[str, Any]  # name, shape (-1: dynamic), dtype, scale, zero_point
 
-# Two moving averages of the samples, a fast and a slow one, agree when the times have stopped falling
-# (AndroidX Microbenchmark's warm-up).
-FAST, SLOW, TOLERANCE, AGREEING = 0.1, 0.005, 0.04, 40
-# Where they never agree (another process keeps stepping in), it ends after this time and this many samples.
-WARMUP_S, WARMUP_SAMPLES = 3.0, 60
 MEMORY_RUNS, PROFILE_RUNS = 8, 30
 
 
@@ -67,6 +63,20 @@ def version_of(*distributions: str) -> str:
         except PackageNotFoundError:
             continue
     return distributions[0] + " unknown"
+
+
+def part(name: str) -> Any:
+    """One of the worker's other files, which lie beside it; an isolated interpreter does not look there."""
+    known = "edgefold_" + name
+    if known in sys.modules:
+        return sys.modules[known]
+    spec = importlib.util.spec_from_file_location(known, Path(__file__).with_name(name + ".py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[known] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 ONNX_DTYPES = {"float": "float32", "double": "float64"}
@@ -122,16 +132,8 @@ class OnnxModel:
         return list(self.binding.copy_outputs_to_cpu())
 
     def trace(self) -> dict[str, Any]:
-        """The median time of each op over the runs, in ns and in the order of execution."""
-        path = Path(self.session.end_profiling())
-        events = [event for event in json.loads(path.read_text(encoding="utf-8")) if event.get("cat") == "Node"]
-        path.unlink()
-        times: dict[tuple[str, str], list[int]] = {}
-        for event in events:
-            name = event["name"]
-            if name.endswith("_kernel_time"):
-                times.setdefault((name[: -len("_kernel_time")], event["args"]["op_name"]), []).append(1000 * event["dur"])
-        return {"ops": [{"name": name, "op": op, "ns": int(np.median(all_ns))} for (name, op), all_ns in times.items()]}
+        """The name of the file with every run of every op."""
+        return {"ort_trace": Path(self.session.end_profiling()).name}
 
 
 class TfliteModel:
@@ -187,6 +189,8 @@ class TfliteModel:
 class ExecutorchModel:
     """A program's method "forward" in ExecuTorch's Python bindings, which need torch for their tensors."""
 
+    pool_threads = 0
+
     def __init__(self) -> None:
         self.torch = first_module("torch")  # first: the bindings find its libraries loaded, or fail
         self.module = first_module("executorch.extension.pybindings._C")
@@ -195,8 +199,11 @@ class ExecutorchModel:
 
     def load(self, path: str, threads: int, trace: str = "") -> None:
         """Loads the file; this is what ``load_ns`` times. With ``trace`` the times of ops are kept, for a file of that stem."""
-        # The pool has a thread a core from the start, and a delegate keeps the pool that it finds when it is loaded.
-        self.module._unsafe_reset_threadpool(threads)
+        # The pool has a thread a core from the start, and a delegate keeps the pool that it finds when it is loaded: it is set
+        # once in a process, before the first model.
+        if ExecutorchModel.pool_threads != threads:
+            self.module._unsafe_reset_threadpool(threads)
+            ExecutorchModel.pool_threads = threads
         self.program = self.module._load_program(path, enable_etdump=bool(trace))
         self.dump = trace
         self.method = self.program.load_method("forward")
@@ -234,32 +241,6 @@ class ExecutorchModel:
 MODELS: dict[str, Callable[[], Any]] = {"onnx": OnnxModel, "tflite": TfliteModel, "executorch": ExecutorchModel}
 
 
-class WarmUp:
-    """Says when the times have settled: `add` is true once both averages have agreed for long enough."""
-
-    def __init__(self) -> None:
-        self.fast = self.slow = 0.0
-        self.agreeing = 0
-
-    def add(self, sample_ns: int) -> bool:
-        """Takes the next sample."""
-        if not self.slow:
-            self.fast = self.slow = float(sample_ns)
-        # One interrupted sample would keep the fast average away for many more.
-        sample = min(float(sample_ns), 2 * self.slow)
-        self.fast += FAST * (sample - self.fast)
-        self.slow += SLOW * (sample - self.slow)
-        self.agreeing = self.agreeing + 1 if abs(self.fast / max(self.slow, 1.0) - 1) <= TOLERANCE else 0
-        return self.agreeing >= AGREEING
-
-
-def timed(call: Callable[[], None]) -> int:
-    """How long a call takes, in ns."""
-    start = time.perf_counter_ns()
-    call()
-    return time.perf_counter_ns() - start
-
-
 def proc_bytes(name: str, key: str) -> int:
     """A field of a file in /proc/self, in bytes; 0 where the kernel does not tell. Unlike getrusage, status counts since exec
     only."""
@@ -295,83 +276,87 @@ def run_all(model: Any, arrays: list[Any]) -> list[Any]:
     return [np.stack([result[position] for result in results]) for position in range(len(results[0]))]
 
 
-def bench(model: Any, first: list[Any], job: dict[str, Any]) -> dict[str, Any]:
-    """First inference, warm-up until the times settle, then steady state; every sample is kept."""
-    start = time.perf_counter()
-    # The input is bound again before each run: a runtime may plan other data into its memory.
-    model.bind(first)
-    first_ns = timed(model.invoke)
-    settle, converged = WarmUp(), False
-    warmup: list[int] = []
-    samples: list[int] = []
-    gc.collect()
-    gc.disable()
-    while not converged:
-        model.bind(first)
-        warmup.append(timed(model.invoke))
-        converged = settle.add(warmup[-1])
-        spent = time.perf_counter() - start
-        if spent >= job["warmup_max_s"] or (spent >= WARMUP_S and len(warmup) >= WARMUP_SAMPLES):
-            break
-    total_ns = 0
-    while len(samples) < job["min_samples"] or total_ns < job["min_time_s"] * 1e9:
-        model.bind(first)
-        samples.append(timed(model.invoke))
-        total_ns += samples[-1]
-        if time.perf_counter() - start >= job["max_s"]:
-            break
-    gc.enable()
-    return {"first_ns": first_ns, "warmup_ns": warmup, "samples_ns": samples, "converged": converged}
-
-
-def work(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Does one job."""
-    if job.get("limit_s"):
+def begin(job: dict[str, Any], limit_s: float) -> None:
+    """Sets what holds for the whole process: its time limit, cores and threads."""
+    if limit_s:
         # Ends this process also when whoever asked is gone, and while a runtime hangs in C.
-        signal.setitimer(signal.ITIMER_REAL, job["limit_s"])
+        signal.setitimer(signal.ITIMER_REAL, limit_s)
     if job.get("cores"):
         os.sched_setaffinity(0, job["cores"])
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(job.get("threads", 1))
-    model = MODELS[job["format"]]()
-    base_rss = proc_bytes("status", "VmRSS")
-    arguments: tuple[Any, ...] = (str(folder / job["model"]), int(job.get("threads", 1)))
-    if job["mode"] == "profile":
-        if not hasattr(model, "trace"):
-            raise JobError(f"{model.runtime} does not tell the times of ops")
-        arguments += (str(folder / "trace"),)
-    load_ns = timed(lambda: model.load(*arguments))
-    inputs, outputs = model.specs()
-    result: dict[str, Any] = {"mode": job["mode"], "runtime": model.runtime, "load_ns": load_ns}
-    if job["mode"] == "describe":
-        return dict(result, inputs=inputs, outputs=outputs)
-    arrays = [np.load(folder / name, allow_pickle=False) for name in job["inputs"]]
-    check_inputs(inputs, arrays)
-    if job["mode"] == "run":
-        stacked = run_all(model, arrays)
-    else:
-        one = [np.ascontiguousarray(array[0]) for array in arrays]
-        if job["mode"] == "bench":
-            result.update(bench(model, one, job))
-        elif job["mode"] == "profile":
-            for _ in range(PROFILE_RUNS):
-                model.bind(one)
-                model.invoke()
-            result.update(model.trace())
-        elif job["mode"] == "memory":
-            for _ in range(MEMORY_RUNS):
-                model.bind(one)
-                model.invoke()
-            result.update(
-                peak_rss_bytes=proc_bytes("status", "VmHWM"), base_rss_bytes=base_rss, pss_bytes=proc_bytes("smaps_rollup", "Pss")
-            )
-        stacked = [np.array(output)[None] for output in model.outputs()]
-    result["outputs"] = []
-    for position, array in enumerate(stacked):
-        name = f"output_{position}.npy"
-        np.save(folder / name, array)
-        result["outputs"].append(name)
-    return result
+
+
+class Loaded:
+    """A model with its job and inputs, ready to run."""
+
+    def __init__(self, job: dict[str, Any], folder: Path) -> None:
+        self.job, self.folder = job, folder
+        self.model = MODELS[job["format"]]()
+        self.base_rss = proc_bytes("status", "VmRSS")
+        arguments: tuple[Any, ...] = (str(folder / job["model"]), int(job.get("threads", 1)))
+        if job["mode"] == "profile":
+            if self.model.runtime.startswith("ai-edge-litert"):
+                self.model = part("worker_trace").TracedLitert(self.model)
+            if not hasattr(self.model, "trace"):
+                raise JobError(f"{self.model.runtime} does not tell the times of ops")
+            arguments += (str(folder / "trace"),)
+        load_ns = part("worker_timing").timed(lambda: self.model.load(*arguments))
+        self.result: dict[str, Any] = {"mode": job["mode"], "runtime": self.model.runtime, "load_ns": load_ns}
+        self.specs = self.model.specs()
+        self.arrays = [np.load(folder / name, allow_pickle=False) for name in job.get("inputs", [])]
+        if job["mode"] != "describe":
+            check_inputs(self.specs[0], self.arrays)
+        self.first = [np.ascontiguousarray(array[0]) for array in self.arrays if len(array)]
+
+    def once(self) -> None:
+        """Binds the inputs again and runs: a runtime may plan other data into their memory."""
+        self.model.bind(self.first)
+        self.model.invoke()
+
+    def answer(self, stacked: list[Any] | None = None) -> dict[str, Any]:
+        """The result, with the outputs (by default those of the last run) in files beside the job."""
+        stacked = stacked or [np.array(output)[None] for output in self.model.outputs()]
+        self.result["outputs"] = [f"output_{position}.npy" for position in range(len(stacked))]
+        for position, name in enumerate(self.result["outputs"]):
+            np.save(self.folder / name, stacked[position])
+        return self.result
+
+
+def work(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Does one job."""
+    begin(job, job.get("limit_s", 0))
+    mode = job["mode"]
+    if mode == "roofline":
+        found: dict[str, Any] = part("worker_roofline").measure(job)
+        return found
+    one = Loaded(job, folder)
+    if mode == "describe":
+        return dict(one.result, inputs=one.specs[0], outputs=one.specs[1])
+    if mode == "run":
+        return one.answer(run_all(one.model, one.arrays))
+    if mode == "bench":
+        one.result.update(part("worker_timing").bench(one.model, one.first, job))
+    elif mode == "profile":
+        for _ in range(PROFILE_RUNS):
+            one.once()
+        one.result.update(one.model.trace())
+    elif mode == "memory":
+        for _ in range(MEMORY_RUNS):
+            one.once()
+        peak, pss = proc_bytes("status", "VmHWM"), proc_bytes("smaps_rollup", "Pss")
+        one.result.update(peak_rss_bytes=peak, base_rss_bytes=one.base_rss, pss_bytes=pss)
+    return one.answer()
+
+
+def work_pair(jobs: list[dict[str, Any]], folders: list[Path]) -> dict[str, Any]:
+    """Times two models in turns."""
+    begin(jobs[0], sum(job.get("limit_s", 0) for job in jobs))
+    sides = [Loaded(job, folders[position]) for position, job in enumerate(jobs)]
+    times = part("worker_timing").pair([side.model for side in sides], [side.first for side in sides], jobs)
+    for position, side in enumerate(sides):
+        side.result.update(times[position])
+    return {"mode": "pair", "runtime": sides[0].model.runtime, "sides": [side.answer() for side in sides]}
 
 
 def main(argv: list[str]) -> int:
@@ -381,9 +366,10 @@ def main(argv: list[str]) -> int:
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
-        job = json.loads(Path(argv[1]).read_text(encoding="utf-8"))
-        sys.path.extend(path for path in job.get("sys_path", []) if path not in sys.path)
-        result = dict(work(job, Path(argv[1]).resolve().parent), ok=True)
+        jobs = [json.loads(Path(name).read_text(encoding="utf-8")) for name in argv[1:]]
+        folders = [Path(name).resolve().parent for name in argv[1:]]
+        sys.path.extend(path for path in jobs[0].get("sys_path", []) if path not in sys.path)
+        result = dict(work_pair(jobs, folders) if len(jobs) > 1 else work(jobs[0], folders[0]), ok=True)
     except MissingRuntimeError as error:
         result = {"ok": False, "kind": "missing", "error": str(error)}
     except (JobError, KeyError) as error:
