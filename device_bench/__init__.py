@@ -16,8 +16,9 @@ from edgefold.device_bench.files import load_measurements, save_measurements
 from edgefold.device_bench.fleet import DeviceResult, bench_devices
 from edgefold.device_bench.listing import DeviceStatus, devices
 from edgefold.device_bench.native_build import build_runner
-from edgefold.device_bench.opprofile import OpProfile, profile
+from edgefold.device_bench.opprofile import OpProfile, OpTime, profile
 from edgefold.device_bench.options import BenchOptions
+from edgefold.device_bench.roofline import Roofline
 from edgefold.device_bench.store import HistoryEntry, history, recall, remember
 from edgefold.device_bench.tools import bench_with_tool
 from edgefold.device_bench.trend import sparkline, trend_svg
@@ -29,6 +30,8 @@ __all__ = [
     "HistoryEntry",
     "InstructionCount",
     "OpProfile",
+    "OpTime",
+    "Roofline",
     "SlownessReport",
     "SustainedResult",
     "against_baseline",

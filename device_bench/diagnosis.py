@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgefold.artifact import Artifact, Format, Precision
-from edgefold.device_bench.opprofile import OpProfile, OpTime, profile
+from edgefold.artifact import Artifact, Precision
+from edgefold.device_bench.cases import make_case
+from edgefold.device_bench.launch import Launchers, Worker
+from edgefold.device_bench.opprofile import OpProfile, OpTime, profile_case
 from edgefold.device_bench.options import BenchOptions
+from edgefold.device_bench.roofline import Roofline, measure_roofline
 from edgefold.device_bench.runners import open_runner
+from edgefold.device_bench.runners.base import Runner
 from edgefold.results import DeviceInfo
 
 TOP = 5
+STATE_STEP_S = 0.25
 CONVERSION = re.compile(r"quantize|^convert\b|\bcast\b|QuantizeLinear", re.IGNORECASE)
 LAYOUT = re.compile(r"transpose|permute|reorder|reshape", re.IGNORECASE)
 # Shares of the time from which a kind of op is worth a word.
@@ -25,6 +31,10 @@ CONVERSION_SHARE, LAYOUT_SHARE = 0.10, 0.10
 # A core below this share of its own maximum is not running at speed.
 SLOW_CORE_SHARE = 0.6
 INTEGER = (Precision.INT8, Precision.INT8_FULL, Precision.INT16X8)
+
+
+# An op below this share of what the device can do is held back by neither limit.
+FAR_SHARE, BOUND_SHARE = 0.25, 0.10
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,43 +48,71 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class SlownessReport:
-    """What was found. ``top`` are the five ops that take longest, empty where the runtime does not tell."""
+    """What was found. ``top`` are the five ops that take longest, empty on an emulated device, as is ``roofline``."""
 
     artifact: str
     device: str
     causes: tuple[Cause, ...]
     top: tuple[OpTime, ...]
+    roofline: Roofline | None = None
 
 
 def diagnose(
-    artifact: Artifact | Path | str, device: str = "host", options: BenchOptions | None = None, *, ssh_config: Path | None = None
+    artifact: Artifact | Path | str,
+    device: str = "host",
+    options: BenchOptions | None = None,
+    *,
+    worker: Worker = "auto",
+    ssh_config: Path | None = None,
 ) -> SlownessReport:
     """Looks for what makes an artifact slow on a device.
 
     Raises:
         InputError: the file, the options or the device's name cannot be used.
-        RuntimeFailure: the runtime crashed or refused the file.
-        DeviceError: the device cannot be reached, or has no Python with the runtime.
+        RuntimeFailure: the runtime crashed, refused the file, or does not tell the times of ops.
+        DeviceError: the device cannot be reached, or has no runtime.
     """
-    path = artifact.path if isinstance(artifact, Artifact) else Path(artifact)
+    options = options or BenchOptions()
+    case = make_case(artifact, seed=options.seed)
     with warnings.catch_warnings():
         # ExecuTorch's own, at its first import.
         warnings.simplefilter("ignore", DeprecationWarning)
         from edgefold.export.inspect import inspect
 
-        inspection = inspect(path)
-    with open_runner(device, ssh_config=ssh_config) as runner:
-        info = runner.info()
-    found = None if inspection.format is Format.TFLITE else profile(artifact, device, options, ssh_config=ssh_config)
+        inspection = inspect(case.path)
     causes = [
         *fallback(inspection.fallback_modules),
         *float_work(inspection.precision, inspection.float_mac_modules, inspection.integer_mac_share),
+    ]
+    with open_runner(device, ssh_config=ssh_config) as runner:
+        info = runner.info()
+        causes += cpu_features(inspection.precision, info)
+        if info.emulated:
+            emulated = Cause("the device is emulated", "its times say nothing of a real one: look at a real device for the rest")
+            return SlownessReport(case.name, runner.url, (*causes, emulated), ())
+        launcher = Launchers(runner, worker).of(case.format)
+        found, working = _while_it_works(runner, lambda: profile_case(case, runner, launcher, options))
+        limits = measure_roofline(runner, launcher, options, case.format)
+    causes += [
         *by_profile(found),
-        *cpu_features(inspection.precision, info),
-        *slow_cores(info),
+        *by_roofline(found, limits),
+        *slow_cores(working, threads=options.threads, pinned=options.core_list()),
     ]
     ordered = sorted(causes, key=lambda cause: -1.0 if cause.share is None else -1.0 - cause.share)
-    return SlownessReport(path.name, device, tuple(ordered), () if found is None else found.slowest[:TOP])
+    return SlownessReport(case.name, runner.url, tuple(ordered), found.slowest[:TOP], limits)
+
+
+def _while_it_works(runner: Runner, work: Callable[[], OpProfile]) -> tuple[OpProfile, DeviceInfo]:
+    """The profile, and the device with the highest frequency that each core had meanwhile: an idle core clocks down."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        running = pool.submit(work)
+        states = [runner.info()]
+        while not running.done():
+            states.append(runner.info())
+            wait([running], timeout=STATE_STEP_S)
+        found = running.result()
+    cores = [max(seen, key=lambda core: core.current_khz or 0) for seen in zip(*(state.cores for state in states), strict=False)]
+    return found, replace(states[-1], cores=tuple(cores))
 
 
 def fallback(modules: Sequence[str]) -> list[Cause]:
@@ -95,10 +133,8 @@ def float_work(precision: Precision | None, modules: Sequence[str], integer_shar
     return [Cause("float layers in an integer file", f"{_some(modules)}{words}: they were not quantized, or did not fuse")]
 
 
-def by_profile(found: OpProfile | None) -> list[Cause]:
+def by_profile(found: OpProfile) -> list[Cause]:
     """Conversions between float and integers, and moves of data, where they take much of the time."""
-    if found is None:
-        return []
     causes = []
     for title, pattern, least, advice in (
         (
@@ -125,6 +161,33 @@ def by_profile(found: OpProfile | None) -> list[Cause]:
     return causes
 
 
+def by_roofline(found: OpProfile, limits: Roofline) -> list[Cause]:
+    """Ops that wait for the memory, and ops far from both limits of the device."""
+    bound = [op for op in found.slowest if limits.memory_bound(op) and limits.reached(op) >= FAR_SHARE]
+    far = [op for op in found.slowest if op.macs and limits.reached(op) < FAR_SHARE]
+    words = (
+        (
+            "memory-bound layers",
+            bound,
+            f"fewer than {limits.ridge:.1f} operations for each byte, so they wait for the memory: "
+            "use INT8 (a quarter of the bytes), or fewer and wider layers",
+        ),
+        (
+            "layers far below what this device can do",
+            far,
+            f"less than {FAR_SHARE:.0%} of {limits.operations_per_s / 1e9:.3g} Gop/s or {limits.bytes_per_s / 1e9:.3g} GB/s: "
+            "small layers and unusual kernels cost more than their work; try another lowering",
+        ),
+    )
+    causes = []
+    for title, ops, advice in words:
+        share = sum(op.share for op in ops)
+        if share >= BOUND_SHARE:
+            names = _some([op.module or op.name for op in ops])
+            causes.append(Cause(title, f"{len(ops)} of them take {share:.0%} of the time ({names}); {advice}", share))
+    return causes
+
+
 def cpu_features(precision: Precision | None, device: DeviceInfo) -> list[Cause]:
     """Integer instructions that the CPU lacks."""
     if precision not in INTEGER:
@@ -139,11 +202,14 @@ def cpu_features(precision: Precision | None, device: DeviceInfo) -> list[Cause]
     ]
 
 
-def slow_cores(device: DeviceInfo) -> list[Cause]:
-    """Cores that run far below their maximum."""
+def slow_cores(device: DeviceInfo, *, threads: int | None = None, pinned: Sequence[int] = ()) -> list[Cause]:
+    """Cores that run far below their maximum: of those that work, which are the pinned ones, or else as many as there are
+    threads, the fastest first (all by default)."""
+    known = [core for core in device.cores if core.current_khz and core.max_khz and (not pinned or core.index in pinned)]
+    known.sort(key=lambda core: (core.current_khz or 0) / (core.max_khz or 1), reverse=True)
     slow = [
         f"core {core.index} at {core.current_khz / 1000:.0f} of {core.max_khz / 1000:.0f} MHz"
-        for core in device.cores
+        for core in known[:threads]
         if core.current_khz and core.max_khz and core.current_khz < SLOW_CORE_SHARE * core.max_khz
     ]
     if not slow:

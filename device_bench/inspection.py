@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,34 @@ def fallback_ops(path: Path) -> tuple[str, ...]:
             return ()
 
 
-def mac_modules(path: Path) -> list[str]:
-    """The modules of the ops with multiply-accumulates in a .pte, in its order; empty where the file does not say."""
-    data: dict[str, Any] = json.loads(read_metadata(path) or "{}")
-    names = {int(key): str(value) for key, value in data.get("modules", {}).items()}
-    if not names:
-        return []
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one op of a file has to do. ``module`` is empty where the file does not say."""
+
+    module: str
+    macs: int
+    moved_bytes: int
+    delegated: bool
+
+
+def work_of(path: Path) -> list[Work]:
+    """Every op of a .tflite or .pte in its order; empty where the file cannot be inspected.
+
+    The names of the tensors of a .tflite of another maker are no modules; they still tell which op is meant.
+    """
     with warnings.catch_warnings():
         _quiet()
-        from edgefold.export.inspectors import executorch
+        from edgefold.export.inspectors import executorch, tflite
 
-        return [op.module for op in executorch.read(path, names).ops if op.macs]
+        try:
+            if format_of(path) is Format.TFLITE:
+                ops = tflite.read(path).ops
+            else:
+                data: dict[str, Any] = json.loads(read_metadata(path) or "{}")
+                ops = executorch.read(path, {int(key): str(value) for key, value in data.get("modules", {}).items()}).ops
+        except EdgefoldError:
+            return []
+    return [Work(op.module, op.macs, op.moved_bytes, op.accelerated) for op in ops]
 
 
 def _quiet() -> None:

@@ -24,6 +24,7 @@ class Op:
 
     ``module`` is the PyTorch module path (or the op's name in the captured graph) that it comes from, empty when the file does
     not say; ``accelerated`` says whether a delegate runs it, ``at_end`` whether a conversion stands at an end of the file.
+    ``moved_bytes`` are those of its inputs, weights and outputs, each once; 0 where the file has no shapes.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Op:
     is_conv: bool = False
     accelerated: bool = True
     at_end: bool = False
+    moved_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from edgefold.export.inspectors.base import Kind, Op, Reading
 
 _XNNPACK = "XnnpackBackend"
 _CONVS = frozenset({"XNNConv2d", "XNNDepthwiseConv2d", "XNNConvTranspose2d"})
+_BYTES = {"fp64": 8, "fp32": 4, "qint32": 4, "qcint32": 4, "fp16": 2, "pfp32": 4, "bf16": 2}
 _FLOATS = frozenset({"xnn_datatype_fp32", "xnn_datatype_fp16", "xnn_datatype_pfp32", "xnn_datatype_bf16"})
 
 
@@ -83,7 +84,18 @@ def _delegate(program: Any, plan: Any, call: Any, modules: dict[int, str]) -> It
             macs=_macs(kind, fields, values),
             is_conv=kind in _CONVS,
             at_end=any(_is_external(value) and call.args[value["external_id"]] in ends for value in (*tensors, output)),
+            moved_bytes=sum(
+                map(
+                    _bytes,
+                    (*tensors, output, *(values[fields[key]] for key in ("filter_id", "bias_id") if fields.get(key) in values)),
+                )
+            ),
         )
+
+
+def _bytes(value: dict[str, Any]) -> int:
+    """The size of a value."""
+    return math.prod(value["dims"]) * _BYTES.get(value["datatype"].removeprefix("xnn_datatype_"), 1)
 
 
 def _is_external(value: dict[str, Any]) -> bool:

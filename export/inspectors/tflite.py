@@ -64,7 +64,15 @@ def _op(model: TfliteModel, operator: Any, accelerated: bool) -> Op:
         is_conv=kind in _CONVS,
         accelerated=accelerated,
         at_end=output in ends or int(operator.inputs[0]) in ends,
+        moved_bytes=sum(_bytes(model.tensor(int(index))) for index in (*operator.inputs, *operator.outputs) if index >= 0),
     )
+
+
+def _bytes(tensor: Any) -> int:
+    """The size of a tensor; that of one of texts or without a shape is 0."""
+    sizes = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "int16": 2, "int8": 1, "uint8": 1, "bool": 1}
+    shape = tensor.shape if tensor.shape is not None else ()
+    return math.prod(max(1, int(size)) for size in shape) * sizes.get(type_name(tensor.type), 0)
 
 
 def _kind(model: TfliteModel, operator: Any, kind: str) -> Kind:

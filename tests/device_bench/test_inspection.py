@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgefold.device_bench import benchmark
 from edgefold.device_bench.benchmark import bench
-from edgefold.device_bench.cases import make_case
-from edgefold.device_bench.inspection import fallback_ops, mac_modules
+from edgefold.device_bench.inspection import Work, fallback_ops, work_of
 from edgefold.device_bench.options import BenchOptions
 from edgefold.results import Code
 
@@ -29,6 +27,15 @@ def test_what_the_inspection_finds_is_in_the_measurement(tiny: Path, monkeypatch
     assert result.fallback_ops == ("head (SOFTMAX)",)
 
 
-def test_files_without_module_names_give_none(tiny: Path) -> None:
-    assert mac_modules(tiny / "tiny.pte") == mac_modules(tiny / "foreign.pte") == []
-    assert replace(make_case(tiny / "tiny.onnx", seed=0)).fallback_ops == ()
+def test_the_work_of_every_op(tiny: Path) -> None:
+    # 3x3 convolutions 3 -> 8 -> 4 channels on 16x16 pixels in float32, with biases or without.
+    pixels = 16 * 16
+    macs = [9 * 3 * 8 * pixels, 9 * 8 * 4 * pixels]
+    floats = [(3 + 8) * pixels + 9 * 3 * 8, (8 + 4) * pixels + 9 * 8 * 4]
+    for name in ("tiny.tflite", "tiny.pte"):
+        work = [each for each in work_of(tiny / name) if each.macs]
+        assert [each.macs for each in work] == macs
+        for each, least in zip(work, floats, strict=True):
+            assert 4 * least <= each.moved_bytes <= 4 * (least + 8)
+    assert all(isinstance(each, Work) and each.delegated for each in work_of(tiny / "foreign.pte"))
+    assert {each.module for each in work_of(tiny / "foreign.pte")} == {""}

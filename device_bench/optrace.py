@@ -1,0 +1,143 @@
+"""The times of ops as each runtime writes them, read into one kind of row.
+
+ONNX Runtime tells each node with its shapes; its name begins with its module's path in the files that Edgefold writes.
+XNNPACK, in ExecuTorch and LiteRT, tells kernels without modules: convolutions and matrix products run in the order of the
+file, so they get the modules, multiply-accumulates and bytes of its own ops; all others get none.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgefold.device_bench.inspection import Work
+from edgefold.errors import RuntimeFailure
+from edgefold.runtime.protocol import last_line
+
+ETDUMP_TIMEOUT_S = 300.0
+# Names under which XNNPACK and ExecuTorch tell ops with multiply-accumulates; everything else is matched by nothing.
+WITH_MACS = re.compile(r"^(?:Convolution|Deconvolution|Fully Connected|Batch Matrix Multiply)")
+# Rows of an ETDump that hold other rows.
+FRAMES = ("Method::init", "Program::load_method", "Method::execute", "DELEGATE_CALL", "OPERATOR_CALL")
+KERNEL = "_kernel_time"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One op in the order of execution. ``position`` is that in a .tflite, -1 for ops inside a delegate."""
+
+    name: str
+    op: str
+    ns: float
+    module: str = ""
+    macs: int = 0
+    moved_bytes: int = 0
+    position: int = -1
+
+
+def read_ort_trace(path: Path) -> list[Row]:
+    """The median time of each node in ONNX Runtime's trace.
+
+    Raises:
+        RuntimeFailure: it is no such trace.
+    """
+    try:
+        events = [event for event in json.loads(path.read_text(encoding="utf-8")) if event.get("cat") == "Node"]
+        times: dict[str, list[int]] = {}
+        arguments: dict[str, dict[str, Any]] = {}
+        for event in events:
+            if event["name"].endswith(KERNEL):
+                name = event["name"].removesuffix(KERNEL)
+                times.setdefault(name, []).append(1000 * event["dur"])
+                arguments[name] = event["args"]
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise RuntimeFailure(f"ONNX Runtime's trace cannot be read ({error}); is it of another version?") from error
+    return [
+        Row(name, arguments[name]["op_name"], statistics.median(all_ns), module_of(name), *_work_of_node(arguments[name]))
+        for name, all_ns in times.items()
+    ]
+
+
+def module_of(node: str) -> str:
+    """The module's path at the beginning of a node's name (``features.0/Conv_token_3``); empty where there is none."""
+    path, slash, _ = node.partition("/")
+    return path if slash else ""
+
+
+def _work_of_node(arguments: dict[str, Any]) -> tuple[int, int]:
+    """Multiply-accumulates and bytes of a node."""
+    inputs, outputs = (_shapes(arguments.get(key, [])) for key in ("input_type_shape", "output_type_shape"))
+    moved = sum(int(arguments.get(key, 0)) for key in ("activation_size", "parameter_size", "output_size"))
+    # The first input is the activation; the next of the same rank is the weight, after scales and zero points.
+    weight = next((shape for shape in inputs[1:] if len(shape) > 1), None)
+    if weight is None or not outputs:
+        return 0, moved
+    kind = arguments["op_name"]
+    if "ConvTranspose" in kind:
+        return math.prod(inputs[0]) * math.prod(weight[1:]), moved
+    if "Conv" in kind:
+        return math.prod(outputs[0]) * math.prod(weight[1:]), moved
+    if "MatMul" in kind or "Gemm" in kind:
+        # (…, m, k) times (k, n), or the transposed weight of a Gemm: k is what the output does not have.
+        return math.prod(outputs[0]) * math.prod(weight) // max(1, outputs[0][-1]), moved
+    return 0, moved
+
+
+def _shapes(entries: Sequence[dict[str, list[int]]]) -> list[list[int]]:
+    """Shapes out of entries like ``{"float": [1, 3, 16, 16]}``."""
+    return [next(iter(entry.values())) for entry in entries if entry]
+
+
+def read_litert_trace(entries: Sequence[dict[str, Any]]) -> list[Row]:
+    """What the worker told of LiteRT's profiler."""
+    return [Row(entry["name"], entry["op"], entry["ns"], position=entry["position"]) for entry in entries]
+
+
+def read_etdump(path: Path) -> list[Row]:
+    """The median time of each op in an ETDump.
+
+    ExecuTorch's reader needs torch and warns freely, so it runs in a process of its own.
+
+    Raises:
+        RuntimeFailure: it cannot read the file.
+    """
+    script = (
+        "import json, sys, statistics, warnings; warnings.simplefilter('ignore'); sys.path.extend(json.loads(sys.argv[2]))\n"
+        "from executorch.devtools import Inspector\n"
+        "from executorch.devtools.inspector import TimeScale\n"
+        "inspector = Inspector(etdump_path=sys.argv[1], source_time_scale=TimeScale.NS, target_time_scale=TimeScale.NS)\n"
+        "blocks = [block for block in inspector.event_blocks if block.name == 'Execute']\n"
+        "rows = [(event.name, event.perf_data.raw) for block in blocks for event in block.events if event.perf_data]\n"
+        "print('\\n' + json.dumps([(name, statistics.median(raw)) for name, raw in rows]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script, str(path), json.dumps([entry for entry in sys.path if entry])],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=ETDUMP_TIMEOUT_S,
+    )
+    if done.returncode:
+        raise RuntimeFailure(f"ExecuTorch's reader refused the ETDump: {last_line(done.stderr)}; is it of another version?")
+    rows = json.loads(done.stdout.decode().strip().splitlines()[-1])
+    # "Convolution (NHWC, F32) IGEMM #2": the number only tells equal names apart. XNNPACK's clock has steps of a microsecond.
+    return [Row(name, re.sub(r" #\d+$", "", name), ns) for name, ns in rows if name not in FRAMES]
+
+
+def with_work(rows: Sequence[Row], work: Sequence[Work]) -> list[Row]:
+    """The rows of XNNPACK with the work of the file's ops: by position, or else by order; none where the numbers differ."""
+    inside = [each for each in work if each.macs and each.delegated]
+    places = [i for i, row in enumerate(rows) if row.position < 0 and WITH_MACS.match(row.op)]
+    found = dict(zip(places, inside, strict=True)) if len(places) == len(inside) else {}
+    found |= {i: work[row.position] for i, row in enumerate(rows) if 0 <= row.position < len(work)}
+    return [
+        replace(row, module=found[i].module, macs=found[i].macs, moved_bytes=found[i].moved_bytes) if i in found else row
+        for i, row in enumerate(rows)
+    ]
