@@ -5,6 +5,7 @@ A device that drops out is tried again; when it stays away, that is its result, 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from edgefold.device_bench.cases import Case, make_case
 from edgefold.device_bench.launch import Launchers, Worker
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.runners import Runner, open_runner
+from edgefold.device_bench.runners.client import stop_clients
 from edgefold.errors import DeviceError, EdgefoldError
 from edgefold.results import Measurement
 
@@ -28,12 +30,17 @@ Open = Callable[[str], Runner]
 
 @dataclass(frozen=True, slots=True)
 class DeviceResult:
-    """What one device gave. ``error`` is empty when every artifact was measured; what was measured before it stays."""
+    """What one device gave. ``failure`` is ``None`` when every artifact was measured; what was measured before it stays."""
 
     device: str
     measurements: tuple[Measurement, ...]
-    error: str = ""
+    failure: EdgefoldError | None = None
     attempts: int = 1
+
+    @property
+    def error(self) -> str:
+        """The failure in words, or nothing."""
+        return "" if self.failure is None else str(self.failure)
 
 
 def bench_devices(
@@ -45,6 +52,7 @@ def bench_devices(
     worker: Worker = "auto",
     ssh_config: Path | None = None,
     open_device: Open | None = None,
+    keep: bool = False,
     progress: Callable[[], None] = lambda: None,
 ) -> list[DeviceResult]:
     """Every artifact on every device.
@@ -54,16 +62,29 @@ def bench_devices(
     """
     options = options or BenchOptions()
     cases = [make_case(artifact, seed=options.seed, inputs=inputs) for artifact in artifacts]
-    opening: Open = open_device or (lambda device: open_runner(device, ssh_config=ssh_config))
+    opening: Open = open_device or (lambda device: open_runner(device, ssh_config=ssh_config, keep=keep))
+    stop = threading.Event()
     with ThreadPoolExecutor(max_workers=max(1, len(devices))) as pool:
-        return list(pool.map(lambda device: _on_device(device, cases, options, opening, worker, progress), devices))
+        try:
+            return list(pool.map(lambda device: _on_device(device, cases, options, opening, worker, progress, stop), devices))
+        except BaseException:
+            # Ctrl-C comes to this thread alone: the others give up what they do, clean up and end.
+            stop.set()
+            stop_clients()
+            raise
 
 
 def _on_device(
-    device: str, cases: Sequence[Case], options: BenchOptions, opening: Open, worker: Worker, progress: Callable[[], None]
+    device: str,
+    cases: Sequence[Case],
+    options: BenchOptions,
+    opening: Open,
+    worker: Worker,
+    progress: Callable[[], None],
+    stop: threading.Event,
 ) -> DeviceResult:
     done: list[Measurement] = []
-    error = ""
+    error: EdgefoldError | None = None
     attempt = 0
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -71,12 +92,16 @@ def _on_device(
                 idle, launchers = runner.info(), Launchers(runner, worker)
                 # An artifact that was measured before the device dropped out is not measured again.
                 for case in cases[len(done) :]:
+                    if stop.is_set():
+                        raise DeviceError(f"'{case.name}' was not measured on '{device}': it was interrupted; run it again")
                     done.append(bench_case(case, runner, options, launchers, idle=idle, progress=progress))
             return DeviceResult(device, tuple(done), attempts=attempt)
         except DeviceError as failure:
-            error = str(failure)
+            error = failure
+            if stop.is_set():
+                break
         except EdgefoldError as failure:
             # The artifact or the runtime failed: another attempt would fail in the same way.
-            error = str(failure)
+            error = failure
             break
     return DeviceResult(device, tuple(done), error, attempt)

@@ -1,4 +1,4 @@
-"""Runs a local client program (ssh, adb) so that nothing of it outlives a timeout or Ctrl-C."""
+"""Runs a local program (ssh, adb, a worker on this machine) so that nothing of it outlives a timeout or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import IO
 
 from edgefold.device_bench.runners.base import Completed
 from edgefold.errors import DeviceError
+
+_running: set[subprocess.Popen[bytes]] = set()
 
 
 class ClientTimeoutError(DeviceError):
@@ -34,12 +36,24 @@ def run_client(
     except OSError as error:
         raise DeviceError(f"'{argv[0]}' cannot be started: {error.strerror}; install it, or name another one") from error
     with process:
+        _running.add(process)
         try:
             stdout, stderr = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
             raise ClientTimeoutError(f"'{argv[0]}' gave no answer within {timeout_s:g} s; check the connection") from error
         finally:
-            if process.poll() is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+            _running.discard(process)
+            _kill(process)
     return Completed(process.returncode, stdout, stderr)
+
+
+def stop_clients() -> None:
+    """Ends what runs now, in whatever thread; those that wait for it see a broken connection, and clean up."""
+    for process in list(_running):
+        _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from edgefold.device_bench.device import PROBE, parse_device
 from edgefold.device_bench.runners.base import Completed, RemotePath, unique_name
+from edgefold.device_bench.runners.client import ClientTimeoutError, run_client
 from edgefold.errors import DeviceError
 from edgefold.results import DeviceInfo
 
@@ -74,25 +71,11 @@ class HostRunner:
     def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:
         """Runs a command in a process group of its own, so that nothing of it outlives a timeout or Ctrl-C."""
         try:
-            process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-            )
-        except OSError as error:
+            return run_client(argv, timeout_s=timeout_s)
+        except ClientTimeoutError as error:
             raise DeviceError(
-                f"'{argv[0]}' cannot be started on the host: {error.strerror}; check that it is installed"
+                f"'{Path(argv[0]).name}' did not finish on the host within {timeout_s:g} s and was stopped"
             ) from error
-        with process:
-            try:
-                stdout, stderr = process.communicate(timeout=timeout_s)
-            except subprocess.TimeoutExpired as error:
-                raise DeviceError(
-                    f"'{Path(argv[0]).name}' did not finish on the host within {timeout_s:g} s and was stopped"
-                ) from error
-            finally:
-                if process.poll() is None:
-                    with suppress(ProcessLookupError):
-                        os.killpg(process.pid, signal.SIGKILL)
-        return Completed(process.returncode, stdout, stderr)
 
     def remove(self, remote: RemotePath) -> None:
         """Removes what `push` made."""
