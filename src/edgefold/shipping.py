@@ -141,8 +141,8 @@ def ship_network(network: Network, out: Path, options: ShipOptions | None = None
     with tempfile.TemporaryDirectory(prefix="edgefold-ship-") as folder:
         variants = emit_all(folded, quantized, options, Path(folder), progress)
         _refuse_empty(variants)
-        variants, agreements = verify_all(variants, network, folded, quantized, options, progress)
-        variants = measure_all(variants, options, progress)
+        variants, agreements, verified = verify_all(variants, network, folded, quantized, options, progress)
+        variants = measure_all(variants, verified, options, progress)
         explanations = explain_all(variants, quantized, samples, options, progress)
         shipment = Shipment(
             name=network.name,

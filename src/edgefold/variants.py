@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,7 +120,7 @@ def verify_all(
     quantized: dict[Precision, QuantizedProgram],
     options: ShipOptions,
     progress: Progress,
-) -> tuple[list[Variant], tuple[RuntimeAgreement, ...]]:
+) -> tuple[list[Variant], tuple[RuntimeAgreement, ...], Verified]:
     """Run every artifact on the evaluation inputs and compare it with torch, and the runtimes with each other."""
     from edgefold.export.verify import compare, reference_outputs
     from edgefold.runtime import run
@@ -153,7 +153,19 @@ def verify_all(
                 variant = replace(variant, failure=_failure("verify", error))
         checked.append(variant)
         progress.step()
-    return checked, _agreements(checked, outputs, quantized)
+    first = Verified(
+        tuple(tensor[:size].numpy() for tensor in inputs),
+        {name: tuple(array[:size] for array in found) for name, found in outputs.items()},
+    )
+    return checked, _agreements(checked, outputs, quantized), first
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """One batch of inputs, and what each artifact made of it when it was verified, in torch's layout."""
+
+    inputs: Arrays
+    outputs: Mapping[str, Arrays]
 
 
 def _agreements(
@@ -190,8 +202,8 @@ def _accuracy(outputs: Arrays, exact: Arrays, network: Network, max_drop: float)
     )
 
 
-def measure_all(variants: Sequence[Variant], options: ShipOptions, progress: Progress) -> list[Variant]:
-    """Measure every artifact that is there."""
+def measure_all(variants: Sequence[Variant], verified: Verified, options: ShipOptions, progress: Progress) -> list[Variant]:
+    """Measure every artifact that is there; on the device it must compute what it did when it was verified."""
     from edgefold.device_bench import BenchOptions, bench
 
     bench_options = options.bench or BenchOptions()
@@ -201,7 +213,15 @@ def measure_all(variants: Sequence[Variant], options: ShipOptions, progress: Pro
     for variant in variants:
         if variant in made and variant.artifact is not None:
             try:
-                measurement = bench(variant.artifact, options.device, options=bench_options, progress=progress.step)
+                measurement = bench(
+                    variant.artifact,
+                    options.device,
+                    options=bench_options,
+                    inputs=verified.inputs,
+                    # A fake device computes nothing.
+                    reference=None if options.device == "fake" else verified.outputs[variant.name],
+                    progress=progress.step,
+                )
                 variant = replace(variant, measurement=measurement)
             except EdgefoldError as error:
                 variant = replace(variant, failure=_failure("bench", error))

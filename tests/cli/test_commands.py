@@ -32,6 +32,8 @@ COMMANDS = (
     "run",
     "bench",
     "compare",
+    "profile",
+    "diagnose",
     "devices",
     "history",
     "models",

@@ -82,6 +82,7 @@ def test_ship_and_everything_after_it(cli: Cli, work: Path) -> None:
         assert row["median_ns"] > 0
         assert row["speedup"] > 0
         assert row["accuracy"] is not None
+        assert not {"OUTPUT_UNCHECKED", "OUTPUT_MISMATCH"} & set(row["codes"])
     fp32 = [row for row in summary["rows"] if row["precision"] == "fp32"]
     assert all(row["max_relative_error"] <= 1e-4 for row in fp32)
 

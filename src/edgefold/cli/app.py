@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgefold.cli import bench, convert, devices, doctor, inspect, matrix, models, quantize, run, ship, verify
+from edgefold.cli import bench, convert, devices, doctor, inspect, matrix, models, profile, quantize, run, ship, verify
 
 app = typer.Typer(
     name="edgefold",
@@ -26,6 +26,8 @@ for command in (
     run.run,
     bench.bench,
     bench.compare,
+    profile.profile,
+    profile.diagnose,
     devices.devices,
     devices.history,
     models.models,

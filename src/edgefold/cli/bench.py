@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from edgefold.cli.options import Artifacts, Device, Json, MaxSecs, SshConfig, Target, Threads
-from edgefold.errors import DeviceError, UsageError
+from edgefold.cli.options import Artifacts, Cores, Device, Json, MaxSecs, SshConfig, Target, Threads, Worker
+from edgefold.errors import DeviceError, EdgefoldError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from edgefold.artifact import Artifact
     from edgefold.device_bench import BenchOptions, InstructionCount, SustainedResult
     from edgefold.results import Comparison, Measurement
-
-_Cores = Annotated[str | None, typer.Option("--cores", help="Pin to these cores, e.g. 4-7 or 0,2.", show_default="not pinned")]
-_Worker = Annotated[Literal["auto", "python", "native"], typer.Option("--worker", help="What runs the file on a remote device.")]
 
 
 def bench(
@@ -32,7 +29,7 @@ def bench(
         typer.Option("--device", help="Where it runs; can be given more than once, to measure in parallel.", show_default="host"),
     ] = None,
     threads: Threads = 1,
-    cores: _Cores = None,
+    cores: Cores = None,
     processes: Annotated[int, typer.Option("--processes", min=1, help="Fresh processes of each artifact.")] = 5,
     max_secs: MaxSecs = 120.0,
     baseline: Annotated[Path | None, typer.Option("--baseline", help="Stored results (bench --json) to compare with.")] = None,
@@ -44,7 +41,13 @@ def bench(
         Literal["instructions"] | None, typer.Option("--count", help="Count on an emulated ARM core instead of timing.")
     ] = None,
     cpu: Annotated[str, typer.Option("--cpu", help="With --count: the core.")] = "cortex-a76",
-    worker: _Worker = "auto",
+    tool: Annotated[
+        Path | None,
+        typer.Option(
+            "--tool", help="Measure with the runtime's own program: benchmark_model, onnxruntime_perf_test or executor_runner."
+        ),
+    ] = None,
+    worker: Worker = "auto",
     keep: Annotated[bool, typer.Option("--keep", help="Leave what was sent on the device.")] = False,
     remember: Annotated[bool, typer.Option("--remember/--no-remember", help="Add the result to the history.")] = True,
     ssh_config: SshConfig = None,
@@ -70,7 +73,10 @@ def bench(
                     counted = _counted(one, cpu)
                     out.show(counted, lambda: _counts(counted))
                 return
-            measured, lost = _measure(artifacts, urls, options, worker, keep=keep, ssh_config=ssh_config)
+            if tool is not None:
+                measured, lost = _measure_with_tool(artifacts, urls, options, tool, ssh_config=ssh_config), []
+            else:
+                measured, lost = _measure(artifacts, urls, options, worker, keep=keep, ssh_config=ssh_config)
         results = [each for _, each in measured]
         if remember:
             _remember(results)
@@ -78,7 +84,7 @@ def bench(
         if results:
             out.show(results if several else results[0], lambda: _measured(measured))
         if lost:
-            raise DeviceError("; ".join(lost))
+            raise lost[0] if len(lost) == 1 else DeviceError("; ".join(map(str, lost)))
         if stored is not None:
             from edgefold.device_bench import check_baseline
 
@@ -90,7 +96,7 @@ def compare(
     b: Annotated[Path, typer.Argument(help="The candidate: a model file.", show_default=False)],
     device: Device = "host",
     threads: Threads = 1,
-    cores: _Cores = None,
+    cores: Cores = None,
     threshold: Annotated[float, typer.Option("--threshold", help="Smallest difference that counts, in percent.")] = 1.0,
     max_secs: MaxSecs = 120.0,
     ssh_config: SshConfig = None,
@@ -146,27 +152,35 @@ def _measure(
     *,
     keep: bool,
     ssh_config: Path | None,
-) -> tuple[list[tuple[str, Measurement]], list[str]]:
+) -> tuple[list[tuple[str, Measurement]], list[EdgefoldError]]:
     """Each artifact on each device by name, and what became of devices that dropped out."""
     from edgefold.cli.output import progress
-    from edgefold.device_bench import bench as measure
     from edgefold.device_bench import bench_devices
 
     with progress("measuring") as say:
-        if len(urls) == 1:
-            measured = []
-            for name, found in artifacts.items():
-                say(f"measuring {name} on {urls[0]}")
-                one = measure(found, urls[0], options=options, worker=worker, ssh_config=ssh_config, keep=keep)
-                measured.append((name, one))
-            return measured, []
-        if keep:
-            raise UsageError("--keep goes with one device; leave it out or give one --device")
-        say(f"measuring {len(artifacts)} artifacts on {', '.join(urls)}")
-        fleet = bench_devices(list(artifacts.values()), urls, options, worker=worker, ssh_config=ssh_config)
+        say(f"measuring {', '.join(artifacts)} on {', '.join(urls)}")
+        fleet = bench_devices(list(artifacts.values()), urls, options, worker=worker, ssh_config=ssh_config, keep=keep)
     # A device that dropped out has the results of the artifacts before.
     pairs = [(name, one) for each in fleet for name, one in zip(artifacts, each.measurements, strict=False)]
-    return pairs, [each.error for each in fleet if each.error]
+    return pairs, [each.failure for each in fleet if each.failure is not None]
+
+
+def _measure_with_tool(
+    artifacts: dict[str, Artifact], urls: list[str], options: BenchOptions, tool: Path, *, ssh_config: Path | None
+) -> list[tuple[str, Measurement]]:
+    """Each artifact on one device by the program of its runtime, of which one is given."""
+    from edgefold.cli.output import progress
+    from edgefold.device_bench import bench_with_tool
+
+    formats = {found.format for found in artifacts.values()}
+    if len(urls) != 1 or len(formats) != 1:
+        raise UsageError(
+            f"--tool takes one device and files of one format, not {len(urls)} and {len(formats)}; choose with --artifact"
+        )
+    with progress(f"measuring with {tool.name} on {urls[0]}"):
+        return [
+            (name, bench_with_tool(found, tool, urls[0], options, ssh_config=ssh_config)) for name, found in artifacts.items()
+        ]
 
 
 def _single(artifacts: dict[str, Artifact], urls: list[str]) -> Artifact:

@@ -57,6 +57,8 @@ MaxSize = Annotated[
     str | None,
     typer.Option("--max-size", metavar="BYTES", help="The largest file allowed, e.g. 800kB or 2MB.", show_default="any"),
 ]
+Cores = Annotated[str | None, typer.Option("--cores", help="Pin to these cores, e.g. 4-7 or 0,2.", show_default="not pinned")]
+Worker = Annotated[Literal["auto", "python", "native"], typer.Option("--worker", help="What runs the file on a remote device.")]
 Device = Annotated[str, typer.Option("--device", help="Where it runs: host, ssh://USER@BOARD, adb://SERIAL.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime, the same for every format.")]
 Calibration = Annotated[

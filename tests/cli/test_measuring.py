@@ -1,0 +1,59 @@
+"""`edgefold profile`, `diagnose` and `bench --tool` as their user meets them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Cli = Callable[..., Any]
+TOOL = """#!/bin/sh
+echo "INFO: Inference timings in us: Init: 5685, First inference: 1853, Warmup (avg): 1446.25, Inference (avg): 1457.5"
+"""
+
+
+def test_profile_names_ops_and_their_work(cli: Cli, tiny: Path) -> None:
+    found = cli("profile", tiny / "tiny.tflite", "--json").data
+    assert found["schema"] == "edgefold.OpProfile/1"
+    assert sum(op["share"] for op in found["ops"]) == pytest.approx(1)
+    assert {op["macs"] for op in found["ops"]} >= {9 * 3 * 8 * 256, 9 * 8 * 4 * 256}
+    table = cli("profile", tiny / "tiny.onnx", "--top", "1")
+    assert table.code == 0, table.stderr
+    assert "slowest first" in table.stdout
+    assert "Conv" in table.stdout
+
+
+def test_diagnose_says_why(cli: Cli, tiny: Path) -> None:
+    found = cli("diagnose", tiny / "tiny.onnx", "--json").data
+    assert found["schema"] == "edgefold.SlownessReport/1"
+    assert found["roofline"]["bytes_per_s"] > 0
+    told = cli("diagnose", tiny / "tiny.onnx")
+    assert told.code == 0, told.stderr
+    assert "this device at best" in told.stdout
+    assert "of it reached" in told.stdout
+
+
+def test_a_tool_measures(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    tool = tmp_path / "benchmark_model"
+    tool.write_text(TOOL)
+    tool.chmod(0o755)
+    found = cli("bench", tiny / "tiny.tflite", "--tool", tool, "--processes", "2", "--json").data
+    assert found["runtime"] == "tflite by benchmark_model"
+    assert [run["samples_ns"] for run in found["runs"]] == [[1_457_500]] * 2
+    assert "OUTPUT_UNCHECKED" in found["codes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--tool", "none"), "tool 'none' does not exist"),
+        (("--tool", "{tool}", "--device", "host", "--device", "fake"), "--tool takes one device and files of one format"),
+    ],
+)
+def test_tools_that_cannot_be_used(cli: Cli, tiny: Path, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    (tmp_path / "tool").touch()
+    ended = cli("bench", tiny / "tiny.tflite", *(word.format(tool=tmp_path / "tool") for word in arguments))
+    assert ended.code == 2
+    assert words in ended.stderr
