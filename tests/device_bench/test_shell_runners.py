@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
+import runpy
 import shlex
 import sys
 from pathlib import Path
@@ -22,6 +22,7 @@ from edgefold.device_bench.runners.ssh import parse_target
 from edgefold.errors import DeviceError, UsageError
 
 CLIENTS = Path(__file__).with_name("fake_clients.py")
+hostile = runpy.run_path(str(Path(__file__).with_name("hostile.py")))["hostile"]
 URLS = ("ssh://user@board:2222", "adb://PHONE1")
 
 
@@ -241,24 +242,6 @@ def test_ssh_gets_the_users_own_config_and_never_a_prompt(lab: Bench, tmp_path: 
     call = next(entry for entry in reversed(lab.calls()) if "-O" not in entry)
     assert call[call.index("-F") + 1] == "/lab/config"
     assert "-l" not in call
-
-
-def hostile(count: int) -> list[str]:
-    """Strings with everything that shells, ssh, adb and tar could read as more than a name."""
-    rng = random.Random(0)
-    parts = [
-        *"-;'\"\\\n\t *?~!#|<>[]@:/a0=\r{}&",
-        "-oProxyCommand=touch /tmp/x",
-        "--",
-        "$(id)",
-        "`id`",
-        "%h",
-        "&&",
-        "\x1b[31m",
-        "é",
-    ]
-    parts += ["\u202e", "{a,b}", "..", "board", "EOF", "%n"]
-    return ["".join(rng.choices(parts, k=rng.randint(1, 6))) for _ in range(count)]
 
 
 @pytest.mark.parametrize("url", URLS)

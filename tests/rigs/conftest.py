@@ -21,7 +21,7 @@ import pytest
 
 from edgefold.device_bench import build_runner
 from edgefold.device_bench.native_bundle import load_bundle
-from edgefold.errors import EdgefoldError
+from edgefold.errors import ArtifactError, EdgefoldError
 
 HERE = Path(__file__).parent
 RIG = Path(os.environ.get("EDGEFOLD_RIG", HERE.parents[1] / ".rig"))
@@ -88,15 +88,23 @@ def rig() -> Path:
     return RIG
 
 
+def is_built(folder: Path) -> bool:
+    """Whether there is a runner of this version."""
+    try:
+        return load_bundle(folder) is not None
+    except ArtifactError:
+        return False
+
+
 @pytest.fixture(scope="session")
 def native(rig: Path) -> Iterator[Path]:
     """The native runner, built from its pinned packages."""
     folder = rig / "runner"
     with locked():
-        if load_bundle(folder) is None:
+        if not is_built(folder):
             packages("g++-12-aarch64-linux-gnu", "cmake", "make", *([] if shutil.which("npm") else ["npm"]))
             try:
-                build_runner(folder)
+                build_runner(folder, force=True)
             except EdgefoldError as error:
                 unavailable(f"the native runner cannot be built here: {error}")
     old = os.environ.get("EDGEFOLD_RUNNER")
@@ -117,12 +125,12 @@ def counting(rig: Path) -> None:
 @pytest.fixture(scope="session")
 def board(rig: Path) -> Iterator[Path]:
     """A board behind sshd; gives the configuration file for ssh."""
-    port = str(free_port())
+    ports = [str(free_port()) for _ in range(2)]
     with locked():
         script("arm_root.sh", str(rig))
-    script("ssh_device.sh", "start", str(rig), port)
+    script("ssh_device.sh", "start", str(rig), *ports)
     yield rig / "ssh_config"
-    script("ssh_device.sh", "stop", str(rig), port)
+    script("ssh_device.sh", "stop", str(rig), *ports)
 
 
 @pytest.fixture(scope="session")
@@ -138,6 +146,22 @@ def phone(rig: Path) -> Iterator[str]:
     else:
         os.environ["ADB"] = old
     script("adb_device.sh", "stop", str(rig), port)
+
+
+@pytest.fixture
+def adb_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """A real adb of this machine with a server of its own; gives the client's path."""
+    adb = shutil.which("adb")
+    if adb is None:
+        packages("adb")
+        adb = shutil.which("adb") or "adb"
+    # Its key pair goes into the home folder.
+    names = {"ADB": adb, "ANDROID_ADB_SERVER_PORT": str(free_port()), "ADB_MDNS": "0", "HOME": str(tmp_path)}
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    subprocess.run([adb, "start-server"], capture_output=True, timeout=60, check=True)
+    yield adb
+    subprocess.run([adb, "kill-server"], capture_output=True, timeout=60)
 
 
 @pytest.fixture(scope="session")

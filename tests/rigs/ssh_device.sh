@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# ssh_device.sh start|stop DIR PORT: a real sshd on 127.0.0.1:PORT whose sessions live in DIR/arm64 (arm_root.sh), so that
-# `uname -m` there says aarch64. start writes DIR/ssh_config with the hosts "board" (root) and "board-user" (uid 1000).
+# ssh_device.sh start|stop DIR PORT OTHER: a real sshd on 127.0.0.1:PORT whose sessions live in DIR/arm64 (arm_root.sh), so that
+# `uname -m` there says aarch64. start writes DIR/ssh_config with the hosts "board" (root) and "board-user" (uid 1000); "board-noisy"
+# (its login prints garbage first), "board-refusing" and "board-changed" (keys that do not match); and "board-x86", which is this
+# machine, behind 127.0.0.1:OTHER.
 # The files below DIR/ssh/sys are fixtures that a test may change while it runs. Needs root.
 set -euo pipefail
 source "$(dirname "$(readlink -f "$0")")/common.sh"
 action=$1
 dir=$(readlink -m "$2")
 port=$3
+other_port=$4
 state=$dir/ssh
 # sshd refuses a chroot below a folder that others may write to.
 chroot=/srv/edgefold-board-$port
@@ -46,11 +49,17 @@ start() {
     install_packages openssh-server openssh-client qemu-user-static
     trap stop ERR
     mkdir -p "$state" "$chroot"
-    for key in host_key client_key other_key; do
+    for key in host_key client_key noisy_key other_key; do
         [[ -e $state/$key ]] || ssh-keygen -q -t ed25519 -N '' -C edgefold-rig -f "$state/$key"
     done
-    cp "$state/client_key.pub" "$state/authorized_keys"
-    echo "[127.0.0.1]:$port $(cut -d' ' -f1,2 "$state/host_key.pub")" >"$state/known_hosts"
+    {
+        cat "$state/client_key.pub"
+        printf 'command="printf \"\\033[31mHello\\0 \\377{\\n@edgefold-exit 0\\n\"; eval \"$SSH_ORIGINAL_COMMAND\"" '
+        cat "$state/noisy_key.pub"
+    } >"$state/authorized_keys"
+    for each in "$port" "$other_port"; do
+        echo "[127.0.0.1]:$each $(cut -d' ' -f1,2 "$state/host_key.pub")"
+    done >"$state/known_hosts"
     echo "[127.0.0.1]:$port $(cut -d' ' -f1,2 "$state/other_key.pub")" >"$state/wrong_known_hosts"
 
     rm -rf "$state/sys"
@@ -65,6 +74,7 @@ start() {
 
     cat >"$state/sshd_config" <<END
 Port $port
+Port $other_port
 ListenAddress 127.0.0.1
 HostKey $state/host_key
 PidFile none
@@ -78,14 +88,21 @@ UseDNS no
 ChrootDirectory $chroot
 Subsystem sftp internal-sftp
 SetEnv QEMU_CPU=cortex-a76
+Match LocalPort $other_port
+    ChrootDirectory none
 END
     cat >"$dir/ssh_config" <<END
+Host board-x86
+    Port $other_port
 Host *
     HostName 127.0.0.1
     Port $port
     IdentitiesOnly yes
     StrictHostKeyChecking yes
-Host board board-user
+Host board-noisy
+    IdentityFile $state/noisy_key
+    UserKnownHostsFile $state/known_hosts
+Host board board-user board-x86
     IdentityFile $state/client_key
     UserKnownHostsFile $state/known_hosts
 Host board-refusing
@@ -100,7 +117,7 @@ Host *
     User root
 END
     register "edgefold-board-$port"
-    setsid unshare --mount --pid --fork --kill-child --mount-proc bash "$0" world "$dir" "$port" </dev/null >"$state/log" 2>&1 &
+    setsid unshare --mount --pid --fork --kill-child --mount-proc bash "$0" world "$dir" "$port" "$other_port" </dev/null >"$state/log" 2>&1 &
     echo $! >"$state/pid"
     for ((i = 0; i < 100; i++)); do
         ! ssh -F "$dir/ssh_config" -o BatchMode=yes board true 2>>"$state/log" || return 0
@@ -112,5 +129,5 @@ END
 
 case $action in
     start | stop | world) "$action" ;;
-    *) fail "usage: $0 start|stop DIR PORT" ;;
+    *) fail "usage: $0 start|stop DIR PORT OTHER" ;;
 esac

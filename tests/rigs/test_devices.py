@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from edgefold.device_bench import BenchOptions, bench, devices
-from edgefold.device_bench.launch import Worker
+from edgefold.artifact import Format
+from edgefold.device_bench import BenchOptions, bench, devices, diagnose, profile
+from edgefold.device_bench.benchmark import host_outputs
+from edgefold.device_bench.cases import make_case
+from edgefold.device_bench.launch import Launchers, Worker
+from edgefold.device_bench.method import placed
 from edgefold.device_bench.named import DeviceSettings
+from edgefold.device_bench.roofline import measure_roofline
 from edgefold.device_bench.runners import SCHEMES, open_runner
 from edgefold.errors import DeviceError, RuntimeFailure
 from edgefold.results import Code, Measurement
@@ -59,6 +66,48 @@ def test_native_runner_over_adb(phone: str, native: Path, tiny: Path, name: str)
     check(result)
     assert result.device.system == "Android"
     assert result.device.battery_percent == 87
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_times_of_ops_under_the_native_runner(phone: str, native: Path, tiny: Path, name: str) -> None:
+    found = profile(tiny / name, phone)
+    assert found.emulated
+    assert sum(op.share for op in found.ops) == pytest.approx(1)
+    # 3x3 convolutions 3 -> 8 -> 4 channels on 16x16 pixels; ONNX Runtime pads the channels to its block.
+    macs = [op.macs for op in found.ops if op.macs]
+    assert macs[0] == 9 * 3 * 8 * 256
+    assert macs[1] in (9 * 8 * 4 * 256, 9 * 8 * 8 * 256)
+
+
+def test_two_models_take_turns_under_the_boards_python(board: Path, tiny: Path) -> None:
+    cases = [make_case(tiny / name, seed=0) for name in ("tiny.tflite", "tiny-int8.tflite")]
+    with open_runner("ssh://board-user", ssh_config=board) as runner:
+        launcher = Launchers(runner, "python").of(Format.TFLITE)
+        with placed(cases[0], runner, launcher, QUICK) as first, placed(cases[1], runner, launcher, QUICK) as second:
+            (mine, others), ratio = first.process_with(second)
+            outputs = [place.outputs()[0] for place in (first, second)]
+    assert ratio > 0
+    assert min(len(run.samples_ns) for run in (mine, others)) >= 3
+    for case, output in zip(cases, outputs, strict=True):
+        np.testing.assert_allclose(output, host_outputs(case)[0], atol=1e-5)
+
+
+def test_the_limits_of_a_device_are_measured_there(board: Path, phone: str, native: Path) -> None:
+    with open_runner("ssh://board-user", ssh_config=board) as runner:
+        python = measure_roofline(runner, Launchers(runner, "python").of(Format.ONNX), QUICK, Format.ONNX)
+    with open_runner(phone) as runner:
+        bare = measure_roofline(runner, Launchers(runner, "native").of(Format.ONNX), replace(QUICK, threads=2), Format.ONNX)
+    for found in (python, bare):
+        assert found.operations_per_s > 1e6
+        assert found.bytes_per_s > 1e6
+    assert (python.threads, bare.threads) == (1, 2)
+
+
+def test_an_emulated_device_is_diagnosed_without_times(phone: str, native: Path, tiny: Path) -> None:
+    report = diagnose(tiny / "tiny-int8.tflite", phone)
+    assert (report.top, report.roofline) == ((), None)
+    # The rig's core has integer dot products.
+    assert [cause.title for cause in report.causes] == ["the device is emulated"]
 
 
 def test_nothing_is_left(board: Path, phone: str, native: Path, tiny: Path) -> None:
