@@ -1,12 +1,15 @@
 """How far the bench's own verdicts and figures can be trusted on this machine.
 
-* A/A: two copies of one file, compared. A verdict other than "no difference" is false; at most 5 % may be. * A/B: the second
-file does 3 % more work (103 layers instead of 100). "slower" must be found in at least 90 %. Every second trial, A/A and
-  A/B alike, runs beside a process that keeps one core busy.
+* A/A: two copies of one file, compared. A verdict other than "no difference" is false; at most 5 % may be.
+* A/B: the second file does 3 % more work (103 layers instead of 100). "slower" must be found in at least 90 %; every second A/A
+  trial is followed by an A/B trial.
+* Half of the trials of each kind run beside a process that never rests, on the same cores.
 * Repeats: two measurements of one file, one after the other; at least 95 % of the pairs should agree within 2 %.
 * Our LiteRT median against `litert-benchmark` of ai-edge-litert on the same file, alternating; within 2 %.
 
-    python benchmarks/bench_quality.py [--trials 200]
+A trial takes as many fresh processes as `edgefold compare` does, each a short one: a small file, little time of samples.
+
+    python benchmarks/bench_quality.py [--trials 200] [--max-minutes 60]
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,16 +31,17 @@ from typing import Any
 import numpy as np
 from record import write_result
 
+from edgefold.artifact import Artifact, Format, Precision, TensorSpec, sha256_of
 from edgefold.device_bench import BenchOptions, bench, compare
 from edgefold.results import Verdict
 
-LAYERS, CHANNELS, SIZE, EXTRA = 100, 16, 14, 3
-COMPARING = BenchOptions(processes=12, min_time_s=0.1, max_secs=120)
-MEASURING = BenchOptions(processes=5, min_time_s=0.2, max_secs=60)
-TOOL_RUNS = 5
+LAYERS, CHANNELS, SIZE, EXTRA = 100, 8, 7, 3
+COMPARING = BenchOptions(processes=12, min_time_s=0.12, max_secs=9)
+MEASURING = BenchOptions(processes=5, min_time_s=0.2, max_secs=20)
+PAIRS, TOOL_RUNS = 10, 5
 
 
-def chain(layers: int, path: Path) -> Path:
+def chain(layers: int, path: Path) -> Artifact:
     """A chain of equal 3x3 convolutions as ONNX."""
     from onnx import TensorProto, helper, numpy_helper
 
@@ -49,12 +54,13 @@ def chain(layers: int, path: Path) -> Path:
     graph = helper.make_graph(nodes, "chain", [given], [result], [numpy_helper.from_array(weight, "weight")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     path.write_bytes(model.SerializeToString())
-    return path
+    specs = [TensorSpec(name, tuple(shape), "float32") for name in ("input", "output")]
+    return Artifact(path, Format.ONNX, Precision.FP32, sha256_of(path), (specs[0],), (specs[1],))
 
 
 @contextmanager
 def busy_core() -> Iterator[None]:
-    """One more process that never rests."""
+    """One more process that never rests, on the cores that this one may use."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         yield
@@ -63,24 +69,33 @@ def busy_core() -> Iterator[None]:
         process.wait()
 
 
-def verdicts(a: Path, b: Path, trials: int) -> list[dict[str, Any]]:
-    """Comparisons of two files, every second one under load."""
-    rows = []
-    for trial in range(trials):
-        loaded = trial % 2 == 1
-        with busy_core() if loaded else nullcontext():
-            found = compare(a, b, options=COMPARING)
-        row = {"loaded": loaded, "verdict": found.verdict.value, "ratio": round(found.ratio.value, 5)}
-        rows.append(row | {"low": round(found.ratio.low, 5), "high": round(found.ratio.high, 5)})
-        print(f"{b.name} {trial + 1}/{trials}: {found.verdict.value}, ratio {found.ratio.value:.4f}", flush=True)
-    return rows
+def trial(a: Artifact, b: Artifact, number: int) -> dict[str, Any]:
+    """One comparison of two files, every second one under load."""
+    loaded = number % 2 == 1
+    with busy_core() if loaded else nullcontext():
+        found = compare(a, b, options=COMPARING)
+    print(f"{b.path.name} {number}: {found.verdict}, ratio {found.ratio.value:.4f}{' loaded' * loaded}", flush=True)
+    row = {"loaded": loaded, "verdict": found.verdict.value, "load_1min": found.candidate.device.load_1min}
+    figures = {
+        "ratio": found.ratio.value,
+        "low": found.ratio.low,
+        "high": found.ratio.high,
+        "median_ns": found.baseline.median_ns,
+    }
+    return row | {key: float(f"{value:.5g}") for key, value in figures.items()}
 
 
-def repeats(path: Path, pairs: int) -> list[float]:
+def share(rows: Sequence[dict[str, Any]], verdict: Verdict, loaded: bool | None = None) -> float:
+    """How many of the comparisons ended in this verdict."""
+    some = [row for row in rows if loaded in (None, row["loaded"])]
+    return sum(row["verdict"] == verdict for row in some) / max(1, len(some))
+
+
+def repeats(artifact: Artifact, pairs: int) -> list[float]:
     """Larger over smaller median of each pair, minus one."""
     spreads = []
     for _ in range(pairs):
-        medians = sorted(bench(path, options=MEASURING).median_ns for _ in range(2))
+        medians = sorted(bench(artifact, options=MEASURING).median_ns for _ in range(2))
         spreads.append(medians[1] / medians[0] - 1)
     return spreads
 
@@ -126,35 +141,43 @@ def median_ms(report: Any) -> float:
 def main() -> None:
     """Runs everything and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=200)
-    trials = parser.parse_args().trials
-    before = os.getloadavg()
+    parser.add_argument("--trials", type=int, default=200, help="of A/A; half as many of A/B (default: 200)")
+    parser.add_argument("--max-minutes", type=float, default=180, help="no trial begins after this time (default: 180)")
+    arguments = parser.parse_args()
+    before, start = os.getloadavg(), time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        a, copy, b = (
-            chain(LAYERS, folder / "a.onnx"),
-            chain(LAYERS, folder / "copy.onnx"),
-            chain(LAYERS + EXTRA, folder / "b.onnx"),
-        )
-        same, more = verdicts(a, copy, trials), verdicts(a, b, trials)
-        spreads = repeats(a, max(2, trials // 10))
+        a, copy = chain(LAYERS, folder / "a.onnx"), chain(LAYERS, folder / "copy.onnx")
+        b = chain(LAYERS + EXTRA, folder / "more.onnx")
+        same: list[dict[str, Any]] = []
+        more: list[dict[str, Any]] = []
+        while len(same) < arguments.trials and time.monotonic() - start < 60 * arguments.max_minutes:
+            same.append(trial(a, copy, len(same)))
+            if len(same) % 2 == 0:
+                more.append(trial(a, b, len(more)))
+        spreads = repeats(a, PAIRS)
         litert = own_tool(litert_file(folder / "chain.tflite"))
-    false = sum(row["verdict"] != Verdict.NO_DIFFERENCE for row in same)
-    found = sum(row["verdict"] == Verdict.SLOWER for row in more)
+    false = [share(same, verdict) for verdict in (Verdict.FASTER, Verdict.SLOWER)]
     figures = {
-        "trials": trials,
+        "same_trials": len(same),
+        "more_work_trials": len(more),
+        "minutes": (time.monotonic() - start) / 60,
+        "cores": sorted(os.sched_getaffinity(0)),
         "load_average_before": list(before),
-        "false_verdict_share": false / trials,
-        "slowdown_found_share": found / trials,
-        "slowdown_found_share_loaded": sum(r["verdict"] == Verdict.SLOWER for r in more if r["loaded"]) / max(1, trials // 2),
+        "load_average_after": list(os.getloadavg()),
+        "false_verdict_share": sum(false),
+        "slowdown_found_share": share(more, Verdict.SLOWER),
+        "slowdown_found_share_quiet": share(more, Verdict.SLOWER, loaded=False),
+        "slowdown_found_share_loaded": share(more, Verdict.SLOWER, loaded=True),
         "repeats_within_2_percent_share": sum(spread <= 0.02 for spread in spreads) / len(spreads),
         "repeat_spreads": spreads,
         "litert": litert,
-        "same": same,
-        "three_percent_more_work": more,
     }
-    print(json.dumps({key: value for key, value in figures.items() if key not in ("same", "three_percent_more_work")}, indent=1))
-    print(write_result("bench_quality", figures, command=f"python benchmarks/bench_quality.py --trials {trials}"))
+    print(json.dumps(figures, indent=1))
+    rows = {"same": same, "three_percent_more_work": more}
+    print(
+        write_result("bench_quality", figures | rows, command=f"python benchmarks/bench_quality.py --trials {arguments.trials}")
+    )
 
 
 if __name__ == "__main__":

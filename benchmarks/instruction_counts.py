@@ -9,9 +9,11 @@ runner (`edgefold runner build`).
 from __future__ import annotations
 
 import argparse
-import subprocess
+import json
 import sys
 import tempfile
+import time
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,61 +21,93 @@ from typing import Any
 from record import write_result
 
 from edgefold.artifact import Format, Precision
+from edgefold.cli.sources import ModelChoice
 from edgefold.device_bench import count_instructions
+from edgefold.errors import EdgefoldError
+from edgefold.export.plan import Lowering
+from edgefold.shipping import tool_versions
 
-MODELS = ("hetnet-fmnist", "mobilenet_v2")
-LOWERINGS = ("dense", "grouped")
+# With the arguments of the function that makes it.
+MODELS: dict[str, list[str]] = {"hetnet-fmnist": [], "mobilenet_v2": ["resolution=96", "in_channels=3"]}
+LOWERINGS = (Lowering.DENSE, Lowering.GROUPED)
 CPUS = ("cortex-a72", "cortex-a76")
-EXPORT_TIMEOUT_S = 600
 
 
-def export(model: str, form: Format, precision: Precision, lowering: str, folder: Path) -> Path | str:
-    """The artifact, or the reason why there is none."""
-    out = folder / f"{model}-{precision}-{lowering}{form.suffix}"
-    command = str(Path(sys.executable).with_name("edgefold"))
-    argv = [command, "export", model, "--format", form, "--precision", precision, "--lowering", lowering]
-    if model != "hetnet-fmnist" and precision is not Precision.FP32:
-        argv += ["--calibration", "random"]
-    done = subprocess.run([*argv, "--out", str(out)], capture_output=True, text=True, timeout=EXPORT_TIMEOUT_S)
-    return out if done.returncode == 0 else (done.stderr.strip().splitlines() or ["?"])[-1]
+class Exporter:
+    """Artifacts of the models; each is folded once and quantized once a precision."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cache  # noqa: B019  # lives as long as the script
+    def program(self, model: str, precision: Precision) -> Any:
+        """The folded or quantized network."""
+        from edgefold import fold, quantize_model
+
+        network = ModelChoice(model, MODELS[model]).load(None if model == "hetnet-fmnist" else "random")
+        folded = fold(network.module, network.example_inputs)
+        if precision is Precision.FP32:
+            return folded
+        return quantize_model(folded, network.example_inputs, calibration=network.calibration or (), scheme=precision)
+
+    def __call__(self, model: str, form: Format, precision: Precision, lowering: Lowering) -> Path | str:
+        """The artifact, or the reason why there is none."""
+        from edgefold import export_model
+
+        out = self.folder / f"{model}-{precision}-{lowering}{form.suffix}"
+        try:
+            return export_model(self.program(model, precision), format=form, lowering=lowering.value, out=out).path
+        except EdgefoldError as error:
+            return str(error)
 
 
 def main() -> None:
     """Counts everything and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", help=f"default: {' and '.join(MODELS)}")
+    parser.add_argument("--model", action="append", choices=MODELS, help=f"default: {' and '.join(MODELS)}")
+    parser.add_argument(
+        "--max-minutes", type=float, default=600, help="stop after this time; the next call goes on (default: 600)"
+    )
     parser.add_argument("--repeat", type=int, default=5, help="counts of one artifact to compare (default: 5)")
     arguments = parser.parse_args()
-    models = arguments.model or MODELS
-    rows: list[dict[str, Any]] = []
-    repeats: dict[str, list[int]] = {}
+    models = arguments.model or list(MODELS)
+    kept = Path(tempfile.gettempdir()) / f"edgefold-instruction-counts-{tool_versions()['torch']}.json"
+    state: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {"rows": {}, "repeats": {}}
+    end = time.monotonic() + 60 * arguments.max_minutes
     with tempfile.TemporaryDirectory() as temporary:
+        export = Exporter(Path(temporary))
         for model, form, precision, lowering in product(models, Format, (Precision.FP32, Precision.INT8), LOWERINGS):
-            made = export(model, form, precision, lowering, Path(temporary))
-            key = {"model": model, "format": form.value, "precision": precision.value, "lowering": lowering}
-            if isinstance(made, str):
-                print(f"{' '.join(key.values())}: no artifact: {made}", flush=True)
-                rows.append({**key, "error": made})
+            key = {"model": model, "format": form.value, "precision": precision.value, "lowering": lowering.value}
+            if " ".join(key.values()) in state["rows"]:
                 continue
-            for cpu in CPUS:
-                found = count_instructions(made, cpu)
-                row = {
-                    **key,
-                    "cpu": cpu,
-                    "runtime": found.runtime,
-                    "instructions": found.instructions,
-                    "spread_share": found.spread,
-                }
-                rows.append(row | {"by_kind": found.counts, "codes": [code.value for code in found.codes]})
-                print(f"{' '.join(key.values())} {cpu}: {found.instructions:,}", flush=True)
-            if form.value not in repeats:
-                repeats[form.value] = [count_instructions(made, CPUS[-1]).instructions for _ in range(arguments.repeat)]
-    if not repeats:
-        sys.exit("no artifact could be made, so there is nothing to write")
-    spreads = {form: (max(counts) - min(counts)) / min(counts) for form, counts in repeats.items()}
-    figures = {"rows": rows, "repeated_instructions": repeats, "repeated_spread_share": spreads}
+            if time.monotonic() > end:
+                sys.exit("not finished; call this again")
+            made = export(model, form, precision, lowering)
+            state["rows"][" ".join(key.values())] = _rows(made, key)
+            if form.value not in state["repeats"] and not isinstance(made, str):
+                counts = [count_instructions(made, CPUS[-1]).instructions for _ in range(arguments.repeat)]
+                state["repeats"][form.value] = counts
+            kept.write_text(json.dumps(state))
+    spreads = {form: (max(counts) - min(counts)) / min(counts) for form, counts in state["repeats"].items()}
+    rows = [row for some in state["rows"].values() for row in some]
+    figures = {"rows": rows, "repeated_instructions": state["repeats"], "repeated_spread_share": spreads}
     command = " ".join(["python benchmarks/instruction_counts.py", *(f"--model {model}" for model in arguments.model or ())])
     print(write_result("instruction_counts", figures, command=command))
+    kept.unlink()
+
+
+def _rows(made: Path | str, key: dict[str, str]) -> list[dict[str, Any]]:
+    """The counts of one artifact on each core, or why there is none."""
+    if isinstance(made, str):
+        print(f"{' '.join(key.values())}: no artifact: {made}", flush=True)
+        return [{**key, "error": made}]
+    rows = []
+    for cpu in CPUS:
+        found = count_instructions(made, cpu)
+        figures = {"instructions": found.instructions, "spread_share": found.spread, "by_kind": found.counts}
+        rows.append({**key, "cpu": cpu, "runtime": found.runtime, **figures, "codes": [code.value for code in found.codes]})
+        print(f"{' '.join(key.values())} {cpu}: {found.instructions:,}", flush=True)
+    return rows
 
 
 if __name__ == "__main__":
