@@ -88,7 +88,7 @@ def trial(a: Artifact, b: Artifact, number: int) -> dict[str, Any]:
 def share(rows: Sequence[dict[str, Any]], verdict: Verdict, loaded: bool | None = None) -> float:
     """How many of the comparisons ended in this verdict."""
     some = [row for row in rows if loaded in (None, row["loaded"])]
-    return sum(row["verdict"] == verdict for row in some) / max(1, len(some))
+    return sum(1 for row in some if row["verdict"] == verdict) / max(1, len(some))
 
 
 def repeats(artifact: Artifact, pairs: int) -> list[float]:

@@ -48,7 +48,8 @@ class Exporter:
         folded = fold(network.module, network.example_inputs)
         if precision is Precision.FP32:
             return folded
-        return quantize_model(folded, network.example_inputs, calibration=network.calibration or (), scheme=precision)
+        assert network.calibration is not None
+        return quantize_model(folded, network.example_inputs, calibration=network.calibration, scheme=precision)
 
     def __call__(self, model: str, form: Format, precision: Precision, lowering: Lowering) -> Path | str:
         """The artifact, or the reason why there is none."""

@@ -13,12 +13,12 @@ from edgefold.device_bench.runners.adb import STATE_HINTS, attached
 from edgefold.errors import EdgefoldError
 from edgefold.results import DeviceInfo
 
-READY, UNREACHABLE = "ready", "unreachable"
+READY, UNREACHABLE, NO_SPACE = "ready", "unreachable", "no space"
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceStatus:
-    """One device. ``state`` is ``ready``, ``unreachable``, or adb's own word (``unauthorized``, ``offline``, ...)."""
+    """One device. ``state`` is ``ready``, ``unreachable``, ``no space``, or adb's word (``unauthorized``, ``offline``, ...)."""
 
     name: str  # what to give to --device
     url: str
@@ -53,7 +53,8 @@ def status(device: str, *, ssh_config: Path | None = None) -> DeviceStatus:
             return DeviceStatus(device, runner.url, READY, info=runner.info())
     except EdgefoldError as error:
         text = str(error)
-        state = next((word for word in STATE_HINTS if f"state: {word}" in text), UNREACHABLE)
+        other = NO_SPACE if "has no place for our files" in text else UNREACHABLE
+        state = next((word for word in STATE_HINTS if f"state: {word}" in text), other)
         return DeviceStatus(device, url, state, text)
 
 

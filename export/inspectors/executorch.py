@@ -95,7 +95,8 @@ def _delegate(program: Any, plan: Any, call: Any, modules: dict[int, str]) -> It
 
 def _bytes(value: dict[str, Any]) -> int:
     """The size of a value."""
-    return math.prod(value["dims"]) * _BYTES.get(value["datatype"].removeprefix("xnn_datatype_"), 1)
+    dims: list[int] = value["dims"]
+    return math.prod(dims) * _BYTES.get(value["datatype"].removeprefix("xnn_datatype_"), 1)
 
 
 def _is_external(value: dict[str, Any]) -> bool:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from edgefold.device_bench import DeviceStatus
+from edgefold.device_bench.runners.fake import QUIET_DEVICE
 
 Cli = Callable[..., Any]
 TOOL = """#!/bin/sh
@@ -33,6 +37,12 @@ def test_diagnose_says_why(cli: Cli, tiny: Path) -> None:
     assert told.code == 0, told.stderr
     assert "this device at best" in told.stdout
     assert "of it reached" in told.stdout
+
+
+def test_the_thermal_status_is_told_in_androids_words(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    hot = DeviceStatus("phone", "adb://X", "ready", info=replace(QUIET_DEVICE, thermal_status=3))
+    monkeypatch.setattr("edgefold.device_bench.devices", lambda urls, ssh_config: [hot])
+    assert "thermal status severe" in cli("devices", "phone").stdout
 
 
 def test_a_tool_measures(cli: Cli, tiny: Path, tmp_path: Path) -> None:

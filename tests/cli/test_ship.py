@@ -119,6 +119,7 @@ def test_ship_and_everything_after_it(cli: Cli, work: Path) -> None:
 def test_random_calibration_is_told(cli: Cli, work: Path) -> None:
     args = ("--calibration", "random", "-f", "onnx", "-p", "int8", "--device", "fake", "-o", work / "random", "--json")
     ended = cli("ship", f"{work}/net.py:Net", *args)
+    assert ended.stdout, ended.stderr
     assert any("random data" in note for note in ended.data["notes"])
     assert "random data" in (work / "random" / "README.md").read_text()
 

@@ -89,7 +89,7 @@ def test_a_disturbed_turn_and_a_drift_do_not_move_the_ratio_of_a_process() -> No
 
 
 def test_ops_that_no_delegate_takes_are_a_code_of_the_comparison(
-    pair: tuple[Case, Case], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[Case, Case], quick: BenchOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "edgefold.device_bench.benchmark.fallback_ops", lambda path: ("head (softmax)",) * (path.name == "b.onnx")

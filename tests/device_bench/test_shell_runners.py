@@ -222,6 +222,7 @@ def test_the_phone_is_the_only_one_or_named(lab: Bench, monkeypatch: pytest.Monk
     with pytest.raises(DeviceError, match="has no place for our files"), open_runner("adb://") as runner:
         pass
     assert next(call for call in reversed(lab.calls()) if "shell" in call)[:2] == ["-s", "B"]
+    assert devices(["adb://A"])[0].state == "no space"
     monkeypatch.setenv("ANDROID_SERIAL", "C")
     with pytest.raises(DeviceError, match="adb does not know it"), open_runner("adb://"):
         pass

@@ -52,10 +52,14 @@ start() {
     for key in host_key client_key noisy_key other_key; do
         [[ -e $state/$key ]] || ssh-keygen -q -t ed25519 -N '' -C edgefold-rig -f "$state/$key"
     done
+    # With a mark of ours in what it prints.
+    local noise
+    read -r noise <<'END'
+command="printf '\033[31mHello {\n@edgefold-exit 0\n'; eval \"$SSH_ORIGINAL_COMMAND\""
+END
     {
         cat "$state/client_key.pub"
-        printf 'command="printf \"\\033[31mHello\\0 \\377{\\n@edgefold-exit 0\\n\"; eval \"$SSH_ORIGINAL_COMMAND\"" '
-        cat "$state/noisy_key.pub"
+        echo "$noise $(<"$state/noisy_key.pub")"
     } >"$state/authorized_keys"
     for each in "$port" "$other_port"; do
         echo "[127.0.0.1]:$each $(cut -d' ' -f1,2 "$state/host_key.pub")"

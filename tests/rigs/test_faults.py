@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -38,11 +38,11 @@ def below(pid: int) -> Iterator[int]:
         yield from below(child)
 
 
-def command_of(pid: int) -> str:
+def arguments_of(pid: int) -> list[str]:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except FileNotFoundError:
-        return ""
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").rstrip("\0 ").split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 class World:
@@ -53,7 +53,16 @@ class World:
         self.kind = kind
 
     def processes(self, word: str) -> list[int]:
-        return [pid for pid in below(self.top) if word in command_of(pid)]
+        """Those of which an argument ends so."""
+        return [pid for pid in below(self.top) if any(argument.endswith(word) for argument in arguments_of(pid))]
+
+    def measuring(self) -> list[int]:
+        """The native runner with a job; not what hashes its files."""
+        return [
+            pid
+            for pid in self.processes("/edgefold_tflite")
+            if arguments_of(pid)[-1:] and arguments_of(pid)[-1].endswith(".json")
+        ]
 
     def work_folders(self) -> list[Path]:
         inside = next(below(self.top))
@@ -124,7 +133,7 @@ def test_the_cable_is_pulled_while_files_are_sent(device: tuple[str, Path | None
         if world.kind == "android":
             subprocess.run([str(rig / "adb"), "disconnect", url.removeprefix("adb://")], capture_output=True, timeout=WAIT_S)
         else:
-            for pid in world.processes("sshd: root"):
+            for pid in world.processes("sshd: root@notty"):
                 os.kill(pid, signal.SIGKILL)
 
     def work() -> None:
@@ -147,12 +156,13 @@ def test_the_runner_is_killed_while_it_measures(device: tuple[str, Path | None, 
     url, config, world = device
 
     def kill() -> None:
-        for pid in world.processes("edgefold_tflite"):
-            os.kill(pid, signal.SIGKILL)
+        for pid in world.measuring():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     options = BenchOptions(processes=1, min_samples=10**9, max_secs=60, gate_max_s=0)
     with (
-        when(lambda: world.processes("edgefold_tflite /"), kill),
+        when(lambda: world.measuring(), kill),
         pytest.raises(RuntimeFailure, match=r"crashed on 'tiny.tflite' \(SIGKILL\)|gave no answer"),
     ):
         bench(tiny / "tiny.tflite", url, options=options, ssh_config=config, worker="native")
@@ -163,7 +173,8 @@ def test_a_full_phone(phone: str, tmp_path: Path) -> None:
     (tmp_path / "big").write_bytes(b"\1" * (12 << 20))
     with open_runner(phone) as runner:
         filler = "/data/local/tmp/filler"
-        runner.run(["dd", "if=/dev/zero", f"of={filler}", "bs=1048576", "count=295"], timeout_s=WAIT_S)
+        filled = runner.run(["sh", "-c", f"head -c 308000000 /dev/zero >{filler}"], timeout_s=WAIT_S)
+        assert filled.returncode == 0, filled.stderr
         try:
             with pytest.raises(DeviceError, match=r"sending files to device|did not arrive whole on device"):
                 runner.push(tmp_path)
@@ -241,7 +252,7 @@ def test_ctrl_c_leaves_nothing_on_any_device(
     environment = {**os.environ, "EDGEFOLD_HISTORY": str(tmp_path / "history"), "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     start = time.monotonic()
-    while not all(world.processes("edgefold_tflite /") for world in worlds):
+    while not all(world.measuring() for world in worlds):
         assert process.poll() is None, process.communicate()[1].decode()
         assert time.monotonic() - start < WAIT_S
         time.sleep(0.05)
@@ -250,4 +261,4 @@ def test_ctrl_c_leaves_nothing_on_any_device(
     assert process.returncode == 130, said.decode()
     for world in worlds:
         assert world.work_folders() == []
-        assert world.processes("edgefold_tflite /") == []
+        assert world.measuring() == []

@@ -74,7 +74,8 @@ def bench(
                     out.show(counted, lambda: _counts(counted))
                 return
             if tool is not None:
-                measured, lost = _measure_with_tool(artifacts, urls, options, tool, ssh_config=ssh_config), []
+                lost: list[EdgefoldError] = []
+                measured = _measure_with_tool(artifacts, urls, options, tool, ssh_config=ssh_config)
             else:
                 measured, lost = _measure(artifacts, urls, options, worker, keep=keep, ssh_config=ssh_config)
         results = [each for _, each in measured]

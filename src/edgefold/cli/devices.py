@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from edgefold.results import DeviceInfo
 
 
+# Android's own words.
+_THERMAL = {1: "light", 2: "moderate", 3: "severe", 4: "critical", 5: "emergency", 6: "shutdown"}
+
+
 def devices(
     device: Annotated[
         list[str] | None, typer.Argument(help="Devices to look at.", show_default="this machine, attached phones, named devices")
@@ -95,6 +99,7 @@ def _condition(info: DeviceInfo) -> str:
     parts = (
         "emulated" if info.emulated else "",
         "" if info.temperature_c is None else f"{info.temperature_c:.0f} °C",
+        "" if not info.thermal_status else f"thermal status {_THERMAL.get(info.thermal_status, info.thermal_status)}",
         "" if info.battery_percent is None else f"battery {info.battery_percent} %",
         "" if info.load_1min is None else f"load {info.load_1min:g}",
     )

@@ -98,8 +98,8 @@ def _table(ops: Iterable[OpTime], title: str, limits: Roofline | None = None) ->
     from edgefold.report.table import duration, percent, size
 
     def row(op: OpTime) -> tuple[str, ...]:
-        cells = (op.module, op.op, duration(op.ns), percent(op.share), count(op.macs) if op.macs else "")
-        cells += (size(op.moved_bytes) if op.moved_bytes else "",)
+        work = count(op.macs) if op.macs else "", size(op.moved_bytes) if op.moved_bytes else ""
+        cells = (op.module, op.op, duration(op.ns), percent(op.share), *work)
         if limits is None:
             return cells
         if not (op.macs or op.moved_bytes):
