@@ -150,9 +150,9 @@ def compute(model: _Model, cell: Cell, key: str) -> CellResult:
     with tempfile.TemporaryDirectory(prefix="edgefold-cell-") as folder:
         variants = emit_all(folded, programs, options, Path(folder), model.stages)
         if variants[0].failure is None:
-            variants, _ = verify_all(variants, network, folded, programs, options, model.stages)
-        if settings.bench and variants[0].failure is None:
-            variants = measure_all(variants, options, model.stages)
+            variants, _, verified = verify_all(variants, network, folded, programs, options, model.stages)
+            if settings.bench and variants[0].failure is None:
+                variants = measure_all(variants, verified, options, model.stages)
         size = None if variants[0].artifact is None else variants[0].artifact.size_bytes
     return _result(variants[0], cell, key, size, quantization_db, network.random_calibration and bool(programs))
 
