@@ -88,7 +88,6 @@ class Subject:
 
     programs: dict[Precision, Program]
     plain: nn.Module
-    plain_program: Program
     macs: int
     plain_macs: int
 
@@ -96,13 +95,31 @@ class Subject:
 def subject(name: str, p: int, precisions: Sequence[Precision]) -> Subject:
     """Folds and calibrates."""
     example = samples()[0]
-    folded, plain = edgefold.fold(network(name, p), example), network(name, None)
-    plain_folded = edgefold.fold(plain, example)
+    sparse, plain = network(name, p), network(name, None)
+    folded = edgefold.fold(sparse, example)
     programs = {Precision.FP32: folded.program}
     if Precision.INT8 in precisions:
         programs[Precision.INT8] = edgefold.quantize_model(folded, example, calibration=samples()).program
-    macs, plain_macs = (sum(layer.macs for layer in one.plan.layers) for one in (folded, plain_folded))
-    return Subject(programs, plain, plain_folded.program, macs, plain_macs)
+    return Subject(programs, plain, macs(sparse, example), macs(plain, example))
+
+
+def macs(module: nn.Module, example: Tensor) -> int:
+    """Multiply-accumulates of the convolutions and linear layers for one sample: weights that are not zero, times positions."""
+    total = 0
+
+    def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        weight = layer.weight * layer.mask if isinstance(layer, HetConv2d) else layer.weight
+        assert isinstance(weight, Tensor)
+        total += int(weight.count_nonzero()) * math.prod(output.shape[2:])
+
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear | HetConv2d)]
+    handles = [layer.register_forward_hook(count) for layer in layers]
+    with torch.no_grad():
+        module(example)
+    for handle in handles:
+        handle.remove()
+    return total
 
 
 class Cache:
@@ -134,10 +151,12 @@ class Cache:
             STRAIGHT[format](subject.plain, samples()[0], path)
         if precision is Precision.FP32:
             return {PLAIN: path}
+        exported = torch.export.export(subject.plain, (samples()[0],)).module()
+        assert isinstance(exported, torch.fx.GraphModule)
         files = {f"{PLAIN}-{recipe}": self._folder / f"{key}-{recipe}{format.suffix}" for recipe in RECIPES[format]}
         for recipe, file in zip(RECIPES[format], files.values(), strict=True):
             if not file.exists():
-                quantize_native(format, recipe, path, subject.plain_program.graph, samples(), file)
+                quantize_native(format, recipe, path, exported, samples(), file)
         return files
 
 

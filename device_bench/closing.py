@@ -34,7 +34,7 @@ AUTO: Final = "auto"
 UNIFORM: Final = (Lowering.DENSE, Lowering.GROUPED, Lowering.SPLIT, Lowering.KEEP)
 TIE: Final = 0.015
 # A uniform lowering whose measured layers take so many times what the choice takes is not written: it cannot win.
-HOPELESS: Final = 2.0
+HOPELESS: Final = 1.5
 SHRINKINGS: Final = 4
 
 
