@@ -1,4 +1,4 @@
-"""Image data sets with labels: IDX files, the Fashion-MNIST folder, ``.npz`` files, and the shipped slice.
+"""Image data sets with labels: IDX files, folders of images, ``.npz`` files, the user's own code, and the shipped slice.
 
 An IDX file is a big-endian header (two zero bytes, type code 0x08 for unsigned bytes, the number of dimensions, one 32-bit size a
 dimension) and then the raw values, last dimension fastest (Y. LeCun, "The MNIST database"). Images are kept as unsigned bytes,
@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from edgefold.errors import DataError
+from edgefold.errors import DataError, UsageError
 
 FASHION_MNIST_FOLDER: Final = Path("/usr/share/datasets/fashion-mnist")  # of Debian's dataset-fashion-mnist
 FASHION_MNIST_CLASSES: Final = (
@@ -37,9 +37,13 @@ FASHION_MNIST_CLASSES: Final = (
     "Bag",
     "Ankle boot",
 )
+FASHION_MNIST_SHA256: Final = "ca3ab2a37f845e1b8ae23cab1b51749a3011ba3bf1d9016176d75cbaabac376f"  # of the four arrays
 # Over the 60,000 training images, of pixels scaled to [0, 1].
 FASHION_MNIST_MEAN: Final = (0.2860406,)
 FASHION_MNIST_STD: Final = (0.3530242,)
+
+
+ARRAYS: Final = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,26 +189,33 @@ def read_fashion_mnist(folder: Path = FASHION_MNIST_FOLDER) -> TrainingData:
     Raises:
         DataError: a file is missing or damaged.
     """
+    return read_idx_folder(folder)
+
+
+def read_idx_folder(folder: Path) -> TrainingData:
+    """Training data from four IDX files with the names of MNIST's, gzipped or not.
+
+    Fashion-MNIST is known by its content and gets its class names and statistics; other data is normalised by its own.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
     digest = hashlib.sha256()
-    sets = []
-    for split in ("train", "t10k"):
-        arrays = []
-        for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
-            path = _plain_or_gzip(folder, f"{split}-{kind}")
-            array = read_idx(path)
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for split, name in (("train", "train"), ("t10k", "test")):
+        for kind in ("images", "labels"):
+            dimensions = {"images": 3, "labels": 1}[kind]
+            array = read_idx(_plain_or_gzip(folder, f"{split}-{kind}-idx{dimensions}-ubyte"))
             digest.update(array.tobytes())
-            arrays.append(array)
-        sets.append(
-            image_set(
-                arrays[0],
-                arrays[1],
-                str(folder / f"{split}-images-idx3-ubyte"),
-                classes=FASHION_MNIST_CLASSES,
-                mean=FASHION_MNIST_MEAN,
-                std=FASHION_MNIST_STD,
-            )
-        )
-    return TrainingData("fashion-mnist", sets[0], sets[1], digest.hexdigest())
+            arrays[f"{name}_{kind}"] = array
+    if digest.hexdigest() == FASHION_MNIST_SHA256:
+        arrays |= {
+            "classes": np.array(FASHION_MNIST_CLASSES),
+            "mean": np.array(FASHION_MNIST_MEAN),
+            "std": np.array(FASHION_MNIST_STD),
+        }
+        return from_arrays(arrays, "fashion-mnist", str(folder))
+    return from_arrays(arrays, folder.resolve().name, str(folder))
 
 
 def _plain_or_gzip(folder: Path, name: str) -> Path:
@@ -226,23 +237,34 @@ def read_npz(path: Path) -> TrainingData:
     Raises:
         DataError: not an ``.npz``, an array is missing or has the wrong type or shape.
     """
-    arrays = load_npz(path, ("train_images", "train_labels", "test_images", "test_labels"))
+    return from_arrays(load_npz(path, ARRAYS), path.stem, str(path))
+
+
+def from_arrays(arrays: Mapping[str, npt.NDArray[Any]], name: str, source: str) -> TrainingData:
+    """Training data from arrays with the names that `read_npz` gives.
+
+    Raises:
+        DataError: an array is missing or has the wrong type or shape.
+    """
+    missing = [key for key in ARRAYS if key not in arrays]
+    if missing:
+        raise DataError(f"'{source}' has the arrays {sorted(arrays)}, expected also {missing}")
     digest = hashlib.sha256()
-    for key in ("train_images", "train_labels", "test_images", "test_labels"):
+    for key in ARRAYS:
         digest.update(np.ascontiguousarray(arrays[key]).tobytes())
-    classes = tuple(str(name) for name in arrays["classes"]) if "classes" in arrays else None
-    train = image_set(arrays["train_images"], arrays["train_labels"], f"{path}: train", classes=classes)
-    pixels = train.images.double() / 255
-    mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp(min=1 / 255)
-    statistics = {
-        "mean": tuple(float(value) for value in arrays.get("mean", mean.numpy())),
-        "std": tuple(float(value) for value in arrays.get("std", std.numpy())),
-    }
+    classes = tuple(str(label) for label in arrays["classes"]) if "classes" in arrays else None
+    train = image_set(arrays["train_images"], arrays["train_labels"], f"{source}: train", classes=classes)
+    if "mean" in arrays and "std" in arrays:
+        mean, std = torch.as_tensor(arrays["mean"]), torch.as_tensor(arrays["std"])
+    else:
+        pixels = train.images.double() / 255
+        mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp(min=1 / 255)
+    statistics = {"mean": tuple(float(value) for value in mean), "std": tuple(float(value) for value in std)}
     sets = [
-        image_set(arrays[f"{split}_images"], arrays[f"{split}_labels"], f"{path}: {split}", classes=train.classes, **statistics)
-        for split in ("train", "test")
+        image_set(arrays[f"{part}_images"], arrays[f"{part}_labels"], f"{source}: {part}", classes=train.classes, **statistics)
+        for part in ("train", "test")
     ]
-    return TrainingData(path.stem, sets[0], sets[1], digest.hexdigest())
+    return TrainingData(name, sets[0], sets[1], digest.hexdigest())
 
 
 def load_npz(path: Path, required: tuple[str, ...]) -> Mapping[str, npt.NDArray[Any]]:
@@ -264,15 +286,53 @@ def load_npz(path: Path, required: tuple[str, ...]) -> Mapping[str, npt.NDArray[
     return arrays
 
 
-def load_training_data(path: Path | None = None) -> TrainingData:
-    """Training data from a Fashion-MNIST folder (the default) or an ``.npz`` file.
+def load_training_data(source: Path | str | None = None, *, image_size: int | None = None) -> TrainingData:
+    """Training data from where it is.
+
+    Args:
+        source: a folder of IDX files, a folder of images (`edgefold.models.image_folder`), an ``.npz`` file, or
+            ``FILE.py:FUNCTION``, whose function gives a `TrainingData` or a dictionary of arrays as `read_npz` takes them;
+            by default Fashion-MNIST of the Debian package.
+        image_size: side to which the images of a folder are scaled; by default they must all have one size.
 
     Raises:
         DataError: nothing there can be read as training data.
+        UsageError: ``image_size`` is given for data that is no folder of images.
     """
-    path = FASHION_MNIST_FOLDER if path is None else path
+    if source is None:
+        return read_fashion_mnist()
+    path = Path(source)
+    if path.is_dir() and not _holds_idx(path):
+        from edgefold.models.image_folder import read_image_folder
+
+        return read_image_folder(path, image_size)
+    if image_size is not None:
+        raise UsageError(f"an image size is given, but '{source}' is no folder of images; leave it out")
+    if path.is_dir() or path == FASHION_MNIST_FOLDER:
+        return read_idx_folder(path)
     if path.is_file() and path.suffix == ".npz":
         return read_npz(path)
-    if path.is_dir() or path == FASHION_MNIST_FOLDER:
-        return read_fashion_mnist(path)
-    raise DataError(f"'{path}' is not a folder of IDX files and no .npz file; give one of these as training data")
+    file, colon, function = str(source).rpartition(":")
+    if colon and file.endswith(".py"):
+        return _from_python(Path(file), function)
+    raise DataError(
+        f"'{source}' is not a folder of IDX files and no .npz file, folder of images or FILE.py:FUNCTION; "
+        "give one of these as training data"
+    )
+
+
+def _holds_idx(folder: Path) -> bool:
+    return any(folder.glob("*-ubyte")) or any(folder.glob("*-ubyte.gz"))
+
+
+def _from_python(path: Path, function: str) -> TrainingData:
+    from edgefold.models.source_files import function_of
+
+    made = function_of(f"{path}:{function}")()
+    if isinstance(made, TrainingData):
+        return made
+    if isinstance(made, Mapping):
+        return from_arrays({str(key): np.asarray(value) for key, value in made.items()}, function, f"{path}:{function}")
+    raise DataError(
+        f"'{path}:{function}' gave a {type(made).__name__}, expected a TrainingData or a dictionary of the arrays {list(ARRAYS)}"
+    )

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from torch import nn
 
 from edgefold.errors import UsageError, unknown_name
+from edgefold.models.data import TrainingData
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,21 @@ def network_function(name: str) -> Callable[..., nn.Module]:
     module, _, function = NETWORKS[name].target.partition(":")
     made: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
     return made
+
+
+def fitting_arguments(name: str, given: Mapping[str, Any], data: TrainingData) -> dict[str, Any]:
+    """The given arguments, with the number of classes, the channels and the resolution of the data where they are not given.
+
+    What is the network's default is left out.
+
+    Raises:
+        UsageError: there is no such network.
+    """
+    known = inspect.signature(network_function(name)).parameters
+    _, channels, height, width = data.train.images.shape
+    wanted = {"num_classes": len(data.train.classes), "in_channels": channels, "resolution": max(height, width)}
+    missing = {key: value for key, value in wanted.items() if key in known and key not in given and known[key].default != value}
+    return {**given, **missing}
 
 
 def build_network(name: str, **kwargs: Any) -> nn.Module:

@@ -27,6 +27,9 @@ from edgefold.models.blocks.masked import MaskedConv2d
 from edgefold.models.count import count_cost
 from edgefold.models.prune_graph import Axis, channel_axes, remove_channels
 
+Removed = dict[str, list[int]]
+"""Layer -> its output channels that went, in the numbering before the round."""
+
 Target = Callable[[nn.Module], bool]
 """Whether a pruned module is small or fast enough. Removing more must not make it false again."""
 
@@ -56,10 +59,15 @@ class PruneReport:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """A smaller network, in eval mode; the one that it was made of is unchanged."""
+    """A smaller network, in eval mode; the one that it was made of is unchanged.
+
+    ``removed`` holds, for each round, the output channels that went, by layer: with it
+    `edgefold.models.prune_graph.remove_channels` makes the structure again.
+    """
 
     module: nn.Module
     report: PruneReport
+    removed: tuple[Removed, ...] = ()
 
 
 def macs_target(module: nn.Module, example_inputs: tuple[Tensor, ...], share: float) -> Target:
@@ -110,7 +118,7 @@ def prune_channels(module: nn.Module, example_inputs: tuple[Tensor, ...], target
         else:
             low = middle + 1
     result = pruned_by(high)
-    return Pruned(result, _report(module, result, example_inputs, skipped))
+    return Pruned(result, _report(module, result, example_inputs, skipped), (_chosen(order[:high]),))
 
 
 def prune_iteratively(
@@ -131,15 +139,17 @@ def prune_iteratively(
         raise UsageError(f"pruning option rounds is {rounds}, expected at least 1")
     current = module
     skipped: tuple[str, ...] = ()
+    removed: list[Removed] = []
     start = count_cost(module, example_inputs).macs
     for index in range(1, rounds + 1):
         wanted = start * share ** (index / rounds) / count_cost(current, example_inputs).macs
         if wanted < 1:
             step = prune_channels(current, example_inputs, macs_target(current, example_inputs, wanted), keep=keep)
             current, skipped = step.module, step.report.skipped
+            removed += step.removed
         fine_tune(current, index)
         current.eval()
-    return Pruned(current, _report(module, current, example_inputs, skipped))
+    return Pruned(current, _report(module, current, example_inputs, skipped), tuple(removed))
 
 
 def _order(axes: tuple[Axis, ...], keep: float) -> list[tuple[Axis, int]]:
@@ -153,9 +163,9 @@ def _order(axes: tuple[Axis, ...], keep: float) -> list[tuple[Axis, int]]:
     return [(axis, unit) for _, _, unit, axis in candidates]
 
 
-def _chosen(pairs: list[tuple[Axis, int]]) -> dict[str, list[int]]:
+def _chosen(pairs: list[tuple[Axis, int]]) -> Removed:
     """Root layer of each axis -> channels to remove."""
-    chosen: dict[str, list[int]] = {}
+    chosen: Removed = {}
     for axis, unit in pairs:
         chosen.setdefault(axis.root, []).extend(axis.units[unit])
     return chosen

@@ -5,6 +5,7 @@
     torchvision:mobilenet_v2
     path/file.py:factory         ``factory(**kwargs)`` of the user's file
     path/model.pt2               an exported program; it can run code when loaded, hence ``trust``
+    path/network.json            what ``edgefold prune``, ``distill`` or a recipe made of another source
 
 ``weights`` names a safetensors file, or a ``.pt`` with a state dictionary, which is read as tensors only.
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edgefold.errors import ModelError, UsageError
+from edgefold.models.derived import read_record, rebuilt
 from edgefold.models.loaded import LabelledImages, LoadedModel, checked, example_image
 from edgefold.models.recipe import checkpoint_names, load_recipe
 from edgefold.models.registry import builtin_slice, get_model
@@ -65,7 +67,7 @@ def _load(spec: str, kwargs: dict[str, Any], trust: bool) -> LoadedModel:
     if colon and file.endswith(".py"):
         return from_python(Path(file), factory, kwargs)
     path = Path(spec)
-    if path.suffix in (".py", ".pt2", *_WEIGHTS_ONLY, *_ARTIFACTS) or path.exists() or len(path.parts) > 1:
+    if path.suffix in (".py", ".pt2", ".json", *_WEIGHTS_ONLY, *_ARTIFACTS) or path.exists() or len(path.parts) > 1:
         return _from_path(path, kwargs, trust)
     return _builtin(spec, kwargs)
 
@@ -82,8 +84,12 @@ def _from_path(path: Path, kwargs: dict[str, Any], trust: bool) -> LoadedModel:
         )
     if path.suffix in _ARTIFACTS:
         raise ModelError(f"'{path}' is an exported artifact, expected a PyTorch model; give the model that it was made from")
+    if path.suffix == ".json":
+        return _derived(path, kwargs, trust)
     if path.suffix != ".pt2":
-        raise ModelError(f"'{path}' is not a model file; expected file.py:function, a .pt2 file or a built-in name")
+        raise ModelError(
+            f"'{path}' is not a model file; expected file.py:function, a .pt2 file, a network.json or a built-in name"
+        )
     if kwargs:
         raise UsageError(f"'{path}' is an exported program and takes no arguments, but {', '.join(sorted(kwargs))} was given")
     if not trust:
@@ -92,6 +98,15 @@ def _from_path(path: Path, kwargs: dict[str, Any], trust: bool) -> LoadedModel:
             "give --trust (trust=True) if you know where it comes from"
         )
     return from_exported(path)
+
+
+def _derived(path: Path, kwargs: dict[str, Any], trust: bool) -> LoadedModel:
+    record = read_record(path)
+    if kwargs:
+        raise UsageError(f"'{path}' is trained and takes no arguments, but {', '.join(sorted(kwargs))} was given")
+    base = _load(record.source, dict(record.kwargs), trust)
+    module = rebuilt(record, path, base.module, base.example_inputs)
+    return replace(base, name=f"{base.name}-{path.resolve().parent.name}", module=module, accuracy=record.accuracy)
 
 
 def _builtin(name: str, kwargs: dict[str, Any]) -> LoadedModel:

@@ -43,6 +43,7 @@ LEVELS = (
     ("explaining", "mixing", "qat_training"),
     ("variants",),
     ("shipping",),
+    ("recipe",),
     ("matrix",),
     ("cli",),
 )

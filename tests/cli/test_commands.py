@@ -38,6 +38,8 @@ COMMANDS = (
     "history",
     "models",
     "train",
+    "prune",
+    "distill",
     "matrix",
     "inspect",
     "doctor",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgefold.cli import bench, convert, devices, doctor, inspect, matrix, models, profile, quantize, run, ship, verify
+from edgefold.cli import bench, convert, devices, doctor, inspect, matrix, models, profile, quantize, run, ship, smaller, verify
 
 app = typer.Typer(
     name="edgefold",
@@ -32,6 +32,8 @@ for command in (
     devices.history,
     models.models,
     models.train,
+    smaller.prune,
+    smaller.distill,
     matrix.matrix,
     inspect.inspect,
     doctor.doctor,

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+ImageSize = Annotated[int | None, typer.Option("--image-size", min=1, help="Side to which images of a folder are scaled.")]
+
+
 def models(as_json: Json = False) -> None:
     """List the built-in models."""
     from edgefold.cli.output import output, table
@@ -49,9 +52,14 @@ def train(
     ],
     out_dir: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.", show_default=False)],
     data: Annotated[
-        Path | None,
-        typer.Option("--data", help="A folder of IDX files, or an .npz.", show_default="Fashion-MNIST of the Debian package"),
+        str | None,
+        typer.Option(
+            "--data",
+            help="A folder of images (one folder a class) or of IDX files, an .npz, or FILE.py:FUNCTION.",
+            show_default="Fashion-MNIST of the Debian package",
+        ),
     ] = None,
+    image_size: ImageSize = None,
     arg: Arg = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, show_default="the recipe's")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=2, show_default="the recipe's")] = None,
@@ -85,13 +93,14 @@ def train(
 
         from edgefold.cli.sources import arguments
         from edgefold.models.data import load_training_data
-        from edgefold.models.networks import build_network
+        from edgefold.models.networks import build_network, fitting_arguments
         from edgefold.models.recipe import write_checkpoint
         from edgefold.models.train import TrainOptions
         from edgefold.models.train import train as run
         from edgefold.report.table import percent
 
-        kwargs = arguments(arg or [])
+        source = load_training_data(data, image_size=image_size)
+        kwargs = fitting_arguments(network, arguments(arg or []), source)
         given = {
             "epochs": epochs,
             "batch_size": batch_size,
@@ -102,7 +111,6 @@ def train(
         options = TrainOptions(seed=seed, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]  # each has its own type
         torch.manual_seed(seed)
         model = build_network(network, **kwargs)
-        source = load_training_data(data)
         result = run(model, source, options, out=out_dir, resume=resume)
         recipe = write_checkpoint(out_dir, network, model, network, kwargs, source, result)
         out.show(

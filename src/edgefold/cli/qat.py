@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from edgefold.qat_training import QatOptions, QatResult
 
 
-def train_as_int8(choice: ModelChoice, data: Path | None, folder: Path, options: QatOptions, out: Output) -> None:
+def train_as_int8(choice: ModelChoice, data: str | None, folder: Path, options: QatOptions, out: Output) -> None:
     """Trains, and writes ``NAME-qat.safetensors`` and ``NAME-qat.json`` into a folder."""
     from edgefold.artifact import atomic_path
     from edgefold.cli.output import progress

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -27,7 +27,6 @@ from edgefold.cli.options import (
     MaxMs,
     MaxSecs,
     MaxSize,
-    Model,
     Observer,
     Out,
     Precisions,
@@ -39,16 +38,34 @@ from edgefold.cli.options import (
     Weights,
     byte_count,
 )
+from edgefold.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from edgefold.bundle.reader import Bundle
 
+ModelOrRecipe = Annotated[
+    str | None,
+    typer.Argument(
+        help="A built-in name (see `edgefold models`), FILE.py:FACTORY, another source, or a recipe FILE.toml.",
+        show_default=False,
+    ),
+]
+
 
 def ship(
-    model: Model,
+    model: ModelOrRecipe = None,
     out_dir: Out = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            "--recipe", help="A TOML file of a whole run, with pruning and distillation; other options are then its own."
+        ),
+    ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option("--skip", metavar="STAGE", help="Leave out a stage of the recipe: prune, distill.")
+    ] = None,
     arg: Arg = None,
     weights: Weights = None,
     trust: Trust = False,
@@ -82,6 +99,16 @@ def ship(
     from edgefold.cli.progress import stages
     from edgefold.cli.sources import ModelChoice
 
+    if recipe is None and model is not None and model.endswith(".toml"):
+        recipe, model = Path(model), None
+    if recipe is not None:
+        others = (qat, preprocess, exclude, max_drop, max_ms)
+        _refuse_options(model, arg, weights, formats, precisions, calibration, evaluation, lowering, max_size, *others)
+        _ship_recipe(recipe, out_dir, skip or [], force, as_json)
+    if model is None:
+        raise UsageError("the model is missing; name one (see `edgefold models`), or give a recipe")
+    if skip:
+        raise UsageError(f"--skip {skip[0]} leaves out a stage of a recipe, but there is none; give --recipe FILE.toml")
     with output(as_json) as out:
         choice = ModelChoice(model, arg, weights, trust, preprocess, qat)
         target = Path(choice.short_name) if out_dir is None else out_dir
@@ -118,6 +145,27 @@ def ship(
         shipment = bundle.shipment
         out.show(summarize(shipment), lambda: shipped(bundle))
     raise typer.Exit(0 if shipment.passed else 1)
+
+
+def _refuse_options(model: str | None, *options: object) -> None:
+    if model is not None or any(option is not None for option in options):
+        raise UsageError("a recipe says itself what is shipped and how; give only --out, --skip, --force and --json with it")
+
+
+def _ship_recipe(path: Path, out_dir: Path | None, skip: list[str], force: bool, as_json: bool) -> NoReturn:
+    from edgefold.cli.output import output
+    from edgefold.cli.progress import stages
+
+    with output(as_json) as out:
+        from edgefold.bundle.results import summarize
+        from edgefold.recipe.run import run_recipe
+        from edgefold.recipe.schema import read_recipe
+
+        recipe = read_recipe(path)
+        with stages() as progress:
+            done = run_recipe(recipe, out_dir or Path(path.stem), skip=skip, force=force, progress=progress)
+        out.show(summarize(done.bundle.shipment), lambda: shipped(done.bundle))
+    raise typer.Exit(0 if done.bundle.shipment.passed else 1)
 
 
 def shipped(bundle: Bundle) -> Iterable[RenderableType]:

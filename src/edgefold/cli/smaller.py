@@ -1,0 +1,123 @@
+"""`edgefold prune` and `edgefold distill`: networks made smaller or better, kept as a source for every other command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgefold.artifact import Format, Precision
+from edgefold.cli.models import ImageSize
+from edgefold.cli.options import Arg, Device, Json, Model, Trust, Weights
+from edgefold.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgefold.recipe.schema import DistillSection, PruneSection
+
+_Folder = Annotated[Path, typer.Option("--out", "-o", help="Folder of the new network.", show_default=False)]
+_Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="A folder of images (one folder a class) or of IDX files, an .npz, or FILE.py:FUNCTION.",
+        show_default="Fashion-MNIST of the Debian package",
+    ),
+]
+_Rate = Annotated[float | None, typer.Option("--learning-rate", help="The peak.", show_default="0.02")]
+_Seed = Annotated[int, typer.Option("--seed")]
+
+
+def prune(
+    model: Model,
+    out_dir: _Folder,
+    flops: Annotated[
+        float | None, typer.Option("--flops", help="The share of the multiply-accumulates that may stay, e.g. 0.5.")
+    ] = None,
+    latency_ms: Annotated[
+        float | None, typer.Option("--latency-ms", help="The latency to reach on the device, in milliseconds.")
+    ] = None,
+    device: Device = "host",
+    format: Annotated[Format, typer.Option("--format", "-f", help="The format whose latency counts.")] = Format.ONNX,
+    precision: Annotated[
+        Precision, typer.Option("--precision", "-p", help="The precision whose latency counts.")
+    ] = Precision.FP32,
+    keep: Annotated[float, typer.Option("--keep", help="The share of each layer's channels that stays in any case.")] = 0.1,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds of pruning and fine-tuning.")] = 1,
+    epochs: Annotated[int, typer.Option("--epochs", min=0, help="Epochs of fine-tuning after each round.")] = 1,
+    data: _Data = None,
+    image_size: ImageSize = None,
+    learning_rate: _Rate = None,
+    seed: _Seed = 0,
+    arg: Arg = None,
+    weights: Weights = None,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Remove whole channels, the least important first, until a target is met; then fine-tune."""
+    from edgefold.recipe.schema import PruneSection
+
+    if (flops is None) == (latency_ms is None):
+        raise UsageError("the target of pruning is missing or there are two; give --flops SHARE or --latency-ms MS")
+    if latency_ms is not None and rounds != 1:
+        raise UsageError("pruning to a latency works in one round only; leave --rounds out")
+    section = PruneSection(flops, latency_ms, device, format, precision, rounds, epochs, keep)
+    _run(model, out_dir, arg, weights, trust, (data, image_size), _train(learning_rate, seed), as_json, prune=section)
+
+
+def distill(
+    student: Model,
+    teacher: Annotated[str, typer.Option("--teacher", help="The model to learn from; any source.", show_default=False)],
+    out_dir: _Folder,
+    epochs: Annotated[int, typer.Option("--epochs", min=1)] = 8,
+    temperature: Annotated[float, typer.Option("--temperature", help="T: how soft the teacher's answers are.")] = 4.0,
+    alpha: Annotated[float, typer.Option("--alpha", help="Share of the teacher in the loss, 0 to 1.")] = 0.7,
+    data: _Data = None,
+    image_size: ImageSize = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="The peak.", show_default="0.1")] = None,
+    seed: _Seed = 0,
+    arg: Arg = None,
+    weights: Weights = None,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model with the help of another one, which knows more."""
+    from edgefold.recipe.schema import DistillSection
+
+    section = DistillSection(epochs, teacher, temperature=temperature, alpha=alpha)
+    train = _train(0.1 if learning_rate is None else learning_rate, seed)
+    _run(student, out_dir, arg, weights, trust, (data, image_size), train, as_json, distill=section)
+
+
+def _train(learning_rate: float | None, seed: int) -> dict[str, float | int]:
+    return {"seed": seed, **({} if learning_rate is None else {"learning_rate": learning_rate})}
+
+
+def _run(
+    model: str,
+    out_dir: Path,
+    arg: list[str] | None,
+    weights: Path | None,
+    trust: bool,
+    data: tuple[str | None, int | None],
+    train: dict[str, float | int],
+    as_json: bool,
+    *,
+    prune: PruneSection | None = None,
+    distill: DistillSection | None = None,
+) -> None:
+    from edgefold.cli.output import output
+    from edgefold.cli.progress import stages
+
+    with output(as_json) as out:
+        from edgefold.cli.sources import arguments
+        from edgefold.models.derived import read_record, write_derived
+        from edgefold.recipe.run import run_stages
+        from edgefold.recipe.schema import DataSection, ModelSection, ShipRecipe
+
+        section = ModelSection(model, arguments(arg or []), None if weights is None else str(weights), trust)
+        recipe = ShipRecipe(section, DataSection(*data), train, prune, distill)
+        with stages() as progress:
+            work = run_stages(recipe, out_dir / "stages", progress=progress)
+        record = write_derived(out_dir, work.network.module, work.source, work.kwargs, work.removed, work.history, work.accuracy)
+        out.show(read_record(record), lambda: [*work.history, f"Network: {record}, a model for every other command"])

@@ -1,0 +1,156 @@
+"""Runs a recipe: the network, its stages, the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgefold.errors import UsageError, unknown_name
+from edgefold.models.data import TrainingData, load_training_data
+from edgefold.network import Evaluation, Network, Progress, Quiet, ShipOptions
+from edgefold.recipe.schema import STAGES, ShipRecipe
+from edgefold.recipe.stages import Training, Work, distill, prune, start
+from edgefold.shipping import named_network, ship_network
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgefold.bundle.reader import Bundle
+
+CALIBRATION_SAMPLES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Cooked:
+    """What a recipe gave: the network after its stages, and the bundle of it."""
+
+    work: Work
+    bundle: Bundle
+
+
+def run_recipe(
+    recipe: ShipRecipe,
+    out: Path,
+    *,
+    skip: Collection[str] = (),
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Cooked:
+    """Prunes, distills, folds, quantizes, exports, verifies, measures and bundles, as the recipe says.
+
+    Results of the stages are kept in ``OUT.stages`` beside the bundle, and used again as long as nothing changed that they
+    depend on.
+
+    Args:
+        recipe: what `edgefold.recipe.schema.read_recipe` gave.
+        out: the bundle's folder.
+        skip: stages to leave out: ``prune``, ``distill``.
+        force: replace an existing bundle.
+        progress: told of the stages.
+
+    Raises:
+        InputError: see the stages and `edgefold.shipping.ship_network`.
+    """
+    from edgefold.bundle.writer import check_output
+    from edgefold.device_bench import BenchOptions
+
+    check_output(out, force=force)
+    progress = progress or Quiet()
+    work = run_stages(recipe, out.with_name(f"{out.name}.stages"), skip=skip, progress=progress)
+    ship = recipe.ship
+    options = ShipOptions(
+        formats=ship.formats,
+        precisions=ship.precisions,
+        device=ship.device,
+        lowering=ship.lowering,  # type: ignore[arg-type]  # checked where it is used
+        max_drop=ship.max_drop,
+        bench=BenchOptions(threads=ship.threads, max_secs=ship.max_secs),
+        force=force,
+        timing=ship.timing,
+    )
+    return Cooked(work, ship_network(work.network, out, options, progress))
+
+
+def run_stages(recipe: ShipRecipe, folder: Path, *, skip: Collection[str] = (), progress: Progress | None = None) -> Work:
+    """The network of a recipe after pruning and distillation, each result kept in ``folder``.
+
+    Raises:
+        UsageError: ``skip`` names no stage.
+        InputError: see the stages.
+    """
+    for name in skip:
+        if name not in STAGES:
+            raise unknown_name("stage", name, STAGES)
+    progress = progress or Quiet()
+    model = recipe.model
+    network = named_network(
+        model.name, kwargs=model.kwargs, weights=None if model.weights is None else Path(model.weights), trust=model.trust
+    )
+    pruning = None if recipe.prune is None or recipe.prune.skip or "prune" in skip else recipe.prune
+    distilling = None if recipe.distill is None or recipe.distill.skip or "distill" in skip else recipe.distill
+    training = Training(None, recipe.train)
+    if distilling is not None or (pruning is not None and pruning.epochs):
+        progress.stage("load data")
+        data = load_training_data(recipe.data.source, image_size=recipe.data.image_size)
+        training = Training(_as_seen_by(network, data), recipe.train)
+    network = _with_data(network, training.data)
+    work = first = start(network, model.name, model.kwargs)
+    if pruning is not None:
+        progress.stage("prune")
+        work = prune(work, pruning, training, folder)
+    if distilling is not None:
+        teacher = first.network.module
+        if distilling.teacher is not None:
+            teacher = named_network(distilling.teacher, kwargs=distilling.teacher_kwargs, trust=model.trust).module
+        elif work is first:
+            raise UsageError(
+                'the recipe distills a network that was not pruned from itself; name a teacher, as in teacher = "hetnet-fmnist"'
+            )
+        progress.stage("distill")
+        with _frozen(teacher):
+            work = distill(work, teacher, distilling, training, folder)
+    if work is first:
+        return work
+    described = replace(work.network, description=f"made from {model.name}", notes=(*work.network.notes, *work.history))
+    return replace(work, network=described)
+
+
+@contextmanager
+def _frozen(teacher: nn.Module) -> Iterator[None]:
+    """A teacher whose parameters take no gradients for a while."""
+    was = [(parameter, parameter.requires_grad) for parameter in teacher.parameters()]
+    for parameter, _ in was:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, wanted in was:
+            parameter.requires_grad_(wanted)
+
+
+def _as_seen_by(network: Network, data: TrainingData) -> TrainingData:
+    """The data with the normalisation of the network, where that is known."""
+    prepare = network.preprocessing
+    if prepare is None or len(prepare.mean) != len(data.train.mean) or prepare.divisor != 255:
+        return data
+    train, test = (replace(part, mean=prepare.mean, std=prepare.std) for part in (data.train, data.test))
+    return replace(data, train=train, test=test)
+
+
+def _with_data(network: Network, data: TrainingData | None) -> Network:
+    """The network with calibration and evaluation data of the training data, where it brings none itself."""
+    if data is None:
+        return network
+    if network.calibration is None:
+        network = replace(
+            network,
+            calibration=data.train.normalised(0, CALIBRATION_SAMPLES),
+            calibration_source=f"{data.name} (training images)",
+        )
+    if network.evaluation is None:
+        what = f"{len(data.test):,} test images of {data.name}"
+        network = replace(network, evaluation=Evaluation((data.test.normalised(),), data.test.labels.numpy(), what))
+    return network

@@ -1,0 +1,208 @@
+"""What stands in a recipe file.
+
+    [model]                          # required; any source
+    name = "hetnet-fmnist"
+    kwargs = {}
+
+    [data]                           # for training; without it Fashion-MNIST of the Debian package
+    source = "photos"                # as `edgefold train --data`
+
+    [train]                          # what prune and distill have in common: fields of TrainOptions but the epochs
+    learning_rate = 0.02
+
+    [prune]
+    flops = 0.5                      # or latency_ms = 3.0
+    epochs = 2                       # of fine-tuning after each round
+
+    [distill]
+    epochs = 3                       # the teacher is the network as it was before pruning, or `teacher`
+
+    [ship]
+    formats = ["onnx", "tflite", "executorch"]
+    precisions = ["fp32", "int8"]
+
+A section that is left out, or has ``skip = true``, is a stage that is left out; folding always takes place. Paths are relative to
+the recipe's folder.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+from edgefold.artifact import Format, Precision
+from edgefold.errors import UsageError, unknown_name
+from edgefold.network import ALL_FORMATS, DEFAULT_PRECISIONS
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSection:
+    """The network to start from."""
+
+    name: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    trust: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DataSection:
+    """The data to train with."""
+
+    source: str | None = None
+    image_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PruneSection:
+    """Which channels go. Exactly one target: a share of the multiply-accumulates, or a latency on a device.
+
+    The latency is that of one ``format`` and ``precision``, measured anew for each candidate.
+    """
+
+    flops: float | None = None
+    latency_ms: float | None = None
+    device: str = "host"
+    format: Format = Format.ONNX
+    precision: Precision = Precision.FP32
+    rounds: int = 1
+    epochs: int = 1
+    keep: float = 0.1
+    skip: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DistillSection:
+    """How the network learns from a teacher."""
+
+    epochs: int = 3
+    teacher: str | None = None
+    teacher_kwargs: dict[str, Any] = field(default_factory=dict)
+    temperature: float = 4.0
+    alpha: float = 0.7
+    skip: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ShipSection:
+    """What is made of the network in the end."""
+
+    formats: tuple[Format, ...] = ALL_FORMATS
+    precisions: tuple[Precision, ...] = DEFAULT_PRECISIONS
+    device: str = "host"
+    lowering: str = "auto"
+    max_drop: float = 0.5
+    threads: int = 1
+    max_secs: float = 120.0
+    timing: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShipRecipe:
+    """A whole run. ``train`` holds fields of `edgefold.models.train_options.TrainOptions`."""
+
+    model: ModelSection
+    data: DataSection = DataSection()
+    train: dict[str, Any] = field(default_factory=dict)
+    prune: PruneSection | None = None
+    distill: DistillSection | None = None
+    ship: ShipSection = ShipSection()
+
+
+SECTIONS: Final = {
+    "model": ModelSection,
+    "data": DataSection,
+    "prune": PruneSection,
+    "distill": DistillSection,
+    "ship": ShipSection,
+}
+STAGES: Final = ("prune", "distill")
+
+
+def read_recipe(path: Path) -> ShipRecipe:
+    """The recipe in a file, with paths relative to its folder made absolute.
+
+    Raises:
+        UsageError: no such file, not TOML, an unknown section or key, a value of the wrong type, or no or two targets of pruning.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"recipe '{path}' cannot be read: {error.strerror}; give the path of a .toml file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe '{path}' is not TOML: {error}") from error
+    for name in data:
+        if name not in (*SECTIONS, "train"):
+            raise unknown_name(f"section of recipe '{path}'", name, (*SECTIONS, "train"))
+    if "model" not in data:
+        raise UsageError(f"recipe '{path}' has no [model]; name the network to start from, as in name = \"hetnet-fmnist\"")
+    given: dict[str, Any] = {name: _section(path, name, kind, data[name]) for name, kind in SECTIONS.items() if name in data}
+    recipe = ShipRecipe(**given, train=_train(path, data.get("train", {})))
+    _check(path, recipe)
+    return _absolute(recipe, path.resolve().parent)
+
+
+def _section(path: Path, name: str, kind: type[Any], values: object) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
+    known = [entry.name for entry in fields(kind)]
+    for key in _table(path, name, values):
+        if key not in known:
+            raise unknown_name(f"key of [{name}] in recipe '{path}'", key, known)
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"recipe '{path}' has a wrong value at [{name}] {where}: {first['msg']}") from error
+
+
+def _train(path: Path, values: object) -> dict[str, Any]:
+    from edgefold.models.train_options import TrainOptions
+
+    table = _table(path, "train", values)
+    known = [entry.name for entry in fields(TrainOptions) if entry.name != "epochs"]
+    for key, value in table.items():
+        if key not in known:
+            raise unknown_name(f"key of [train] in recipe '{path}'", key, known)
+        wanted = type(getattr(TrainOptions(), key))
+        if not isinstance(value, (int, float) if wanted is float else wanted) or (wanted is int and isinstance(value, bool)):
+            raise UsageError(f"recipe '{path}' has [train] {key} = {value!r}, expected a value of type {wanted.__name__}")
+    return dict(table)
+
+
+def _table(path: Path, name: str, values: object) -> Mapping[str, Any]:
+    if not isinstance(values, dict):
+        raise UsageError(f"recipe '{path}' has {name} = {values!r}, expected a table [{name}]")
+    return values
+
+
+def _check(path: Path, recipe: ShipRecipe) -> None:
+    prune = recipe.prune
+    if prune is None:
+        return
+    if (prune.flops is None) == (prune.latency_ms is None):
+        raise UsageError(
+            f"recipe '{path}' has {_both(prune)} as target of [prune]; give flops (a share) or latency_ms, one of them"
+        )
+    if prune.latency_ms is not None and prune.rounds != 1:
+        raise UsageError(f"recipe '{path}' prunes to a latency in {prune.rounds} rounds; that works in one round only")
+
+
+def _both(prune: PruneSection) -> str:
+    return "nothing" if prune.flops is None else "both flops and latency_ms"
+
+
+def _absolute(recipe: ShipRecipe, folder: Path) -> ShipRecipe:
+    def found(name: str | None) -> str | None:
+        if name is None:
+            return None
+        file, colon, function = name.rpartition(":") if ".py:" in name else (name, "", "")
+        return f"{folder / file}{colon}{function}" if (folder / file).exists() else name
+
+    model = replace(recipe.model, name=found(recipe.model.name) or "", weights=found(recipe.model.weights))
+    distill = recipe.distill and replace(recipe.distill, teacher=found(recipe.distill.teacher))
+    return replace(recipe, model=model, data=replace(recipe.data, source=found(recipe.data.source)), distill=distill)

@@ -1,0 +1,225 @@
+"""The stages of a recipe before shipping: pruning and distillation, each a function from one network to another.
+
+A stage keeps its result in a folder of its own, named after a hash of all that it depends on, and takes it from there when it is
+asked again. Inside a stage, training goes on from its last epoch.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgefold.batch import as_tensors
+from edgefold.errors import UsageError
+from edgefold.models.data import TrainingData
+from edgefold.models.derived import RECORD_NAME, read_record, rebuilt, write_derived
+from edgefold.models.distill import DistillOptions
+from edgefold.models.distill import distill as train_with_teacher
+from edgefold.models.prune import Pruned, Removed, prune_channels, prune_iteratively
+from edgefold.models.train import train
+from edgefold.models.train_options import TrainOptions
+from edgefold.recipe.schema import DistillSection, PruneSection
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from edgefold.network import Network
+
+_LATENCY_SECS = 20.0  # of measuring one candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A network on its way through the stages, with how it came about.
+
+    ``state`` is the hash of all that led to it: stages that start from it are kept under this and their own settings.
+    """
+
+    network: Network
+    source: str
+    kwargs: dict[str, Any]
+    state: str
+    removed: tuple[Removed, ...] = ()
+    history: tuple[str, ...] = ()
+    accuracy: float | None = None
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The example inputs as a tuple."""
+        return as_tensors(self.network.example_inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What the stages train with; ``data`` may be missing where nothing is trained."""
+
+    data: TrainingData | None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def for_epochs(self, epochs: int) -> TrainOptions:
+        """Training options with the settings of the recipe."""
+        # A tenth of the rate that networks are trained with from scratch: theirs are weights already.
+        return TrainOptions(**{"epochs": epochs, "learning_rate": 0.02, "warmup_epochs": 0.2, **self.options})
+
+
+def start(network: Network, source: str, kwargs: dict[str, Any]) -> Work:
+    """A network before its first stage. What was made of another source earlier keeps that source and its history."""
+    removed: tuple[Removed, ...] = ()
+    history: tuple[str, ...] = ()
+    if source.endswith(".json"):
+        record = read_record(Path(source))
+        source, kwargs, removed, history = record.source, record.kwargs, record.removed, record.history
+    file, colon, function = source.rpartition(":") if ".py:" in source else (source, "", "")
+    if Path(file).is_file():  # the record may be read from another folder
+        source = f"{Path(file).resolve()}{colon}{function}"
+    digest = hashlib.sha256(json.dumps([source, kwargs, version("edgefold"), version("torch")], sort_keys=True).encode())
+    for name, tensor in sorted(network.module.state_dict().items()):
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().numpy().tobytes())
+    return Work(network, source, kwargs, digest.hexdigest(), removed, history)
+
+
+def prune(work: Work, settings: PruneSection, training: Training, folder: Path) -> Work:
+    """Removes channels until the target is met, with fine-tuning after each round.
+
+    Raises:
+        InputError: the network cannot be pruned so far; see `edgefold.models.prune.prune_channels`.
+    """
+    state = _after(work, "prune", settings, training if settings.epochs else None)
+    own = folder / f"prune-{state[:12]}"
+    kept = _kept(work, own, state)
+    if kept is not None:
+        return kept
+    module, inputs = work.network.module, work.inputs
+    options = training.for_epochs(settings.epochs) if settings.epochs else None
+    accuracy: list[float] = []
+
+    def fine_tune(network: nn.Module, index: int) -> None:
+        if options is not None and training.data is not None:
+            accuracy.append(train(network, training.data, options, out=own / f"round{index}", resume=True).accuracy)
+
+    if settings.flops is not None:
+        pruned = prune_iteratively(module, inputs, settings.flops, settings.rounds, fine_tune, keep=settings.keep)
+    else:
+        pruned = prune_channels(module, inputs, _latency_target(work.network, settings), keep=settings.keep)
+        fine_tune(pruned.module, 1)
+    found = accuracy[-1] if accuracy else None
+    sentence = _pruned(pruned, settings, found, training.data)
+    return _done(work, own, state, pruned.module, pruned.removed, sentence, found)
+
+
+def distill(work: Work, teacher: nn.Module, settings: DistillSection, training: Training, folder: Path) -> Work:
+    """Trains the network with the help of a teacher.
+
+    Raises:
+        InputError: the two do not go together, or there is no data; see `edgefold.models.distill.distill`.
+    """
+    assert training.data is not None, "the caller loads data for this stage"
+    state = _after(work, "distill", settings, training)
+    own = folder / f"distill-{state[:12]}"
+    kept = _kept(work, own, state)
+    if kept is not None:
+        return kept
+    module = copy.deepcopy(work.network.module)
+    result = train_with_teacher(
+        module,
+        teacher,
+        training.data,
+        training.for_epochs(settings.epochs),
+        DistillOptions(settings.temperature, settings.alpha),
+        out=own / "run",
+        resume=True,
+    )
+    sentence = (
+        f"Distilled for {_epochs(settings.epochs)}: "
+        f"{result.accuracy:.2%} top-1 on {len(training.data.test):,} test images of {training.data.name}."
+    )
+    return _done(work, own, state, module.eval(), (), sentence, result.accuracy)
+
+
+def _after(work: Work, stage: str, settings: object, training: Training | None) -> str:
+    """The hash of the network after a stage."""
+    trained = None if training is None or training.data is None else [training.data.sha256, training.options]
+    content = [work.state, stage, asdict(settings), trained]  # type: ignore[call-overload]  # a dataclass
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _kept(work: Work, folder: Path, state: str) -> Work | None:
+    """The result of a stage that is there already."""
+    path = folder / RECORD_NAME
+    if not path.is_file():
+        return None
+    record = read_record(path)
+    # The channels of earlier stages are gone already: only those of this one are left to remove.
+    own = replace(record, removed=record.removed[len(work.removed) :])
+    module = rebuilt(own, path, work.network.module, work.inputs)
+    network = replace(work.network, module=module)
+    return replace(work, network=network, state=state, removed=record.removed, history=record.history, accuracy=record.accuracy)
+
+
+def _done(
+    work: Work, folder: Path, state: str, module: nn.Module, removed: Sequence[Removed], sentence: str, accuracy: float | None
+) -> Work:
+    after = replace(
+        work,
+        network=replace(work.network, module=module),
+        state=state,
+        removed=(*work.removed, *removed),
+        history=(*work.history, sentence),
+        accuracy=accuracy,
+    )
+    write_derived(folder, module, work.source, work.kwargs, after.removed, after.history, accuracy)
+    return after
+
+
+def _latency_target(network: Network, settings: PruneSection) -> Any:
+    """Whether a network, exported and measured on the device, is fast enough."""
+    from edgefold.device_bench import BenchOptions, bench
+    from edgefold.pipeline import export_model, is_calibrated
+
+    calibration = network.calibration if is_calibrated(settings.precision) else None
+    if calibration is None and is_calibrated(settings.precision):
+        raise UsageError(f'pruning to a latency in {settings.precision} needs calibration data; give precision = "fp32"')
+    options = BenchOptions(processes=3, max_secs=_LATENCY_SECS)
+
+    def fast_enough(module: nn.Module) -> bool:
+        with tempfile.TemporaryDirectory(prefix="edgefold-prune-") as folder:
+            artifact = export_model(
+                module,
+                network.example_inputs,
+                format=settings.format,
+                precision=settings.precision,
+                calibration=calibration,
+                timing=False,
+                out=Path(folder) / f"candidate{settings.format.suffix}",
+            )
+            return bench(artifact, settings.device, options=options).median_ns <= (settings.latency_ms or 0) * 1e6
+
+    return fast_enough
+
+
+def _pruned(pruned: Pruned, settings: PruneSection, accuracy: float | None, data: TrainingData | None) -> str:
+    report = pruned.report
+    text = (
+        f"Pruned to {report.macs / report.macs_before:.1%} of the multiply-accumulates "
+        f"({report.macs_before:,} → {report.macs:,}) "
+        f"and {report.parameters:,} of {report.parameters_before:,} parameters"
+    )
+    if accuracy is None or data is None:
+        return f"{text}, without fine-tuning."
+    rounds = f" in each of {settings.rounds} rounds" if settings.rounds > 1 else ""
+    return (
+        f"{text}, fine-tuned for {_epochs(settings.epochs)}{rounds}: "
+        f"{accuracy:.2%} top-1 on {len(data.test):,} test images of {data.name}."
+    )
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'s' if count != 1 else ''}"

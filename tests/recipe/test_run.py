@@ -1,0 +1,166 @@
+"""Recipes from end to end: pruned, distilled and shipped; each stage kept, and left out on request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgefold.artifact import Format, Precision
+from edgefold.errors import ArtifactError, UsageError
+from edgefold.models.count import count_cost
+from edgefold.models.sources import load_source
+from edgefold.pipeline import export_model
+from edgefold.recipe.run import run_recipe, run_stages
+from edgefold.recipe.schema import ShipRecipe, read_recipe
+from edgefold.recipe.stages import start
+from edgefold.runtime import run
+from edgefold.shipping import named_network
+
+NET = """
+import torch
+from torch import nn
+from edgefold.models.blocks import HetConv2d
+
+class Net(nn.Module):
+    input_size = (1, 8, 8)
+    def __init__(self, width=16):
+        super().__init__()
+        self.stem = nn.Conv2d(1, width, 3, padding=1)
+        self.het = HetConv2d(width, width, 3, p=2, padding=1)
+        self.head = nn.Linear(width, 2)
+    def forward(self, x):
+        return self.head(torch.relu(self.het(torch.relu(self.stem(x)))).mean((2, 3)))
+
+def make(width=16):
+    torch.manual_seed(0)
+    return Net(width)
+"""
+RECIPE = """
+[model]
+name = "net.py:make"
+[data]
+source = "data.npz"
+[train]
+batch_size = 16
+crop_padding = 0
+flip = false
+[prune]
+flops = 0.5
+rounds = 2
+epochs = 1
+[distill]
+epochs = 1
+[ship]
+formats = ["onnx"]
+max_secs = 3.0
+max_drop = 100.0
+timing = false
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> ShipRecipe:
+    (tmp_path / "net.py").write_text(NET)
+    rng = np.random.default_rng(0)
+    labels = np.arange(64) % 2
+    images = rng.integers(0, 120, (64, 8, 8), dtype=np.uint8)
+    images[labels == 0, :4] += 100
+    np.savez(tmp_path / "data.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    (tmp_path / "run.toml").write_text(RECIPE)
+    return read_recipe(tmp_path / "run.toml")
+
+
+def test_prune_distill_fold_int8_in_one_run(recipe: ShipRecipe, tmp_path: Path) -> None:
+    done = run_recipe(recipe, tmp_path / "out")
+    work, shipment = done.work, done.bundle.shipment
+    assert shipment.passed, [variant.failure for variant in shipment.variants]
+    assert [variant.precision for variant in shipment.variants] == [Precision.FP32, Precision.INT8]
+    assert [sentence.split()[0] for sentence in work.history] == ["Pruned", "Distilled"]
+    assert set(work.history) <= set(shipment.notes)
+    original = load_source(recipe.model.name)
+    before, after = (count_cost(net, original.example_inputs) for net in (original.module, work.network.module))
+    assert after.macs <= before.macs * 0.5
+    # The file that ships is that of the smaller network.
+    assert shipment.parameters is not None
+    assert shipment.parameters <= after.parameters
+    (image,) = work.inputs
+    with torch.no_grad():
+        expected = work.network.module(image)
+    found = run(done.bundle.artifacts["onnx-fp32"], [image.numpy()])
+    np.testing.assert_allclose(found[0], expected.numpy(), atol=1e-5)
+
+
+def test_stages_are_kept_and_left_out(recipe: ShipRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run_stages(recipe, tmp_path / "stages")
+    pruned = run_stages(recipe, tmp_path / "stages", skip=["distill"])
+    assert len(first.history) == 2
+    assert pruned.history == first.history[:1]
+    assert pruned.removed == first.removed
+    assert len(pruned.removed) == 2  # one for each round
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("what is there must not be trained again")
+
+    for name in ("train", "train_with_teacher", "prune_iteratively"):
+        monkeypatch.setattr(f"edgefold.recipe.stages.{name}", never)
+    again = run_stages(recipe, tmp_path / "stages")
+    assert (again.history, again.state, again.accuracy) == (first.history, first.state, first.accuracy)
+    image = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(again.network.module(image), first.network.module(image), rtol=0, atol=0)
+    # The result of a stage is a source for every command.
+    (folder,) = (tmp_path / "stages").glob("distill-*")
+    loaded = load_source(str(folder / "network.json"))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.module(image), first.network.module(image), rtol=0, atol=0)
+    further = start(named_network(str(folder / "network.json")), str(folder / "network.json"), {})
+    assert (further.source, further.removed, further.history) == (recipe.model.name, first.removed, first.history)
+    (folder / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(ArtifactError, match="its record promises"):
+        load_source(str(folder / "network.json"))
+    with pytest.raises(AssertionError, match="must not be trained"):  # with other settings it is another stage
+        run_stages(read_recipe(_changed(tmp_path, "flops = 0.5", "flops = 0.6")), tmp_path / "stages")
+
+
+def _changed(folder: Path, old: str, new: str) -> Path:
+    path = folder / "other.toml"
+    path.write_text(RECIPE.replace(old, new))
+    return path
+
+
+def test_all_stages_skipped_is_the_network_itself(recipe: ShipRecipe, tmp_path: Path) -> None:
+    work = run_stages(recipe, tmp_path / "stages", skip=["prune", "distill"])
+    assert work.history == ()
+    assert not (tmp_path / "stages").exists()
+    with pytest.raises(UsageError, match="distills a network that was not pruned from itself"):
+        run_stages(recipe, tmp_path / "stages", skip=["prune"])
+    with pytest.raises(UsageError, match="did you mean 'prune'"):
+        run_stages(recipe, tmp_path / "stages", skip=["prun"])
+
+
+@pytest.mark.slow
+def test_pruning_to_a_latency(recipe: ShipRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The measurement is replaced by one that follows the width; the network that is measured is the exported one."""
+    from types import SimpleNamespace
+
+    from edgefold.artifact import Artifact
+
+    def fake(artifact: Artifact, device: str, **_: object) -> SimpleNamespace:
+        assert (artifact.format, device) == (Format.ONNX, "host")
+        return SimpleNamespace(median_ns=artifact.path.stat().st_size * 1e3)
+
+    monkeypatch.setattr("edgefold.device_bench.bench", fake)
+    text = RECIPE.replace("flops = 0.5\nrounds = 2\nepochs = 1", "latency_ms = LIMIT\nepochs = 0")
+    text = text.replace("[distill]", "[distill]\nskip = true").replace('make"', 'make"\nkwargs = {width = 6}')
+    whole = export_model(
+        load_source(recipe.model.name, kwargs={"width": 6}).module, torch.zeros(1, 1, 8, 8), format="onnx", out=tmp_path / "whole"
+    )
+    text = text.replace("LIMIT", str(whole.size_bytes / 1e3 - 0.05))  # 50 bytes below the whole network
+    (tmp_path / "fast.toml").write_text(text)
+    work = run_stages(read_recipe(tmp_path / "fast.toml"), tmp_path / "stages")
+    assert "without fine-tuning" in work.history[0]
+    original = load_source(recipe.model.name, kwargs={"width": 6})
+    assert count_cost(work.network.module, work.inputs).macs < count_cost(original.module, original.example_inputs).macs

@@ -1,0 +1,84 @@
+"""Recipe files: what they say, and what is wrong with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgefold.artifact import Format, Precision
+from edgefold.errors import UsageError
+from edgefold.recipe.schema import ShipSection, read_recipe
+
+FULL = """
+[model]
+name = "net.py:make"
+kwargs = {width = 8}
+[data]
+source = "data.npz"
+[train]
+learning_rate = 1
+batch_size = 8
+[prune]
+flops = 0.5
+epochs = 0
+[distill]
+teacher = "hetnet-fmnist"
+skip = true
+[ship]
+formats = ["onnx"]
+precisions = ["fp32", "int8"]
+"""
+
+
+def _write(folder: Path, text: str) -> Path:
+    path = folder / "run.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_full_recipe(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("")
+    (tmp_path / "data.npz").write_text("")
+    recipe = read_recipe(_write(tmp_path, FULL))
+    assert recipe.model.name == f"{tmp_path / 'net.py'}:make"  # relative to the recipe
+    assert recipe.model.kwargs == {"width": 8}
+    assert recipe.data.source == str(tmp_path / "data.npz")
+    assert recipe.train == {"learning_rate": 1, "batch_size": 8}
+    assert recipe.prune is not None
+    assert (recipe.prune.flops, recipe.prune.epochs, recipe.prune.format) == (0.5, 0, Format.ONNX)
+    assert recipe.distill is not None
+    assert (recipe.distill.teacher, recipe.distill.skip) == ("hetnet-fmnist", True)
+    assert recipe.ship.precisions == (Precision.FP32, Precision.INT8)
+
+
+def test_the_shortest_recipe(tmp_path: Path) -> None:
+    recipe = read_recipe(_write(tmp_path, '[model]\nname = "hetnet"\n'))
+    assert (recipe.prune, recipe.distill, recipe.ship) == (None, None, ShipSection())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[model", "is not TOML"),
+        ("[prune]\nflops = 0.5\n", r"has no \[model\]"),
+        ('[model]\nname = "a"\n[prun]\n', "unknown section of recipe .*did you mean 'prune'"),
+        ('[model]\nname = "a"\n[prune]\nflop = 0.5\n', "did you mean 'flops'"),
+        ('[model]\nname = "a"\n[prune]\nflops = "half"\n', r"wrong value at \[prune\] flops"),
+        ('[model]\nname = "a"\n[prune]\nepochs = 1\n', "has nothing as target"),
+        ('[model]\nname = "a"\n[prune]\nflops = 0.5\nlatency_ms = 3.0\n', "has both flops and latency_ms"),
+        ('[model]\nname = "a"\n[prune]\nlatency_ms = 3.0\nrounds = 2\n', "in one round only"),
+        ('[model]\nname = "a"\n[train]\nepochs = 3\n', r"unknown key of \[train\]"),
+        ('[model]\nname = "a"\n[train]\nflip = 1\n', "expected a value of type bool"),
+        ('[model]\nname = "a"\n[ship]\nformats = ["onx"]\n', r"wrong value at \[ship\] formats"),
+        ('model = "a"\n', r"expected a table \[model\]"),
+    ],
+)
+def test_wrong_recipes(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_recipe(_write(tmp_path, text))
+
+
+def test_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_recipe(tmp_path / "none.toml")
