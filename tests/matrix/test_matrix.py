@@ -16,6 +16,7 @@ from edgefold.errors import DeviceError, OutputError, UsageError
 from edgefold.matrix.cells import Caps, Cell, CellOptions, CellResult, Entry, cell_key, cells_of, failed
 from edgefold.matrix.matrix import Matrix, run_matrix
 from edgefold.matrix.supervise import Stop, run_cells
+from edgefold.models.recipe import checkpoint_names, load_recipe
 from edgefold.results import from_dict
 
 MODELS = Path(__file__).with_name("models.py")
@@ -144,3 +145,15 @@ def test_a_matrix_on_a_cluster(scheduler: str, tmp_path: Path) -> None:
     key = cell_key(cells_of(entries, [Format.ONNX], [Precision.FP32])[0], FEW)
     assert found.cells[0].key == key
     assert (tmp_path / "out" / "cells" / f"{key}.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", checkpoint_names())
+def test_every_checkpoint_ships_to_every_format(name: str, tmp_path: Path) -> None:
+    found = run_matrix([Entry(name)], list(Format), [Precision.FP32, Precision.INT8], tmp_path, CellOptions(samples=200)).cells
+    assert [cell.message for cell in found if not cell.passed] == []
+    assert len(found) == 6
+    recipe = load_recipe(name)
+    for cell in found:
+        assert not cell.random_calibration
+        assert cell.accuracy == pytest.approx(recipe.accuracy, abs=0.025)  # of 1,000 of the 10,000 images

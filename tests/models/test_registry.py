@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from edgefold.artifact import sha256_of
 from edgefold.errors import ArtifactError, UsageError
 from edgefold.models.data import FASHION_MNIST_FOLDER, TrainingData, read_fashion_mnist
 from edgefold.models.evaluate import top1
+from edgefold.models.make_checkpoints import OPTIONS, SMALL
 from edgefold.models.networks import NETWORKS, build_network
 from edgefold.models.packing import effective_parameters
 from edgefold.models.recipe import CHECKPOINTS, checkpoint_names, load_checkpoint, load_recipe, write_checkpoint
@@ -63,6 +65,13 @@ def test_checkpoints_are_what_their_recipes_say(name: str) -> None:
     assert recipe.test_images == 10_000
     share = top1(module, builtin_slice().evaluation)
     assert share == pytest.approx(recipe.accuracy, abs=0.025)  # 1,000 of the 10,000: 3 standard errors
+
+
+def test_the_small_checkpoints_share_one_recipe() -> None:
+    recipes = [load_recipe(name) for name in checkpoint_names() if name != "hetnet-fmnist"]
+    assert all(recipe.training == recipes[0].training == asdict(OPTIONS) for recipe in recipes)
+    assert all((recipe.network, recipe.kwargs) == SMALL[recipe.name] for recipe in recipes)
+    assert all(recipe.accuracy >= 0.9 for recipe in recipes)
 
 
 def test_the_flagship_is_good_and_small() -> None:
