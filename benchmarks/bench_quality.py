@@ -7,9 +7,9 @@
 * Repeats: two measurements of one file, one after the other; at least 95 % of the pairs should agree within 2 %.
 * Our LiteRT median against `litert-benchmark` of ai-edge-litert on the same file, alternating; within 2 %.
 
-A trial takes as many fresh processes as `edgefold compare` does, each a short one: a small file, little time of samples.
+A trial is what `edgefold compare` does by default, of small files: half a minute. ``--min-time`` makes its processes shorter.
 
-    python benchmarks/bench_quality.py [--trials 200] [--max-minutes 60]
+    python benchmarks/bench_quality.py [--trials 200] [--max-minutes 180] [--min-time 0.25]
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from edgefold.device_bench import BenchOptions, bench, compare
 from edgefold.results import Verdict
 
 LAYERS, CHANNELS, SIZE, EXTRA = 100, 8, 7, 3
-COMPARING = BenchOptions(processes=12, min_time_s=0.12, max_secs=9)
 MEASURING = BenchOptions(processes=5, min_time_s=0.2, max_secs=20)
 PAIRS, TOOL_RUNS = 10, 5
 
@@ -69,13 +68,18 @@ def busy_core() -> Iterator[None]:
         process.wait()
 
 
-def trial(a: Artifact, b: Artifact, number: int) -> dict[str, Any]:
+def trial(a: Artifact, b: Artifact, number: int, min_time_s: float) -> dict[str, Any]:
     """One comparison of two files, every second one under load."""
     loaded = number % 2 == 1
     with busy_core() if loaded else nullcontext():
-        found = compare(a, b, options=COMPARING)
+        found = compare(a, b, options=BenchOptions(processes=12, min_time_s=min_time_s))
     print(f"{b.path.name} {number}: {found.verdict}, ratio {found.ratio.value:.4f}{' loaded' * loaded}", flush=True)
-    row = {"loaded": loaded, "verdict": found.verdict.value, "load_1min": found.candidate.device.load_1min}
+    row = {
+        "min_time_s": min_time_s,
+        "loaded": loaded,
+        "verdict": found.verdict.value,
+        "load_1min": found.candidate.device.load_1min,
+    }
     figures = {
         "ratio": found.ratio.value,
         "low": found.ratio.low,
@@ -143,6 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=200, help="of A/A; half as many of A/B (default: 200)")
     parser.add_argument("--max-minutes", type=float, default=180, help="no trial begins after this time (default: 180)")
+    parser.add_argument("--min-time", type=float, default=0.25, help="seconds of samples a process and file (default: 0.25)")
     arguments = parser.parse_args()
     before, start = os.getloadavg(), time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
@@ -152,9 +157,9 @@ def main() -> None:
         same: list[dict[str, Any]] = []
         more: list[dict[str, Any]] = []
         while len(same) < arguments.trials and time.monotonic() - start < 60 * arguments.max_minutes:
-            same.append(trial(a, copy, len(same)))
+            same.append(trial(a, copy, len(same), arguments.min_time))
             if len(same) % 2 == 0:
-                more.append(trial(a, b, len(more)))
+                more.append(trial(a, b, len(more), arguments.min_time))
         spreads = repeats(a, PAIRS)
         litert = own_tool(litert_file(folder / "chain.tflite"))
     false = [share(same, verdict) for verdict in (Verdict.FASTER, Verdict.SLOWER)]
