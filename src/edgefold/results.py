@@ -165,7 +165,7 @@ class Comparison:
     """Two artifacts measured side by side on one device.
 
     ``ratio`` is time of the candidate over time of the baseline with its 95 % interval: above 1, the candidate is slower. The
-    verdict is ``faster`` or ``slower`` only where the interval leaves out 1 and the ratio differs from it by at least
+    verdict is ``faster`` or ``slower`` only where an interval of 99 % leaves out 1 and the ratio differs from it by at least
     ``threshold``. ``block_ratios`` are the independent ratios that it is made of: of one process with both, or of a block of
     processes.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from shutil import copy
@@ -105,6 +106,15 @@ def test_a_difference_below_the_threshold_is_none() -> None:
     assert verdict_of(Estimate(1.005, 1.002, 1.008), 0.01) is Verdict.NO_DIFFERENCE
     assert verdict_of(Estimate(1.005, 1.002, 1.008), 0.003) is Verdict.SLOWER
     assert verdict_of(Estimate(1.05, 0.99, 1.11), 0.01) is Verdict.NO_DIFFERENCE
+    assert verdict_of(Estimate(1.05, 0.0, math.inf), 0.01) is Verdict.NO_DIFFERENCE
+
+
+def test_a_verdict_needs_more_than_the_interval_that_is_shown() -> None:
+    # 95 % leaves out 1, 99 % does not.
+    assert verdict_of(Estimate(1.03, 1.005, 1.056), 0.01) is Verdict.NO_DIFFERENCE
+    assert verdict_of(Estimate(1.03, 1.01, 1.05), 0.01) is Verdict.SLOWER
+    assert verdict_of(Estimate(1 / 1.03, 1 / 1.056, 1 / 1.005), 0.01) is Verdict.NO_DIFFERENCE
+    assert verdict_of(Estimate(1 / 1.03, 1 / 1.05, 1 / 1.01), 0.01) is Verdict.FASTER
 
 
 def result(tiny: Path, latency_ns: float, seed: int = 0) -> Measurement:
