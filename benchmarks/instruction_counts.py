@@ -16,7 +16,7 @@ import time
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from record import write_result
 
@@ -26,6 +26,11 @@ from edgefold.device_bench import count_instructions
 from edgefold.errors import EdgefoldError
 from edgefold.export.plan import Lowering
 from edgefold.shipping import tool_versions
+
+if TYPE_CHECKING:
+    from edgefold.export.fold import FoldResult
+    from edgefold.export.program import QuantizedProgram
+    from edgefold.network import Network
 
 # With the arguments of the function that makes it.
 MODELS: dict[str, list[str]] = {"hetnet-fmnist": [], "mobilenet_v2": ["resolution=96", "in_channels=3"]}
@@ -40,14 +45,19 @@ class Exporter:
         self.folder = folder
 
     @cache  # noqa: B019  # lives as long as the script
-    def program(self, model: str, precision: Precision) -> Any:
-        """The folded or quantized network."""
-        from edgefold import fold, quantize_model
+    def network(self, model: str) -> tuple[Network, FoldResult]:
+        """The network with its data, and folded."""
+        from edgefold import fold
 
         network = ModelChoice(model, MODELS[model]).load(None if model == "hetnet-fmnist" else "random")
-        folded = fold(network.module, network.example_inputs)
-        if precision is Precision.FP32:
-            return folded
+        return network, fold(network.module, network.example_inputs)
+
+    @cache  # noqa: B019  # the same
+    def quantized(self, model: str, precision: Precision) -> QuantizedProgram:
+        """The network in integers."""
+        from edgefold import quantize_model
+
+        network, folded = self.network(model)
         assert network.calibration is not None
         return quantize_model(folded, network.example_inputs, calibration=network.calibration, scheme=precision)
 
@@ -56,8 +66,11 @@ class Exporter:
         from edgefold import export_model
 
         out = self.folder / f"{model}-{precision}-{lowering}{form.suffix}"
+        network, folded = self.network(model)
         try:
-            return export_model(self.program(model, precision), format=form, lowering=lowering.value, out=out).path
+            if precision is Precision.FP32:
+                return export_model(folded, network.example_inputs, format=form, lowering=lowering.value, out=out).path
+            return export_model(self.quantized(model, precision), format=form, lowering=lowering.value, out=out).path
         except EdgefoldError as error:
             return str(error)
 
