@@ -127,7 +127,8 @@ def own_tool(path: Path) -> dict[str, Any]:
             argv = [str(tool), "--model", str(path), "--num_runs", "1000", "--warmup_runs", "200", "--result_json", str(report)]
             subprocess.run(argv, check=True, capture_output=True)
             theirs.append(1e6 * float(median_ms(json.loads(report.read_text()))))
-    ratio = statistics.median(ours) / statistics.median(theirs)
+    # Of neighbours in time: the machine's speed may jump between the turns.
+    ratio = statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True))
     return {"file": path.name, "ours_ns": ours, "litert_benchmark_ns": theirs, "ratio": ratio}
 
 
