@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from edgefold.batch import Batch, as_tensors, refuse_labels
 from edgefold.errors import ModelError, UnsupportedError
-from edgefold.export.lower.constants import fold_constants
+from edgefold.export.constants import fold_constants
 from edgefold.export.program import Program
 
 # Ops that say nothing about the values of their input in inference.

@@ -13,8 +13,8 @@ from torch.fx import GraphModule, Node
 
 from edgefold.artifact import Format, Precision
 from edgefold.errors import unknown_name
+from edgefold.export.constants import fold_constants
 from edgefold.export.lower.candidates import options_of
-from edgefold.export.lower.constants import fold_constants
 from edgefold.export.lower.conv import Conv
 from edgefold.export.lower.costs import CostModel
 from edgefold.export.lower.nodes import record_values

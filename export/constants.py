@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.fx import GraphModule
 from torch.fx.node import map_arg
 
@@ -11,11 +12,13 @@ from edgefold.quantize.graph import add_buffer, constant_of
 
 
 def fold_constants(module: GraphModule) -> None:
-    """Replaces every op whose operands are all attributes by its result, in place."""
+    """Replaces every op whose operands are all attributes by its result, in place; random draws stay."""
     for node in list(module.graph.nodes):
         operands = node.all_input_nodes
         if node.op != "call_function" or not operands or any(operand.op != "get_attr" for operand in operands):
             continue
+        if isinstance(node.target, OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags:
+            continue  # a new value in every call
         args, kwargs = map_arg((node.args, node.kwargs), lambda operand: constant_of(module, operand))
         with torch.no_grad():
             value = node.target(*args, **kwargs)
