@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgefold.batch import Batch
-from edgefold.errors import CheckError, ModelError
+from edgefold.errors import CheckError, ModelError, UnsupportedError
 from edgefold.export.capture import as_arguments, capture, first_line
 from edgefold.export.fold.graph import fold_regions
 from edgefold.export.fold.modules import Decision, Progress, fold_modules
@@ -21,6 +21,7 @@ from edgefold.export.fold.record import Recorder, recorder, same
 from edgefold.export.fold.report import plan_of
 from edgefold.export.fold.shadow import shadow
 from edgefold.export.fold.state import Snapshot
+from edgefold.export.fold.watch import proof
 from edgefold.export.lower.nodes import record_values
 from edgefold.export.plan import FoldPlan
 from edgefold.export.program import Program
@@ -53,13 +54,18 @@ def fold_module(module: nn.Module, example_inputs: Batch, *, progress: Progress 
     Raises:
         ModelError: not a module in eval mode with finite weights, or it fails on the inputs.
         DataError: the inputs are no batch, or an (image, label) pair.
-        UnsupportedError: the module cannot be captured as a graph.
+        UnsupportedError: the module cannot be captured as a graph, or it keeps changing from call to call.
         CheckError: the folded network does not give the outputs of the module.
     """
     report = progress or (lambda what, done, total: None)
     _check_mode(module)
     args, kwargs = as_arguments(module, example_inputs)
     tree = fold_tree(module, args, kwargs, report)
+    if tree.lost:
+        raise UnsupportedError(
+            f"model {type(module).__name__} {tree.lost}, which a captured graph cannot hold: it would give the outputs of one "
+            "call for ever; remove it, or give the part without it"
+        )
     program = capture(tree.module, example_inputs)
     outputs = _outputs(program)
     if tree.outputs is not None and not same(tree.outputs, outputs):
@@ -79,13 +85,15 @@ class FoldedTree:
     """A network whose modules are folded, before its graph is captured.
 
     ``outputs`` are those of the network on the example inputs, if the run used just them. ``unsteady`` names the modules
-    with hidden state; all are, if the name is empty.
+    with hidden state; all are, if the name is empty. ``lost`` says what keeps changing from call to call, so that a captured
+    graph would lose it; a cache that is filled once is not such a thing.
     """
 
     module: nn.Module
     decisions: tuple[Decision, ...]
     outputs: Any | None
     unsteady: tuple[str, ...]
+    lost: str
 
 
 def fold_tree(
@@ -104,13 +112,14 @@ def fold_tree(
         unsteady = tuple(watch.names[key] for key in snapshot.changed())
         if snapshot.draws_random_numbers():
             unsteady = ("",)
+        lost = _lost(watch, args, kwargs) if unsteady else ""
         folded, decisions = fold_modules(watch, snapshot, report)
         watch.root = folded
         outputs = None if watch.feeds else expected
         if any(decision.folded for decision in decisions) and not same(expected, watch.replay(args, kwargs)):
             # Code around a layer may ask for its class; then it takes another way with the folded one.
-            return FoldedTree(shadow(module), tuple(_withdrawn(decision) for decision in decisions), outputs, unsteady)
-    return FoldedTree(folded, tuple(decisions), outputs, unsteady)
+            return FoldedTree(shadow(module), tuple(_withdrawn(decision) for decision in decisions), outputs, unsteady, lost)
+    return FoldedTree(folded, tuple(decisions), outputs, unsteady, lost)
 
 
 def _outputs(program: Program) -> Any:
@@ -127,6 +136,20 @@ def _run(watch: Recorder, module: nn.Module, args: tuple[Tensor, ...], kwargs: d
             f"model {type(module).__name__} fails on inputs of shape {shapes}: {first_line(error)}; "
             "give example inputs of the shape and type that it expects"
         ) from error
+
+
+def _lost(watch: Recorder, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> str:
+    """What changes in a second run too, and would be lost in a graph; empty if the first run only filled caches."""
+    snapshot = Snapshot(watch.modules.values(), copies=True)
+    with proof(quick=False):  # undoes what is written
+        watch.replay(args, kwargs)
+        changed = snapshot.changed()
+    if snapshot.draws_outside_of_the_graph():
+        return "draws random numbers outside of PyTorch"
+    for key, what in changed.items():
+        name = watch.names[key]
+        return f"{what} in its part '{name}'" if name else what
+    return ""
 
 
 def _withdrawn(decision: Decision) -> Decision:

@@ -1,0 +1,162 @@
+"""What a network keeps between calls: a graph cannot hold it, so it is refused, unless it only fills caches."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import deque
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from forms import LoopHetConv
+from torch import Tensor, nn
+
+from edgefold.errors import UnsupportedError
+from edgefold.export.capture import capture
+from edgefold.export.fold import fold_module
+
+TALLY = [0]
+
+
+class Counted(nn.Module):
+    """A convolution in a loop and a step of foreign code, which may keep whatever it likes."""
+
+    calls = 0
+    total: Tensor
+
+    def __init__(self, step: Callable[[Counted, Tensor], Any]) -> None:
+        super().__init__()
+        self.conv = LoopHetConv(4, 4, 2)
+        self.step = step
+        self.count = 0
+        self.recent: deque[int] = deque(maxlen=50)
+        self.ticks = itertools.count()
+        self.rest = iter(range(10_000))
+        self.numbers = (index for index in range(10_000))
+        self.options = SimpleNamespace(calls=0)
+        self.cache: dict[tuple[int, ...], Tensor] = {}
+        self.seen: Any = None
+        self.register_buffer("total", torch.zeros(4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.step(self, x)
+        y: Tensor = self.conv(x)
+        return y.relu()
+
+
+def _attribute(module: Counted, x: Tensor) -> None:
+    module.count += 1
+
+
+def _class(module: Counted, x: Tensor) -> None:
+    Counted.calls += 1
+
+
+def _object(module: Counted, x: Tensor) -> None:
+    module.options.calls += 1
+
+
+def _buffer(module: Counted, x: Tensor) -> None:
+    module.total += 1
+
+
+def _moving(module: Counted, x: Tensor) -> None:
+    module.total = 0.9 * module.total + x.mean(dim=(0, 2, 3))[:, None, None]
+
+
+def _helper() -> None:
+    TALLY[0] += 1
+
+
+def _closure() -> Callable[[Counted, Tensor], None]:
+    count = 0
+
+    def step(module: Counted, x: Tensor) -> None:
+        nonlocal count
+        count += 1
+
+    return step
+
+
+KEEPS = [
+    (_attribute, "'count'"),
+    (_class, "Counted.calls"),
+    (_object, "'options'"),
+    (_buffer, "'total'"),
+    (_moving, "'total'"),
+    (lambda module, x: module.recent.append(1), "'recent'"),
+    (lambda module, x: next(module.ticks), "'ticks'"),
+    (lambda module, x: next(module.rest), "'rest'"),
+    (lambda module, x: next(module.numbers), "'numbers'"),
+    (lambda module, x: _helper(), "TALLY"),
+    (_closure(), "count"),
+    (lambda module, x: random.random(), "random numbers"),
+    (lambda module, x: np.random.rand(), "random numbers"),
+]
+
+
+@pytest.mark.parametrize(("step", "what"), KEEPS)
+@pytest.mark.parametrize("nested", [False, True])
+def test_what_changes_in_every_call_is_refused_by_name(step: Callable[[Counted, Tensor], Any], what: str, nested: bool) -> None:
+    module: nn.Module = Counted(step)
+    if nested:
+        module = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Sequential(module))
+    with pytest.raises(UnsupportedError, match=what) as caught:
+        fold_module(module.eval(), torch.randn(1, 4, 6, 6))
+    assert ("'1.0'" in str(caught.value)) == (nested and what != "random numbers")
+
+
+def test_a_counting_hook_is_refused() -> None:
+    calls = []
+    module = nn.Sequential(LoopHetConv(4, 4, 2), nn.ReLU()).eval()
+    module[0].register_forward_hook(lambda layer, args, out: calls.append(1))
+    with pytest.raises(UnsupportedError, match="calls"):
+        fold_module(module, torch.randn(1, 4, 6, 6))
+
+
+def _first_call(module: Counted, x: Tensor) -> None:
+    module.count = 1
+
+
+def _memo(module: Counted, x: Tensor) -> None:
+    if x.shape not in module.cache:
+        module.cache[tuple(x.shape)] = torch.linspace(0, 1, x.shape[-1])
+
+
+def _last(module: Counted, x: Tensor) -> None:
+    module.seen = SimpleNamespace(features=x * 2, size=x.shape)
+
+
+def _scratch(module: Counted, x: Tensor) -> None:
+    module.total.zero_()
+    module.total += x.mean(dim=(0, 2, 3))[:, None, None]
+
+
+@pytest.mark.parametrize("step", [_first_call, _memo, _last, _scratch])
+def test_a_cache_that_settles_is_none_of_it(step: Callable[[Counted, Tensor], Any]) -> None:
+    module = nn.Sequential(Counted(step), LoopHetConv(4, 4, 2), nn.ReLU()).eval()
+    x = torch.randn(2, 4, 6, 6)
+    with torch.no_grad():
+        expected = module(x)
+    result = fold_module(module, x)
+    torch.testing.assert_close(result.module(x)[0], expected, rtol=0, atol=1e-5)
+    assert any(layer.name == "1" and layer.folded for layer in result.plan.layers)
+
+
+def test_a_random_draw_over_weights_is_not_frozen() -> None:
+    class Dropped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(64, 4, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(x, torch.bernoulli(self.weight * 0.5))
+
+    x = torch.ones(1, 4, 3, 3)
+    graph = capture(Dropped().eval(), x).graph
+    assert not torch.equal(graph(x)[0], graph(x)[0])
