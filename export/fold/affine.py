@@ -24,6 +24,7 @@ from edgefold.export.fold.admission import admit, is_random, is_shape_only, oper
 from edgefold.export.fold.cost import CONVOLUTIONS, macs_of
 from edgefold.export.fold.field import Field, advance, join, whole
 from edgefold.export.fold.modes import DispatchMode
+from edgefold.export.fold.read import Form
 
 _ORIGIN = "uses a tensor of unknown origin: neither a parameter or buffer nor made by an op in its call"
 
@@ -36,6 +37,7 @@ class Scope:
     start: int = 0
     reason: str = ""
     marks: dict[int, Field | None] = field(default_factory=dict)  # storage -> receptive field
+    forms: dict[int, Form] = field(default_factory=dict)  # storage -> how it was put together, where that is known
     macs: int = 0
     ops: int = 0  # ops on dependent tensors
     computed: int = 0  # ops on constants: a mask times a weight, say
@@ -85,6 +87,11 @@ class Proof(DispatchMode):
         with torch._C.DisableTorchFunction():
             return scope.marks.get(storage_of(tensor))
 
+    def form_of(self, scope: Scope, tensor: Tensor) -> Form | None:
+        """How a tensor was put together from convolutions of the scope's input, if that is known."""
+        with torch._C.DisableTorchFunction():
+            return scope.forms.get(storage_of(tensor))
+
     def depends(self, scope: Scope, tensor: Tensor) -> bool:
         """Whether a tensor depends on the scope's input."""
         with torch._C.DisableTorchFunction():
@@ -95,6 +102,7 @@ class Proof(DispatchMode):
         for scope in scopes:
             scope.reason = reason
             scope.marks.clear()
+            scope.forms.clear()
         self.open = [scope for scope in self.open if scope.sound]
 
     def is_constant(self, scope: Scope, tensor: Tensor, storage: int) -> bool:
@@ -134,6 +142,8 @@ class Proof(DispatchMode):
                 self.born[storage] = self.clock
                 for scope in self.open:
                     scope.marks.pop(storage, None)
+            for scope in self.open:
+                scope.forms.pop(storage, None)
         for scope in tuple(self.open):
             self._judge(scope, op, args, kwargs, list(zip(tensors, storages, strict=True)), list(zip(results, made, strict=True)))
         return out

@@ -29,7 +29,8 @@ from edgefold.export.fold.double import Double
 from edgefold.export.fold.field import Field
 from edgefold.export.fold.kernel import Kernel, canonical
 from edgefold.export.fold.locate import NotOneKernelError, locate, moves
-from edgefold.export.fold.probe import probe
+from edgefold.export.fold.probe import padding_of, probe, reaching_zero
+from edgefold.export.fold.read import Form, kernel_of
 from edgefold.export.fold.structure import read_structure
 from edgefold.export.fold.watch import proof
 
@@ -56,11 +57,19 @@ class Evidence:
     field: Field | None
     foreign: frozenset[int]
     pair: tuple[Tensor, Tensor] | None = None
+    kernel: Kernel | None = None  # read off its code; to be checked like one that is probed
     fixed: bool = False  # takes inputs of this size only, in batches of this size
 
 
-def evidence(scope: Scope, x: Tensor, y: Tensor, field: Field | None, pair: tuple[Tensor, Tensor] | None = None) -> Evidence:
-    """What a sound scope showed, for a call from x to y."""
+def evidence(
+    scope: Scope,
+    x: Tensor,
+    y: Tensor,
+    field: Field | None,
+    pair: tuple[Tensor, Tensor] | None = None,
+    form: Form | None = None,
+) -> Evidence:
+    """What a sound scope showed, for a call from x to y whose ``form`` may be known."""
     return Evidence(
         tuple(x.shape),
         tuple(y.shape),
@@ -72,7 +81,17 @@ def evidence(scope: Scope, x: Tensor, y: Tensor, field: Field | None, pair: tupl
         field,
         frozenset(scope.foreign),
         pair,
+        _read(form, field, tuple(x.shape), tuple(y.shape)) if field is not None and form is not None else None,
     )
+
+
+def _read(form: Form, field: Field, shape: tuple[int, ...], out_shape: tuple[int, ...]) -> Kernel | None:
+    axes = tuple(reaching_zero(axis) for axis in field.axes)
+    try:
+        padding = tuple(map(padding_of, axes, shape[2:], out_shape[2:]))
+    except NotOneKernelError:
+        return None
+    return kernel_of(form, axes, shape[1], out_shape[1], padding)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,6 +185,11 @@ class _Attempt:
 
     def fold(self) -> Folded | str:
         """The convolution, or why there is none."""
+        if self._call.kernel is not None and not self.in_double:
+            kernel = canonical(self._call.kernel)
+            checked = self._check(kernel)
+            if isinstance(checked, Folded):
+                return self._too_dear(kernel) or checked
         if not self._moves():
             return "its weights depend on the position: the answer to one lit point does not move with the point"
         reason = "it is no convolution"

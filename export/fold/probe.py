@@ -61,8 +61,8 @@ def probe(
     Raises:
         NotOneKernelError: no padding gives an output of ``out_shape`` with these reads, or f answers with other shapes.
     """
-    axes = tuple(Axis(axis.stride, min(axis.first, 0), max(axis.last, 0)) for axis in field.axes)
-    padding = tuple(_padding(axis, shape[2 + index], out_shape[2 + index]) for index, axis in enumerate(axes))
+    axes = tuple(reaching_zero(axis) for axis in field.axes)
+    padding = tuple(padding_of(axis, shape[2 + index], out_shape[2 + index]) for index, axis in enumerate(axes))
     inputs = shape[1] // field.blocks
     counts = _grid(inputs + 1, len(axes))
     lines = [
@@ -73,7 +73,12 @@ def probe(
     return Kernel(weight, bias, tuple(axis.stride for axis in axes), padding, (1,) * len(axes), field.blocks)
 
 
-def _padding(axis: Axis, size: int, outputs: int) -> tuple[int, int]:
+def reaching_zero(axis: Axis) -> Axis:
+    """The axis, made to hold the position of its own output: taps before or after it become padding that is not negative."""
+    return Axis(axis.stride, min(axis.first, 0), max(axis.last, 0))
+
+
+def padding_of(axis: Axis, size: int, outputs: int) -> tuple[int, int]:
     """Padding before and after with which a convolution of these reads has this many outputs; symmetric where it can be."""
     before = -axis.first
     after = max(0, (outputs - 1) * axis.stride + axis.last - (size - 1))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from edgefold.export.fold.affine import Proof, Scope
-from edgefold.export.fold.attempt import HUGE, Evidence, evidence
+from edgefold.export.fold.attempt import HUGE, LARGE, Evidence, evidence
 from edgefold.export.fold.check import random_like
 from edgefold.export.fold.shadow import children, is_plain_layer, size_of
 from edgefold.export.fold.watch import proof
@@ -110,13 +110,14 @@ class Recorder:
         with mode.scope(x) as scope:
             y = call(module, x)
             field = mode.field_of(scope, y) if isinstance(y, Tensor) and scope.sound else None
+            form = mode.form_of(scope, y) if isinstance(y, Tensor) and scope.ops >= LARGE else None
             reason = scope.reason or _unfit_result(mode, scope, x, y)
         if reason or scope.reason:
             self.refused.setdefault(key, reason or scope.reason)
         else:
             huge = scope.ops >= HUGE
             fed = huge and key in self._fed
-            self.calls[key].append(evidence(scope, x, y, field, (x, y) if fed else None))
+            self.calls[key].append(evidence(scope, x, y, field, (x, y) if fed else None, form))
         return y
 
 

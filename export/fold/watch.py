@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from edgefold.export.fold.affine import Proof, Scope, storage_of
 from edgefold.export.fold.field import Field, convolved, join
+from edgefold.export.fold.read import Form, Rows, Shifted, Total, leaf
 
 _MEMORY: frozenset[Callable[..., Any]] = frozenset(
     {
@@ -65,6 +66,7 @@ class Watch(TorchFunctionMode):
     def __init__(self, proof: Proof, *, quick: bool) -> None:
         super().__init__()
         self._proof = proof
+        self._fields = _Fields()
         self._quick: dict[Any, Callable[[Any, Any], Any]] = {}
         if quick:
             self._quick = {
@@ -104,15 +106,20 @@ class Watch(TorchFunctionMode):
         for scope in tuple(proof.open):
             marks = scope.marks
             marks.pop(made, None)
+            scope.forms.pop(made, None)
             if not self._are_constants(scope, weight, bias):
                 continue
             if source in marks:
-                shape = weight.shape
                 seen = marks[source]
-                marks[made] = convolved(seen, shape, stride, padding, dilation, groups) if seen is not None else None
+                geometry = (stride, padding, dilation, groups)
+                marks[made] = None if seen is None else self._fields.convolved(seen, weight.shape, *geometry)
+                if source == storage_of(scope.source):
+                    form = leaf(scope.source, x, weight, bias, *geometry)
+                    if form is not None:
+                        scope.forms[made] = form
                 scope.ops += 1
                 scope.convolutions += 1
-                scope.macs += out.numel() * (weight.numel() // shape[0])
+                scope.macs += out.numel() * (weight.numel() // weight.shape[0])
             elif proof.is_constant(scope, x, source):
                 scope.computed += 1
         return out
@@ -132,8 +139,7 @@ class Watch(TorchFunctionMode):
             return _NOT_HERE
         with _NoDispatch():
             out = func(left, right)
-        shape = out.shape
-        return self._combine(out, tensors, follow=left.shape == shape and (len(tensors) == 1 or right.shape == shape))
+        return self._combine(out, tensors, adds=True)
 
     def _concatenate(self, func: Any, args: Any) -> Any:
         tensors: Any = args[0] if args else None
@@ -141,7 +147,7 @@ class Watch(TorchFunctionMode):
             return _NOT_HERE
         with _NoDispatch():
             out = func(*args)
-        return self._combine(out, list(tensors), follow=args[1] == 1, moves=True)
+        return self._combine(out, list(tensors), adds=False, follow=args[1] == 1)
 
     def _slice(self, func: Any, args: Any) -> Any:
         x, index = args
@@ -165,6 +171,7 @@ class Watch(TorchFunctionMode):
                     scope.computed += 1
                 continue
             scope.ops += 1
+            scope.forms.pop(source, None)  # it is known of whole tensors, and a part has the same storage
             seen = marks[source]
             if seen is not None:
                 ndim = len(seen.axes)
@@ -174,20 +181,23 @@ class Watch(TorchFunctionMode):
                     marks[source] = Field(seen.axes, 1)
         return out
 
-    def _combine(self, out: Tensor, tensors: list[Tensor], *, follow: bool, moves: bool = False) -> Tensor:
-        """Marks a new tensor that is affine in several."""
+    def _combine(self, out: Tensor, tensors: list[Tensor], *, adds: bool, follow: bool = True) -> Tensor:
+        """Marks a new tensor that is affine in several: their sum, or their concatenation."""
         proof, made = self._proof, storage_of(out)
         proof.clock += 1
         proof.born[made] = proof.clock
         storages = [storage_of(value) for value in tensors]
         for scope in tuple(proof.open):
-            marks = scope.marks
+            marks, forms = scope.marks, scope.forms
             marks.pop(made, None)
-            marked = []
+            forms.pop(made, None)
+            marked, constants = [], []
             for one, key in zip(tensors, storages, strict=True):
                 if key in marks:
-                    marked.append(marks[key])
-                elif not proof.is_constant(scope, one, key):
+                    marked.append((one, key))
+                elif proof.is_constant(scope, one, key):
+                    constants.append(one)
+                else:
                     break
             if not scope.sound:
                 continue
@@ -198,13 +208,17 @@ class Watch(TorchFunctionMode):
                 proof.refuse((scope,), "turns values into integers (aten.add)")
                 continue
             scope.ops += 1
-            seen = marked[0]
-            for other in marked:
-                if other is not seen:
-                    seen = join(seen, other)
-            if moves and seen is not None and seen.blocks > 1:
+            seen = marks[marked[0][1]]
+            for _, key in marked:
+                if marks[key] is not seen:
+                    seen = self._fields.join(seen, marks[key])
+            if not adds and seen is not None and seen.blocks > 1:
                 seen = Field(seen.axes, 1)
-            marks[made] = seen if follow else None
+            whole = follow and (not adds or all(one.shape == out.shape for one, _ in marked))
+            marks[made] = seen if whole else None
+            form = _form(out, [(one, forms.get(key)) for one, key in marked], constants, adds=adds) if forms and whole else None
+            if form is not None:
+                forms[made] = form
         return out
 
     def _are_constants(self, scope: Scope, weight: Tensor, bias: Tensor | None) -> bool:
@@ -215,3 +229,43 @@ class Watch(TorchFunctionMode):
         return self._proof.is_constant(scope, weight, storage) and (
             bias is None or self._proof.is_constant(scope, bias, storage_of(bias))
         )
+
+
+class _Fields:
+    """The fields of a loop, which are few: found by identity, since to hash them costs as much as the loop itself."""
+
+    def __init__(self) -> None:
+        self._convolved: dict[Any, tuple[Field, Field | None]] = {}
+        self._joined: dict[tuple[int, int], tuple[Field, Field, Field | None]] = {}
+
+    def convolved(self, field: Field, *geometry: Any) -> Field | None:
+        """As `edgefold.export.fold.field.convolved`."""
+        key = (id(field), *geometry)
+        found = self._convolved.get(key)
+        if found is None:
+            found = self._convolved[key] = (field, convolved(field, *geometry))
+        return found[1]
+
+    def join(self, left: Field | None, right: Field | None) -> Field | None:
+        """As `edgefold.export.fold.field.join`."""
+        if left is None or right is None:
+            return None
+        found = self._joined.get((id(left), id(right)))
+        if found is None:
+            found = self._joined[id(left), id(right)] = (left, right, join(left, right))
+        return found[2]
+
+
+def _form(out: Tensor, parts: list[tuple[Tensor, Form | None]], constants: list[Tensor], *, adds: bool) -> Form | None:
+    """The form of a sum or of a concatenation of channels, if it is known of all parts."""
+    known = [form for _, form in parts if form is not None]
+    if len(known) < len(parts):
+        return None
+    if not adds:
+        return Rows(tuple(known), tuple(one.shape[1] for one, _ in parts)) if not constants else None
+    if len(known) == 2:
+        return Total(*known)
+    if len(constants) == 1 and out.ndim - constants[0].ndim <= 1 and constants[0].numel() == out.shape[1]:
+        channels = constants[0].shape[1 - (out.ndim - constants[0].ndim)]
+        return Shifted(known[0], constants[0].detach().flatten()) if channels == out.shape[1] else None
+    return None
