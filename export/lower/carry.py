@@ -17,7 +17,7 @@ from torch.fx import GraphModule, Node
 
 from edgefold.export.lower.nodes import is_float, shape_of
 from edgefold.export.lower.shuffle import find_shuffles
-from edgefold.export.lower.spaces import Layout, Solver
+from edgefold.export.lower.spaces import Indices, Layout, Solver
 
 Value = Layout | list[Layout | None] | None
 Rule = Callable[["Flow", Node], Value]
@@ -48,6 +48,15 @@ class Parameter:
     follows: Reading | Writing
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A node that is the ``channels`` of ``producer`` as ``reader`` (the node, or the split that it is a part of) reads it."""
+
+    reader: Node
+    producer: Node
+    channels: Indices
+
+
 class Flow:
     """The layouts of a graph's tensors, and who must agree with whom.
 
@@ -56,6 +65,8 @@ class Flow:
         written: the layout in which the node itself writes its output, where that may differ from ``values``.
         read: the layout in which a (user, producer) pair reads, where that may differ from ``values[producer]``.
         parameters: constants that follow an order.
+        selected: the channels of each part of a split or slice whose parts are stored in several places.
+        cuts: the nodes that take such parts, which are to be written as slices.
         absorbed: the last node of a chain that only renumbers channels -> the tensor that it renumbers.
     """
 
@@ -66,6 +77,8 @@ class Flow:
         self.written: dict[Node, Layout] = {}
         self.read: dict[tuple[Node, Node], Layout] = {}
         self.parameters: list[Parameter] = []
+        self.selected: dict[Node, list[Indices]] = {}
+        self.cuts: dict[Node, Cut] = {}
         self.shuffles = find_shuffles(module)
         self.absorbed: dict[Node, Node] = {}
 

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch.fx import Node
 
-from edgefold.export.lower.carry import Flow, Reading, Rule, Value, Writing
+from edgefold.export.lower.carry import Cut, Flow, Reading, Rule, Value, Writing
 from edgefold.export.lower.conv import Conv
 from edgefold.export.lower.nodes import shape_of
-from edgefold.export.lower.spaces import Layout, concatenated
+from edgefold.export.lower.spaces import Indices, Layout, concatenated
+from edgefold.quantize.graph import constant_of
 
 aten = torch.ops.aten
 
@@ -228,7 +229,7 @@ def split(flow: Flow, node: Node) -> Value:
 
 
 def slicing(flow: Flow, node: Node) -> Value:
-    """One contiguous piece along one dimension."""
+    """One piece along one dimension, contiguous or strided."""
     source = node.args[0]
     layout, shape = flow.layout(source), shape_of(source)
     if layout is None or shape is None or not isinstance(source, Node):
@@ -238,28 +239,70 @@ def slicing(flow: Flow, node: Node) -> Value:
     dim %= len(shape)
     if dim != layout.axis:
         return layout
-    if step != 1:
-        return flow.opaque(node)
     first, last, _ = slice(start, stop).indices(shape[dim])
-    return _pieces(flow, node, source, layout, [0, first, max(first, last), shape[dim]])[1]
+    if step != 1:
+        return _selection(flow, node, source, layout, np.arange(first, max(first, last), step))
+    piece = _pieces(flow, node, source, layout, [0, first, max(first, last), shape[dim]])[1]
+    if node in flow.selected:
+        flow.cuts[node] = Cut(node, source, flow.selected[node][1])
+    return piece
+
+
+def picking(flow: Flow, node: Node) -> Value:
+    """Some of the channels, each at most once; an index of all of them is a shuffle (`edgefold.export.lower.shuffle`)."""
+    source = node.args[0]
+    layout, shape = flow.layout(source), shape_of(source)
+    if layout is None or shape is None or not isinstance(source, Node):
+        return flow.opaque(node)
+    if node.target is aten.index_select.default:
+        dim, index = node.args[1:3]
+    else:
+        found = [(place, one) for place, one in enumerate(node.args[1]) if one is not None]  # type: ignore[arg-type, union-attr]
+        dim, index = found[0] if len(found) == 1 else (None, None)
+    if not isinstance(dim, int) or dim % len(shape) != layout.axis or not isinstance(index, Node) or index.op != "get_attr":
+        return flow.opaque(node)
+    channels = constant_of(flow.module, index)
+    if channels.ndim != 1 or channels.dtype not in (torch.int32, torch.int64) or len(channels.unique()) < len(channels):
+        return flow.opaque(node)
+    return _selection(flow, node, source, layout, channels.numpy() % shape[layout.axis])
+
+
+def _selection(flow: Flow, node: Node, source: Node, layout: Layout, channels: Indices) -> Value:
+    piece = flow.solver.select(layout, channels)
+    if isinstance(piece, str):
+        return flow.opaque(node)
+    flow.cuts[node] = Cut(node, source, channels)
+    return piece
 
 
 def _pieces(flow: Flow, node: Node, source: Node, layout: Layout, bounds: Sequence[int]) -> list[Layout]:
-    pieces = []
-    for start, stop in itertools.pairwise(bounds):
-        piece = flow.solver.slice(layout, start, stop)
-        if isinstance(piece, str):  # the pieces are cut from a reordered copy
-            layout = Layout.free(layout.size, layout.axis)
-            flow.read[node, source] = layout
-            return _pieces(flow, node, source, layout, bounds)
-        pieces.append(piece)
-    return pieces
+    """Neighbouring parts of the channels: at their very place, else in whatever places they are, else cut from a copy."""
+    spans = list(itertools.pairwise(bounds))
+    mark = flow.solver.mark()
+    pieces = [flow.solver.slice(layout, start, stop) for start, stop in spans]
+    if any(isinstance(piece, str) for piece in pieces):
+        flow.solver.undo(mark)
+        parts = [np.arange(start, stop) for start, stop in spans]
+        pieces = [flow.solver.select(layout, part) for part in parts]
+        if any(isinstance(piece, str) for piece in pieces):
+            flow.solver.undo(mark)
+            flow.read[node, source] = layout = Layout.free(layout.size, layout.axis)
+            pieces = [flow.solver.slice(layout, start, stop) for start, stop in spans]
+        else:
+            flow.selected[node] = parts
+    return [piece for piece in pieces if isinstance(piece, Layout)]
 
 
 def item(flow: Flow, node: Node) -> Value:
     """One element of a tuple."""
-    value = flow.values.get(node.args[0])  # type: ignore[arg-type]  # getitem takes a node
+    source = node.args[0]
+    assert isinstance(source, Node)
+    value = flow.values.get(source)
     if isinstance(value, list):
+        if source in flow.selected:
+            producer = source.args[0]
+            assert isinstance(producer, Node)
+            flow.cuts[node] = Cut(source, producer, flow.selected[source][node.args[1]])  # type: ignore[index]  # an int
         return value[node.args[1]]  # type: ignore[index]  # an int index gives one layout
     return flow.source(node)
 
@@ -343,6 +386,7 @@ RULES: Final[dict[object, Rule]] = {
         (concatenation, "cat.default"),
         (split, "split.Tensor split_with_sizes.default split.sizes chunk.default"),
         (slicing, "slice.Tensor"),
+        (picking, "index_select.default index.Tensor"),
         (reshape, "view.default reshape.default _unsafe_view.default flatten.using_ints unflatten.int"),
         (reshape, "unsqueeze.default squeeze.dim squeeze.dims squeeze.default"),
         (transposition, "permute.default transpose.int"),

@@ -24,6 +24,7 @@ from torch.fx.node import map_arg
 from edgefold.export.lower.carry import Flow, Parameter, Reading
 from edgefold.export.lower.carry_rules import RULES, pointwise
 from edgefold.export.lower.conv import Conv
+from edgefold.export.lower.cuts import Cutter
 from edgefold.export.lower.nodes import shape_of
 from edgefold.export.lower.spaces import Indices, Layout
 from edgefold.quantize.graph import add_buffer, constant_of
@@ -97,7 +98,7 @@ class Orders:
             if WEIGHT_SCALE in node.meta and (layout := self._flow.writing(node)) is not None:
                 node.meta[WEIGHT_SCALE] = node.meta[WEIGHT_SCALE][_tensor(layout.order())]
         self._permute_parameters()
-        gathers = self._insert_gathers()
+        gathers = self._insert_gathers() + self._write_cuts()
         self._module.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
         self._module.graph.lint()
         self._module.recompile()
@@ -189,6 +190,28 @@ class Orders:
                 # All at once: an operand may take the place of another.
                 user.args = map_arg(user.args, functools.partial(_replacement, instead))
         return len(made)
+
+    def _write_cuts(self) -> int:
+        """Writes the selections of channels as slices; returns how many are gathers, since they are scattered too much."""
+        cutter, gathers = Cutter(self._module), 0
+        for node in list(self._module.graph.nodes) if self._flow.cuts else ():
+            cut = self._flow.cuts.get(node)
+            if cut is None:
+                if node.target is torch.ops.aten.cat.default:
+                    cutter.flatten(node)
+                continue
+            stored, layout = self._flow.reading(Reading(cut.reader, cut.producer)), self._flow.layout(node)
+            tensor = cut.reader.args[0]
+            assert stored is not None
+            assert layout is not None
+            assert isinstance(tensor, Node)
+            positions = np.argsort(stored.order())[cut.channels[layout.order()]]
+            if not cutter.replace(node, tensor, layout.axis, positions):
+                gather = self._gather(tensor, positions, layout.axis)
+                gather.meta["val"] = node.meta["val"]
+                node.replace_all_uses_with(gather)
+                gathers += 1
+        return gathers
 
     def _tensor_of(self, node: Node) -> Node:
         while node in self._flow.absorbed:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
+_RUNS = 16  # pieces of a fixed order that a selection may take
 
 
 class Space:
@@ -251,6 +252,28 @@ class Solver:
             return "the channels of the slice are not stored together"
         inside = [segment for segment, place in zip(segments, placed, strict=True) if place == 1]
         return Layout(tuple(Segment(part.space, part.channels - start) for part in inside), layout.axis)
+
+    def select(self, layout: Layout, channels: Indices) -> Layout | str:
+        """The layout of a selection of distinct channels, stored in runs that need not lie together.
+
+        Channel ``channels[i]`` of the tensor is channel ``i`` of the result.
+        """
+        if layout.repeat != 1:
+            return "flattened channels cannot be selected one by one"
+        mark = self.mark()
+        place = np.full(layout.channels, -1)
+        place[channels] = np.arange(len(channels))
+        while mixed := next((one for one in layout.segments() if len(np.unique(place[one.channels] >= 0)) > 1), None):
+            inside = place[mixed.channels] >= 0
+            if mixed.space.fixed:
+                pieces = np.split(np.arange(len(inside)), np.flatnonzero(np.diff(inside)) + 1)
+            else:
+                pieces = [np.flatnonzero(inside), np.flatnonzero(~inside)]
+            if len(pieces) > _RUNS or not self._cut(mixed.space, pieces):
+                self.undo(mark)
+                return "the selected channels are scattered"
+        found = [one for one in layout.segments() if place[one.channels[0]] >= 0]
+        return Layout(tuple(Segment(one.space, place[one.channels]) for one in found), layout.axis)
 
 
 def _first_difference(first: Sequence[Segment], second: Sequence[Segment]) -> tuple[Segment, Segment] | None:

@@ -89,6 +89,40 @@ def test_two_branches_differ_by_their_own_rounding_only(lowering: Lowering, relu
     assert lowered.plan.layers[1].chosen.numeric_class is NumericClass.BRANCHED
 
 
+class Shuffled(nn.Module):
+    """Two units with a concat, a shuffle and a split."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, CHANNELS, 1), nn.Conv2d(CHANNELS, 4, 1)
+        self.convs = nn.ModuleList(nn.Conv2d(CHANNELS // 2, CHANNELS // 2, 1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.stem(x))
+        for conv in self.convs:
+            kept, moved = y.chunk(2, 1)
+            y = torch.channel_shuffle(torch.cat([kept, torch.relu(conv(moved))], 1), 2)
+        return self.head(y)
+
+
+def test_runs_of_a_shuffled_split_are_bit_equal_and_keep_their_parameters() -> None:
+    torch.manual_seed(2)
+    program = capture(Shuffled().eval(), torch.randn(2, 3, 6, 6))
+    for node in program.graph.graph.nodes:
+        if node.target is aten.conv2d.default:
+            rows = node.meta["val"].shape[1]
+            node.meta[WEIGHT_SCALE] = 2.0 ** -(torch.arange(rows) % 3 + 7.0)
+        if node.op in ("placeholder", "call_function") and isinstance(node.meta.get("val"), Tensor) and not _fused(node):
+            node.meta[Q] = QParams(STEP, -128) if node.op == "call_function" else QParams(STEP, 7)
+    before = insert_qdq(program.graph, fold_weights=True)(*program.example_inputs)[0]
+    after, lowered = run(program, Lowering.DENSE)
+    assert torch.equal(before, after)
+    assert lowered.plan.gathers == 0
+    pieces = [*nodes_of(lowered, aten.slice.Tensor), *nodes_of(lowered, aten.cat.default)]
+    assert len(pieces) > 6
+    assert all(node.meta[Q] == QParams(STEP, -128) for node in pieces)
+
+
 def nodes_of(lowered: LoweredProgram, target: object) -> list[Node]:
     return [node for node in lowered.program.graph.graph.nodes if node.target is target]
 

@@ -132,6 +132,7 @@ class RandomNet(nn.Module):
         super().__init__()
         self.parts = nn.ModuleDict()
         self.steps: list[tuple[str, int, int]] = []
+        self.picks: dict[str, Tensor] = {}
         channels = [8]
         for name, first, second in steps:
             one, two = first % len(channels), second % len(channels)
@@ -144,11 +145,13 @@ class RandomNet(nn.Module):
                     continue
                 self.steps.append((name, one, two))
                 channels.append(channels[one] + channels[two])
-            elif name == "half":
+            elif name in ("half", "stride", "pick"):
                 if channels[one] < 16:
                     continue
                 self.steps.append((name, one, second % 2))
                 channels.append(channels[one] // 2)
+                if name == "pick":
+                    self.picks[str(len(self.steps))] = torch.randperm(channels[one])[: channels[-1]]
             else:
                 part = UNARY[name](channels[one])
                 self.parts[str(len(self.steps))] = part
@@ -170,6 +173,10 @@ class RandomNet(nn.Module):
                 values.append(torch.cat([values[one], values[two]], 1))
             elif name == "half":
                 values.append(values[one].chunk(2, 1)[two])
+            elif name == "stride":
+                values.append(values[one][:, two::2])
+            elif name == "pick":
+                values.append(values[one][:, self.picks[str(place + 1)]])
             else:
                 values.append(self.parts[str(place)](values[one]))
         results = []
@@ -186,7 +193,7 @@ class RandomNet(nn.Module):
 
 
 number = st.integers(0, 30)
-step = st.tuples(st.sampled_from([*UNARY, "add", "add", "add", "cat", "half"]), number, number)
+step = st.tuples(st.sampled_from([*UNARY, "add", "add", "add", "cat", "cat", "half", "half", "stride", "pick"]), number, number)
 end = st.tuples(st.sampled_from(ENDS), st.integers(0, 30))
 recipe = st.tuples(st.lists(step, min_size=2, max_size=14), st.lists(end, min_size=1, max_size=2))
 
@@ -220,7 +227,7 @@ def test_any_graph_any_lowering(
 
 
 @given(recipe, st.integers(0, 2**31))
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 def test_a_sample_of_graphs_grouped(recipe: tuple[list[tuple[str, int, int]], list[tuple[str, int]]], seed: int) -> None:
     torch.manual_seed(seed)
     check(RandomNet(*recipe), Lowering.GROUPED)
