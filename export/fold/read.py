@@ -101,7 +101,7 @@ def kernel_of(
                 stack.append((one.form, row))
     for (_, before, dilation), leaves in alike.items():
         _add(weight, bias, leaves, [-p - axis.first for p, axis in zip(before, axes, strict=True)], dilation)
-    ((_, first), *_), *_ = alike.values()
+    _, first = next(iter(alike.values()))[0]
     kernel = Kernel(weight, bias, tuple(axis.stride for axis in axes), padding, (1,) * len(axes), 1)
     return kernel.to(first.weight.dtype)
 

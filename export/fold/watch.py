@@ -191,7 +191,8 @@ class Watch(TorchFunctionMode):
             marks, forms = scope.marks, scope.forms
             marks.pop(made, None)
             forms.pop(made, None)
-            marked, constants = [], []
+            marked: list[tuple[Tensor, int]] = []
+            constants: list[Tensor] = []
             for one, key in zip(tensors, storages, strict=True):
                 if key in marks:
                     marked.append((one, key))

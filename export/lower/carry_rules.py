@@ -257,7 +257,8 @@ def picking(flow: Flow, node: Node) -> Value:
     if node.target is aten.index_select.default:
         dim, index = node.args[1:3]
     else:
-        found = [(place, one) for place, one in enumerate(node.args[1]) if one is not None]  # type: ignore[arg-type, union-attr]
+        indices: Any = node.args[1]
+        found = [(place, one) for place, one in enumerate(indices) if one is not None]
         dim, index = found[0] if len(found) == 1 else (None, None)
     if not isinstance(dim, int) or dim % len(shape) != layout.axis or not isinstance(index, Node) or index.op != "get_attr":
         return flow.opaque(node)

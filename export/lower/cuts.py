@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ class Cutter:
     def flatten(self, node: Node) -> None:
         """Lets a concat read the runs of its operands, where they were made by `replace`."""
         axis = axis_of(node)
-        operands = [operand for operand in node.args[0] if isinstance(operand, Node)]  # type: ignore[union-attr]  # a list
+        operands = _operands(node)
         if self._made.isdisjoint(operands):
             return
         ends = ((operand, whole(operand, axis)) for operand in operands)
@@ -74,7 +75,7 @@ class Cutter:
     def _joined(self, runs: Sequence[Run], axis: int, like: Node) -> Node:
         pieces = [self._cut(run, axis) for run in runs]
         while len(pieces) > _OPERANDS:  # the smallest neighbours first
-            sizes = [shape_of(piece)[axis] for piece in pieces]  # type: ignore[index]  # every piece has a shape
+            sizes = [whole(piece, axis).stop for piece in pieces]
             spans = range(len(pieces) - _OPERANDS + 1)
             count = min(_OPERANDS, len(pieces) - _OPERANDS + 1)
             first = min(spans, key=lambda start: sum(sizes[start : start + count]))
@@ -98,7 +99,7 @@ class Cutter:
         result.meta = {name: like.meta[name] for name in _ORIGIN if name in like.meta}
         value = like.meta["val"]
         shape = list(value.shape)
-        shape[axis] = sum((shape_of(piece) or ())[axis] for piece in pieces)
+        shape[axis] = sum(whole(piece, axis).stop for piece in pieces)
         result.meta["val"] = value.new_empty(shape)
         return result
 
@@ -107,7 +108,7 @@ def sources(run: Run, axis: int) -> Iterator[Run]:
     """The runs of the tensors that a run was put together from, through concats and slices with the same scale."""
     node = run.tensor
     if node.target is aten.cat.default and axis_of(node) == axis:
-        operands = [operand for operand in node.args[0] if isinstance(operand, Node)]  # type: ignore[union-attr]  # a list
+        operands = _operands(node)
         if all(operand.meta.get(Q) == node.meta.get(Q) for operand in operands):
             offset = 0
             for operand in operands:
@@ -141,6 +142,12 @@ def whole(node: Node, axis: int) -> Run:
     shape = shape_of(node)
     assert shape is not None
     return Run(node, 0, shape[axis])
+
+
+def _operands(node: Node) -> list[Node]:
+    """What a concat joins."""
+    operands: Any = node.args[0]
+    return [operand for operand in operands if isinstance(operand, Node)]
 
 
 def axis_of(node: Node) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from edgefold.export.fold import read as reading
 from edgefold.export.fold.attempt import LARGE
 from edgefold.export.fold.fold import fold_tree
-from edgefold.export.fold.kernel import FoldedConv
+from edgefold.export.fold.kernel import FoldedConv, Kernel
 
 C = 34  # C * C one-channel convolutions are more than LARGE ops
 
@@ -36,7 +37,7 @@ class Loop(nn.Module):
         rows = []
         for row in self.kernels:
             total: Tensor | None = None
-            for m, conv in enumerate(row):  # type: ignore[arg-type]  # a ModuleList
+            for m, conv in enumerate(row.children()):
                 term = self.turn(conv(x[:, m : m + 1]))
                 total = term if total is None else total + term
             assert total is not None
@@ -46,11 +47,16 @@ class Loop(nn.Module):
 
 def fold(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, int]:
     """The folded module, and how often a kernel was read."""
-    read: list[object] = []
+    read: list[Kernel | None] = []
     own = reading.kernel_of
-    monkeypatch.setattr("edgefold.export.fold.attempt.kernel_of", lambda *args: read.append(own(*args)) or read[-1])
+
+    def watched(*args: Any) -> Kernel | None:
+        read.append(own(*args))
+        return read[-1]
+
+    monkeypatch.setattr("edgefold.export.fold.attempt.kernel_of", watched)
     x = torch.randn(2, C, 7, 7)
-    assert C * C * 2 > LARGE // 2
+    assert 3 * C * C > LARGE
     tree = fold_tree(module.eval(), (x,), {})
     with torch.no_grad():
         expected, found = module(x), tree.module(x)
@@ -64,7 +70,8 @@ def test_a_loop_is_read_exactly(stride: int, dilation: int, monkeypatch: pytest.
     folded, read = fold(module, monkeypatch)
     assert read == 1
     assert isinstance(folded, FoldedConv)
-    conv = module.kernels[3][5]  # type: ignore[index]  # a ModuleList
+    conv = list(module.kernels[3].children())[5]
+    assert isinstance(conv, nn.Conv2d)
     assert torch.equal(folded.weight[3, 5], conv.weight[0, 0])
     assert folded.kernel.dilation == (dilation, dilation)
 

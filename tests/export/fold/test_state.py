@@ -112,7 +112,7 @@ def test_what_changes_in_every_call_is_refused_by_name(step: Callable[[Counted, 
 
 
 def test_a_counting_hook_is_refused() -> None:
-    calls = []
+    calls: list[int] = []
     module = nn.Sequential(LoopHetConv(4, 4, 2), nn.ReLU()).eval()
     module[0].register_forward_hook(lambda layer, args, out: calls.append(1))
     with pytest.raises(UnsupportedError, match="calls"):

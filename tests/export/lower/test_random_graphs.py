@@ -227,7 +227,7 @@ def test_any_graph_any_lowering(
 
 
 @given(recipe, st.integers(0, 2**31))
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 def test_a_sample_of_graphs_grouped(recipe: tuple[list[tuple[str, int, int]], list[tuple[str, int]]], seed: int) -> None:
     torch.manual_seed(seed)
     check(RandomNet(*recipe), Lowering.GROUPED)
