@@ -71,7 +71,7 @@ def leaf(source: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *geomet
         return None
     if not strides[1]:
         return None
-    channel, rest = divmod(x.storage_offset() - source.storage_offset(), strides[1])
+    channel, rest = divmod(int(x.storage_offset()) - int(source.storage_offset()), strides[1])
     return Leaf(channel, weight, bias, stride, padding, dilation) if rest == 0 else None
 
 

@@ -263,7 +263,7 @@ def picking(flow: Flow, node: Node) -> Value:
     if not isinstance(dim, int) or dim % len(shape) != layout.axis or not isinstance(index, Node) or index.op != "get_attr":
         return flow.opaque(node)
     channels = constant_of(flow.module, index)
-    if channels.ndim != 1 or channels.dtype not in (torch.int32, torch.int64) or len(channels.unique()) < len(channels):
+    if channels.ndim != 1 or channels.dtype not in (torch.int32, torch.int64) or len(set(channels.tolist())) < len(channels):
         return flow.opaque(node)
     return _selection(flow, node, source, layout, channels.numpy() % shape[layout.axis])
 

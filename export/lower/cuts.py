@@ -119,9 +119,9 @@ def sources(run: Run, axis: int) -> Iterator[Run]:
                 offset += size
             return
     if node.target is aten.slice.Tensor and len(node.args) == 4 and node.args[1] == axis:
-        source, _, offset, _ = node.args
-        if isinstance(source, Node) and isinstance(offset, int) and source.meta.get(Q) == node.meta.get(Q) and offset >= 0:
-            yield from sources(Run(source, run.start + offset, run.stop + offset), axis)
+        source, _, first, _ = node.args
+        if isinstance(source, Node) and isinstance(first, int) and source.meta.get(Q) == node.meta.get(Q) and first >= 0:
+            yield from sources(Run(source, run.start + first, run.stop + first), axis)
             return
     yield run
 
