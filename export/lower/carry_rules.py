@@ -269,7 +269,9 @@ def picking(flow: Flow, node: Node) -> Value:
 
 
 def _selection(flow: Flow, node: Node, source: Node, layout: Layout, channels: Indices) -> Value:
-    piece = flow.solver.select(layout, channels)
+    # What is written in natural order anyway would only get a gather in front of the slice.
+    held = {one.space for other in flow.written if (found := flow.layout(other)) is not None for one in found.segments()}
+    piece = "" if any(one.space in held for one in layout.segments()) else flow.solver.select(layout, channels)
     if isinstance(piece, str):
         return flow.opaque(node)
     flow.cuts[node] = Cut(node, source, channels)
