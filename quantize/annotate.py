@@ -6,6 +6,7 @@ The rules (for integer kernels that all three runtimes have):
 * An activation that is alone after a conv, linear or add (ReLU, ReLU6, any clamp) is fused into it: the range is taken after
   the clip. A scale taken before it wastes the integers on values that the clip removes.
 * Ops that only move values (pooling by maximum, reshape, slice, concat) share one set of parameters with their inputs.
+* A constant that is added, subtracted or multiplied may be one number.
 * Sigmoid, tanh and softmax have the ranges that the integer kernels fix: [0, 1) and [-1, 1).
 * Everything else stays float.
 
@@ -22,7 +23,7 @@ from typing import Final
 import torch
 from torch.fx import GraphModule, Node
 
-from edgefold.quantize.graph import is_constant
+from edgefold.quantize.graph import constant_of, is_constant
 from edgefold.quantize.pt2e import (
     FixedQParamsQuantizationSpec,
     QuantizationAnnotation,
@@ -87,12 +88,14 @@ class Annotation:
     """Names of nodes of one graph.
 
     ``groups`` are the quantized values, those that share parameters together, each in graph order; ``fixed`` gives the
-    parameters of the groups (by first name) whose range the kernels fix; ``weighted`` are the convs and linears.
+    parameters of the groups (by first name) whose range the kernels fix; ``weighted`` are the convs and linears;
+    ``constants`` are the single numbers that an integer op adds or multiplies.
     """
 
     groups: tuple[tuple[str, ...], ...]
     fixed: dict[str, QParams]
     weighted: tuple[str, ...]
+    constants: tuple[str, ...] = ()  # single numbers that integer ops take
 
 
 def annotate(graph: GraphModule, keep_float: frozenset[str] = frozenset()) -> Annotation:
@@ -128,7 +131,8 @@ def annotate(graph: GraphModule, keep_float: frozenset[str] = frozenset()) -> An
     fixed_by_name |= {node.name: node.meta[FIXED] for node in nodes if FIXED in node.meta}
     fixed = {names[0]: fixed_by_name[names[0]] for names in groups if names[0] in fixed_by_name}
     weighted = tuple(node.name for node in nodes if node in integer and node.target in WEIGHTED)
-    return Annotation(groups, fixed, weighted)
+    constants = (source for node in nodes if node in integer and node.target in _BINARY for source in node.all_input_nodes)
+    return Annotation(groups, fixed, weighted, tuple(dict.fromkeys(node.name for node in constants if is_constant(node))))
 
 
 def is_fused_with_clip(node: Node) -> bool:
@@ -219,8 +223,14 @@ def _is_integer_op(node: Node) -> bool:
     if node.target in WEIGHTED:
         return is_constant(node.args[1])
     if node.target in _BINARY:
-        return all(_is_activation(argument) for argument in node.args[:2])
+        return all(_is_activation(argument) or _is_number(argument) for argument in node.args[:2])
     return node.target in _UNARY or node.target in _MOVES or node.target in _SPLITS or node.target in _FIXED
+
+
+def _is_number(node: object) -> bool:
+    """Whether a node reads a constant of one element."""
+    module = node.graph.owning_module if is_constant(node) else None
+    return module is not None and constant_of(module, node).numel() == 1  # type: ignore[arg-type]  # a node, if there is a module
 
 
 def _split_source(node: Node) -> Node:

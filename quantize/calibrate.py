@@ -23,6 +23,7 @@ from edgefold.quantize.annotate import Annotation, EdgefoldQuantizer, annotate
 from edgefold.quantize.graph import add_buffer, constant_of, groups_of, is_constant, output_nodes
 from edgefold.quantize.observers import OBSERVERS, HistogramObserver, Range, get_observer, qparams_of_range
 from edgefold.quantize.paired import walk
+from edgefold.quantize.pairs import pair_safe_scale
 from edgefold.quantize.pt2e import prepare_pt2e
 from edgefold.quantize.scheme import BRANCH_Q, WEIGHT_SCALE, Q, QParams
 
@@ -132,6 +133,8 @@ def make_table(graph: GraphModule, statistics: Statistics, name: str, rule: Call
         activations.update(dict.fromkeys((first, *others), params))
         if seen is not None:
             clipped[first] = seen.clipped_share(params)
+    nodes = {node.name: node for node in graph.graph.nodes}
+    activations.update({name: qparams_of_number(constant_of(graph, nodes[name])) for name in statistics.annotation.constants})
     branches = {
         layer: {branch: qparams_of_range(*rule(seen)) for branch, seen in pair.items()}
         for layer, pair in statistics.branches.items()
@@ -184,6 +187,12 @@ def without(table: ScaleTable, graph: GraphModule, names: frozenset[str]) -> Sca
         branches={name: pair for name, pair in table.branches.items() if name not in names},
         biases={name: bias for name, bias in table.biases.items() if name not in names},
     )
+
+
+def qparams_of_number(value: Tensor) -> QParams:
+    """Parameters that hold one number exactly, as an integer far from the ends of the range: a step of 1/64 of it."""
+    number = abs(float(value))
+    return QParams(number / 64 if number > 0 else 1.0, 0)
 
 
 def _set_bias(module: GraphModule, node: Node, bias: Tensor) -> None:
@@ -239,6 +248,8 @@ def _weight_scales(graph: GraphModule, annotation: Annotation, activations: dict
         node = nodes[name]
         weight = constant_of(graph, node.args[1]).float()
         scale = weight.flatten(1).abs().amax(dim=1) / 127
+        if weight.shape[1] > 1:  # kernels for depthwise weights multiply in more bits
+            scale = pair_safe_scale(weight, scale)
         bias = node.args[2] if len(node.args) > 2 else None
         if is_constant(bias):
             # A channel of tiny weights with a large bias (a dead channel) would overflow the int32 bias.

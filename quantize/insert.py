@@ -36,7 +36,9 @@ def insert_qdq(graph: GraphModule, *, fold_weights: bool) -> GraphModule:
         if WEIGHT_SCALE in node.meta:
             _quantize_parameters(result, node, fold_weights=fold_weights)
     for node in nodes:
-        if Q in node.meta:
+        if Q in node.meta and node.op == "get_attr":
+            _quantize_constant(result, node, fold_weights=fold_weights)
+        elif Q in node.meta:
             _quantize_output(result, node)
     result.graph.lint()
     # A module made anew holds only what its graph reads: a converter would write the float weights beside the integers.
@@ -67,6 +69,25 @@ def _quantize_output(module: GraphModule, node: Node) -> None:
             dequantize = module.graph.call_function(_OPS.dequantize_per_tensor.default, (quantize, *arguments))
         dequantize.meta = _origin(node)
         user.replace_input_with(node, dequantize)
+
+
+def _quantize_constant(module: GraphModule, node: Node, *, fold_weights: bool) -> None:
+    """A constant of its own for each consumer: int8 behind a dequantize node, or float behind a pair."""
+    params: QParams = node.meta[Q]
+    arguments = (params.scale, params.zero_point, params.qmin, params.qmax, torch.int8)
+    value: Tensor = constant_of(module, node)
+    integers = _OPS.quantize_per_tensor.default(value, *arguments)
+    for user in list(node.users):
+        with module.graph.inserting_before(user):
+            if fold_weights:
+                constant = add_buffer(module, f"{node.name}_int8", integers)
+            else:
+                float_constant = add_buffer(module, f"{node.name}_float", value)
+                constant = module.graph.call_function(_OPS.quantize_per_tensor.default, (float_constant, *arguments))
+            dequantize = module.graph.call_function(_OPS.dequantize_per_tensor.default, (constant, *arguments))
+        dequantize.meta = _origin(user)
+        user.replace_input_with(node, dequantize)
+    module.graph.erase_node(node)
 
 
 def _quantize_parameters(module: GraphModule, node: Node, *, fold_weights: bool) -> None:

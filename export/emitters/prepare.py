@@ -17,6 +17,7 @@ from edgefold.export.passes.global_mean import GLOBAL_MEAN
 from edgefold.export.passes.infra import clone, run_passes
 from edgefold.export.passes.io_layout import IO_CHANNELS_LAST, TO_NHWC, is_image
 from edgefold.export.passes.module_names import STACK_AS_PATH
+from edgefold.export.passes.saturation import SATURATION
 from edgefold.export.program import LoweredProgram
 from edgefold.quantize.insert import insert_qdq
 from edgefold.quantize.scheme import Q, QParams
@@ -68,6 +69,7 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
         graph, _ = run_passes(graph, (IO_CHANNELS_LAST,))
     graph, _ = run_passes(graph, (ADAPTIVE_POOL, GLOBAL_MEAN))
     if is_static_integer(lowered.precision):
+        graph, _ = run_passes(graph, (SATURATION,))
         graph = insert_qdq(graph, fold_weights=fold_weights)
     graph, _ = run_passes(graph, (STACK_AS_PATH,))
     return Prepared(graph, examples, inputs, outputs, lowered.precision)

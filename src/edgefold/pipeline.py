@@ -76,6 +76,8 @@ def quantize_model(
     from edgefold.batch import samples_like
     from edgefold.errors import DataError
     from edgefold.export.lower.branches import group_branch
+    from edgefold.export.passes.hard_activations import HARD_ACTIVATIONS
+    from edgefold.export.passes.infra import run_passes
     from edgefold.export.program import Program, QuantizedProgram
     from edgefold.quantize.calibrate import attach, calibrate
     from edgefold.quantize.correct import EqualizedPair, correct_biases
@@ -92,6 +94,8 @@ def quantize_model(
     if equalize:
         graph, pairs = equalize_layers(program.graph)
         program = Program(graph, program.example_inputs, program.input_names, program.output_names)
+    graph, _ = run_passes(program.graph, (HARD_ACTIVATIONS,))
+    program = Program(graph, program.example_inputs, program.input_names, program.output_names)
     samples = list(samples_like(calibration, program.example_inputs, "calibration"))
     if not samples:
         raise DataError("calibration data is empty, expected at least one batch; give some inputs as the model sees them in use")

@@ -212,3 +212,19 @@ def test_conditions_are_checked_on_the_result() -> None:
     guarded = GraphPass("guarded", lambda value: (value, False), requires=(ensures,))
     with pytest.raises(RuntimeFailure, match="pass 'guarded': 5 is too large before it ran"):
         run_passes(5, (guarded,))
+
+
+def test_weights_that_cannot_saturate_stay_int8_and_are_exact_at_full_range() -> None:
+    model = quantized_conv(1, out_zero=-128)
+    weight = constant(model.graph.initializers["w"])
+    assert weight is not None
+    # 64 + 64 is the most that a pair may be; activations of up to 255 meet it.
+    model.graph.initializers["w"].const_value = ir.tensor((np.sign(weight) * 64).astype(np.int8), name="w")
+    expected, _ = run(model, image(), optimize=False)
+    model, _ = run_passes(model, (INTEGER_BIAS, UNSIGNED))
+    kept = {name: constant(value) for name, value in model.graph.initializers.items()}
+    assert np.int8 in {array.dtype.type for array in kept.values() if array is not None and array.ndim == 4}
+    found, _ = run(model, image())
+    difference = np.abs(found - expected) / STEP_OUT
+    assert difference.max() < 1.01
+    assert (difference > 0.5).mean() < 0.01

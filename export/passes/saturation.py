@@ -1,0 +1,69 @@
+"""Clips that quantization does by itself.
+
+A value that is quantized right after a clip is saturated at the ends of its integers. When the bounds of the clip are these ends
+(Q(low) = qmin and Q(high) = qmax) the clip says nothing more, and goes: Q(clip(x)) = Q(x). The layer before it then carries
+the parameters. Backends that fuse only some clips would leave the others as ops of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+from torch.fx import GraphModule, Node
+
+from edgefold.export.passes.infra import GraphPass, clone
+from edgefold.quantize.annotate import is_fused_with_clip
+from edgefold.quantize.scheme import Q, QParams
+
+_ATEN = torch.ops.aten
+_DEFAULTS: Final = {_ATEN.relu.default: (0.0, math.inf), _ATEN.relu6.default: (0.0, 6.0), _ATEN.hardtanh.default: (-1.0, 1.0)}
+_BOUNDED: Final = frozenset({_ATEN.clamp.default, _ATEN.clamp_min.default, _ATEN.hardtanh.default})
+
+
+def saturation(graph: GraphModule) -> tuple[GraphModule, bool]:
+    """Drop the clips that the integers' ends make, after a layer or an addition that has no other reader."""
+    graph = clone(graph)
+    modified = False
+    for node in list(graph.graph.nodes):
+        if _is_redundant(node):
+            source = node.args[0]
+            source.meta[Q] = node.meta[Q]
+            node.replace_all_uses_with(source)
+            graph.graph.erase_node(node)
+            modified = True
+    graph.graph.lint()
+    graph.recompile()
+    return graph, modified
+
+
+def _is_redundant(node: Node) -> bool:
+    params: QParams | None = node.meta.get(Q)
+    source = node.args[0] if node.args else None
+    if params is None or not isinstance(source, Node) or not is_fused_with_clip(source):
+        return False
+    low, high = _bounds(node)
+    return _integer(low, params) == params.qmin and _integer(high, params) == params.qmax
+
+
+def _bounds(node: Node) -> tuple[float, float]:
+    low, high = _DEFAULTS.get(node.target, (-math.inf, math.inf))
+    if node.target in _BOUNDED:
+        given = [*node.args[1:3], None, None]
+        low, high = (default if value is None else float(value) for value, default in zip(given[:2], (low, high), strict=True))  # type: ignore[arg-type]  # numbers in ATen
+    return low, high
+
+
+def _integer(value: float, params: QParams) -> int:
+    if math.isinf(value):
+        return params.qmax if value > 0 else params.qmin
+    return min(max(round(value / params.scale) + params.zero_point, params.qmin), params.qmax)
+
+
+def _none_left(graph: GraphModule) -> str | None:
+    names = [node.name for node in graph.graph.nodes if _is_redundant(node)]
+    return f"clip '{names[0]}' says what saturation says" if names else None
+
+
+SATURATION: GraphPass[GraphModule] = GraphPass("saturation", saturation, ensures=(_none_left,))
