@@ -77,7 +77,7 @@ def _cannot_saturate(node: ir.Node) -> bool:
         return False
     if any(user.op_type == "Gemm" and user.attributes.get_int("transB", 0) != 1 for user in users):
         return False
-    return is_pair_safe(torch.from_numpy(weight))
+    return is_pair_safe(torch.tensor(weight))
 
 
 def _all_unsigned(model: ir.Model) -> str | None:

