@@ -26,8 +26,19 @@ def test_ranges_come_from_all_batches(conv: nn.Conv2d) -> None:
 
 def test_weights_have_one_scale_an_output_channel(conv: nn.Conv2d) -> None:
     table = calibrate(capture(conv, torch.zeros(1, 4, 4, 4)).graph, [(torch.randn(1, 4, 4, 4),)])
-    expected = conv.weight.detach().abs().amax(dim=(1, 2, 3)) / 127
-    torch.testing.assert_close(table.weights["conv2d"], expected)
+    weight = conv.weight.detach()
+    largest = weight.abs().amax(dim=(1, 2, 3))
+    # Neighbouring channels of one tap, like signs: their integers sum to 128 at most, rounding included.
+    pairs = weight.permute(0, 2, 3, 1).reshape(4, 18, 2)
+    sums = torch.maximum(pairs.clamp_min(0).sum(2).amax(1), -pairs.clamp_max(0).sum(2).amin(1))
+    torch.testing.assert_close(table.weights["conv2d"], torch.maximum(largest, sums) / 127)
+
+
+def test_depthwise_weights_use_all_of_int8() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 4, 3, padding=1, groups=4).eval()
+    table = calibrate(capture(conv, torch.zeros(1, 4, 4, 4)).graph, [(torch.randn(1, 4, 4, 4),)])
+    torch.testing.assert_close(table.weights["conv2d"], conv.weight.detach().abs().amax(dim=(1, 2, 3)) / 127)
 
 
 def test_a_dead_channel_with_a_large_bias_stays_within_int32(conv: nn.Conv2d) -> None:
