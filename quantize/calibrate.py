@@ -23,7 +23,7 @@ from edgefold.quantize.annotate import Annotation, EdgefoldQuantizer, annotate
 from edgefold.quantize.graph import add_buffer, constant_of, groups_of, is_constant, output_nodes
 from edgefold.quantize.observers import OBSERVERS, HistogramObserver, Range, get_observer, qparams_of_range
 from edgefold.quantize.paired import walk
-from edgefold.quantize.pairs import pair_safe_scale
+from edgefold.quantize.pairs import weight_scale
 from edgefold.quantize.pt2e import prepare_pt2e
 from edgefold.quantize.scheme import BRANCH_Q, WEIGHT_SCALE, Q, QParams
 
@@ -247,9 +247,7 @@ def _weight_scales(graph: GraphModule, annotation: Annotation, activations: dict
     for name in annotation.weighted:
         node = nodes[name]
         weight = constant_of(graph, node.args[1]).float()
-        scale = weight.flatten(1).abs().amax(dim=1) / 127
-        if weight.shape[1] > 1:  # kernels for depthwise weights multiply in more bits
-            scale = pair_safe_scale(weight, scale)
+        scale = weight_scale(weight)
         bias = node.args[2] if len(node.args) > 2 else None
         if is_constant(bias):
             # A channel of tiny weights with a large bias (a dead channel) would overflow the int32 bias.

@@ -35,6 +35,15 @@ def is_pair_safe(weight: Tensor) -> bool:
     return bool((largest_pair(weight) <= PAIR_LIMIT).all())
 
 
+def weight_scale(weight: Tensor) -> Tensor:
+    """The scale (N,) of each output channel: its largest magnitude is 127, or less where a pair needs it.
+
+    Depthwise weights have no pairs: their kernels multiply in more bits.
+    """
+    scale = weight.flatten(1).abs().amax(dim=1) / 127
+    return pair_safe_scale(weight, scale) if weight.shape[1] > 1 else scale
+
+
 def pair_safe_scale(weight: Tensor, scale: Tensor) -> Tensor:
     """The smallest scales (N,), not below ``scale``, with which the rounded weight is pair-safe.
 

@@ -3,7 +3,7 @@
 The graph and its annotation are those of calibration, told to PT2E's `prepare_qat_pt2e` with fake quantizers of ours:
 
 * activations keep the parameters of the calibrated table, so the result fits the same table;
-* weights are rounded to the grid of their current largest magnitude per output channel;
+* weights are rounded to the grid of their current scale per output channel, by the rule of calibration;
 * gradients pass the rounding unchanged and stop where a value was clipped (straight-through estimator, Jacob et al., CVPR 2018).
 
 Zeros of a weight stay zero: they are the structure that lowering reads.
@@ -24,6 +24,7 @@ from edgefold.quantize.annotate import WEIGHTED, EdgefoldQuantizer, annotate
 from edgefold.quantize.calibrate import ScaleTable
 from edgefold.quantize.graph import constant_of, is_constant
 from edgefold.quantize.insert import WEIGHT_QMAX, WEIGHT_QMIN
+from edgefold.quantize.pairs import weight_scale
 from edgefold.quantize.pt2e import FakeQuantizeBase, prepare_qat_pt2e
 from edgefold.quantize.scheme import QParams
 
@@ -60,7 +61,7 @@ class WeightFakeQuantize(FakeQuantizeBase):  # type: ignore[misc]  # torchao is 
 
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantizes ``x``."""
-        self.scale = (x.detach().flatten(1).abs().amax(dim=1) / WEIGHT_QMAX).clamp_min(1e-12)
+        self.scale = weight_scale(x.detach()).clamp_min(1e-12)
         zeros = torch.zeros(len(self.scale), dtype=torch.int32)
         return torch.fake_quantize_per_channel_affine(x, self.scale, zeros, 0, WEIGHT_QMIN, WEIGHT_QMAX)
 
