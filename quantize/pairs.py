@@ -26,7 +26,7 @@ def largest_pair(weight: Tensor) -> Tensor:
     rows = weight.double().movedim(1, -1).flatten(1)  # (N, taps * M)
     if rows.shape[1] % 2:
         rows = torch.nn.functional.pad(rows, (0, 1))
-    pairs = rows.unflatten(1, (-1, 2))
+    pairs = rows.reshape(len(rows), -1, 2)
     return torch.maximum(pairs.clamp_min(0).sum(2).amax(1), (-pairs).clamp_min(0).sum(2).amax(1))
 
 
