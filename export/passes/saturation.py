@@ -18,7 +18,11 @@ from edgefold.quantize.annotate import is_fused_with_clip
 from edgefold.quantize.scheme import Q, QParams
 
 _ATEN = torch.ops.aten
-_DEFAULTS: Final = {_ATEN.relu.default: (0.0, math.inf), _ATEN.relu6.default: (0.0, 6.0), _ATEN.hardtanh.default: (-1.0, 1.0)}
+_DEFAULTS: Final[dict[object, tuple[float, float]]] = {
+    _ATEN.relu.default: (0.0, math.inf),
+    _ATEN.relu6.default: (0.0, 6.0),
+    _ATEN.hardtanh.default: (-1.0, 1.0),
+}
 _BOUNDED: Final = frozenset({_ATEN.clamp.default, _ATEN.clamp_min.default, _ATEN.hardtanh.default})
 
 
