@@ -24,7 +24,9 @@ OPTIONS: Final = TrainOptions(epochs=5, crop_padding=0)
 SMALL: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "dualnet-fmnist": ("dualnet", {"width": 16}),
     "hetnet16-fmnist": ("hetnet", {"width": 16, "blocks": [1, 1, 1]}),
+    "mobilenet_v1-fmnist": ("mobilenet_v1", {"width": 0.1875}),
     "resnet_small-fmnist": ("resnet_small", {"width": 16, "conv": "separable"}),
+    "vgg16-fmnist": ("vgg16", {"width": 0.125}),
 }
 
 
