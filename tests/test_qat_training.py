@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from edgefold.artifact import Precision
+from edgefold.artifact import Format, Precision
 from edgefold.errors import ArtifactError, DataError, UsageError
 from edgefold.export.verify import output_steps, reference_outputs
 from edgefold.models.data import ImageSet, TrainingData
 from edgefold.models.registry import builtin_slice
-from edgefold.network import Network
+from edgefold.network import Network, Quiet, ShipOptions
 from edgefold.pipeline import export_model, fold
 from edgefold.qat_training import QatOptions, QatResult, train_qat
 from edgefold.runtime import run
 from edgefold.shipping import named_network
 from edgefold.trained import TrainedWeights, load_trained, quantize_network, save_trained, trained_program
+from edgefold.variants import quantize_all
 
 
 def _first(images: ImageSet, count: int) -> ImageSet:
@@ -75,6 +76,10 @@ def test_it_is_exported_through_the_same_path(done: tuple[Network, QatResult, Tr
     assert with_network.table.activations == program.table.activations
     with pytest.raises(UsageError, match="which --equalize would change"):
         quantize_network(replace(network, trained=again), folded, (), Precision.INT8, equalize=True)
+    options = ShipOptions(formats=(Format.ONNX,), precisions=(Precision.INT8,), io="uint8")
+    assert network.preprocessing is not None
+    with pytest.raises(UsageError, match="which --io uint8 would change"):
+        quantize_all(replace(network, trained=again), folded, options, Quiet())
 
 
 def test_files_that_are_not_its_own_are_refused(tmp_path: Path) -> None:

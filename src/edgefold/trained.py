@@ -100,7 +100,7 @@ def quantize_network(
         "--observer": observer != "auto",
         "--equalize": equalize,
         "--exclude": bool(exclude),
-        "camera pixels": pixels is not None,
+        "--io uint8": pixels is not None,
     }
     if any(given.values()):
         names = ", ".join(name for name, there in given.items() if there)

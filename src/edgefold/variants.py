@@ -49,7 +49,7 @@ def quantize_all(
             observer=options.observer,
             equalize=options.equalize,
             exclude=options.exclude,
-            pixels=network.preprocessing if options.io == "uint8" and not network.trained else None,
+            pixels=network.preprocessing if options.io == "uint8" else None,
             progress=progress.step,
         )
         budget = Budget(

@@ -149,7 +149,7 @@ def export(
                     observer=observer,
                     equalize=equalize,
                     exclude=exclude or (),
-                    pixels=network.preprocessing if io == "uint8" and not network.trained else None,
+                    pixels=network.preprocessing if io == "uint8" else None,
                 )
             written = export_with_plan(
                 source,
