@@ -246,6 +246,8 @@ def test_ctrl_c_leaves_nothing_on_any_device(
         str(board),
         "--worker",
         "native",
+        "--processes",
+        "500",  # more than there is time for: it must not end by itself
         "--max-secs",
         "600",
     ]
