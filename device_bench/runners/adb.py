@@ -27,6 +27,8 @@ ADB_S = 20.0
 NETWORK_SERIAL = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):\d{1,5}")
 STATE_HINTS = {
     "unauthorized": "it does not trust this computer: unlock it and allow USB debugging",
+    "authorizing": "it does not trust this computer yet: unlock it and allow USB debugging",
+    "connecting": "adb is still connecting to it: run this again in a moment",
     "offline": "it is offline: unplug it and plug it in again, or restart 'adb'",
     "no permissions": "this user may not open it: add the udev rule of your phone's maker",
     "recovery": "it is in recovery mode: restart it",
