@@ -7,9 +7,10 @@
 * Repeats: two measurements of one file, one after the other; at least 95 % of the pairs should agree within 2 %.
 * Our LiteRT median against `litert-benchmark` of ai-edge-litert on the same file, alternating; within 2 %.
 
-A trial is what `edgefold compare` does by default, of small files: half a minute. ``--min-time`` makes its processes shorter.
+A trial is what `edgefold compare` does by default, of small files: half a minute. The result is written after each, and
+``--resume`` goes on from there.
 
-    python benchmarks/bench_quality.py [--trials 200] [--max-minutes 180] [--min-time 0.25]
+    python benchmarks/bench_quality.py [--trials 200] [--max-minutes 180] [--resume]
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import write_result
+from record import RESULTS, write_result
 
 from edgefold.artifact import Artifact, Format, Precision, TensorSpec, sha256_of
 from edgefold.device_bench import BenchOptions, bench, compare
@@ -37,7 +38,7 @@ from edgefold.results import Verdict
 
 LAYERS, CHANNELS, SIZE, EXTRA = 100, 8, 7, 3
 MEASURING = BenchOptions(processes=5, min_time_s=0.2, max_secs=20)
-PAIRS, TOOL_RUNS = 10, 5
+PAIRS, TOOL_RUNS = 20, 5
 
 
 def chain(layers: int, path: Path) -> Artifact:
@@ -68,25 +69,22 @@ def busy_core() -> Iterator[None]:
         process.wait()
 
 
-def trial(a: Artifact, b: Artifact, number: int, min_time_s: float) -> dict[str, Any]:
+def trial(a: Artifact, b: Artifact, number: int) -> dict[str, Any]:
     """One comparison of two files, every second one under load."""
     loaded = number % 2 == 1
+    start = time.monotonic()
     with busy_core() if loaded else nullcontext():
-        found = compare(a, b, options=BenchOptions(processes=12, min_time_s=min_time_s))
+        found = compare(a, b)
     print(f"{b.path.name} {number}: {found.verdict}, ratio {found.ratio.value:.4f}{' loaded' * loaded}", flush=True)
-    row = {
-        "min_time_s": min_time_s,
-        "loaded": loaded,
-        "verdict": found.verdict.value,
-        "load_1min": found.candidate.device.load_1min,
-    }
     figures = {
         "ratio": found.ratio.value,
         "low": found.ratio.low,
         "high": found.ratio.high,
         "median_ns": found.baseline.median_ns,
+        "load_1min": found.candidate.device.load_1min or 0.0,
+        "seconds": time.monotonic() - start,
     }
-    return row | {key: float(f"{value:.5g}") for key, value in figures.items()}
+    return {"loaded": loaded, "verdict": found.verdict.value} | {key: float(f"{value:.5g}") for key, value in figures.items()}
 
 
 def share(rows: Sequence[dict[str, Any]], verdict: Verdict, loaded: bool | None = None) -> float:
@@ -95,13 +93,10 @@ def share(rows: Sequence[dict[str, Any]], verdict: Verdict, loaded: bool | None 
     return sum(1 for row in some if row["verdict"] == verdict) / max(1, len(some))
 
 
-def repeats(artifact: Artifact, pairs: int) -> list[float]:
-    """Larger over smaller median of each pair, minus one."""
-    spreads = []
-    for _ in range(pairs):
-        medians = sorted(bench(artifact, options=MEASURING).median_ns for _ in range(2))
-        spreads.append(medians[1] / medians[0] - 1)
-    return spreads
+def repeat(artifact: Artifact) -> float:
+    """Larger over smaller median of two measurements, minus one."""
+    low, high = sorted(bench(artifact, options=MEASURING).median_ns for _ in range(2))
+    return high / low - 1
 
 
 def litert_file(path: Path) -> Path:
@@ -143,47 +138,55 @@ def median_ms(report: Any) -> float:
     return 0.0
 
 
+def figures(rows: dict[str, list[Any]]) -> dict[str, Any]:
+    """What the rows amount to."""
+    same, more, spreads = rows["same"], rows["three_percent_more_work"], rows["repeat_spreads"]
+    return {
+        "same_trials": len(same),
+        "more_work_trials": len(more),
+        "minutes": sum(row["seconds"] for row in same + more) / 60,
+        "false_verdict_share": share(same, Verdict.FASTER) + share(same, Verdict.SLOWER),
+        "slowdown_found_share": share(more, Verdict.SLOWER),
+        "slowdown_found_share_quiet": share(more, Verdict.SLOWER, loaded=False),
+        "slowdown_found_share_loaded": share(more, Verdict.SLOWER, loaded=True),
+        "repeats_within_2_percent_share": sum(spread <= 0.02 for spread in spreads) / max(1, len(spreads)),
+    }
+
+
 def main() -> None:
-    """Runs everything and writes the result."""
+    """Runs everything; the result is written after each trial."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=200, help="of A/A; half as many of A/B (default: 200)")
     parser.add_argument("--max-minutes", type=float, default=180, help="no trial begins after this time (default: 180)")
-    parser.add_argument("--min-time", type=float, default=0.25, help="seconds of samples a process and file (default: 0.25)")
+    parser.add_argument("--resume", action="store_true", help="go on after the trials that are in the result")
     arguments = parser.parse_args()
-    before, start = os.getloadavg(), time.monotonic()
+    rows: dict[str, list[Any]] = {"same": [], "three_percent_more_work": [], "repeat_spreads": [], "litert": []}
+    if arguments.resume:
+        found = json.loads((RESULTS / "bench_quality.json").read_text(encoding="utf-8"))
+        rows = {key: found[key] for key in rows}
+    same, more, spreads = rows["same"], rows["three_percent_more_work"], rows["repeat_spreads"]
+    end = time.monotonic() + 60 * arguments.max_minutes
+
+    def save() -> Path:
+        cores = {"cores": sorted(os.sched_getaffinity(0))}
+        return write_result("bench_quality", figures(rows) | cores | rows, command="python benchmarks/bench_quality.py")
+
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         a, copy = chain(LAYERS, folder / "a.onnx"), chain(LAYERS, folder / "copy.onnx")
         b = chain(LAYERS + EXTRA, folder / "more.onnx")
-        same: list[dict[str, Any]] = []
-        more: list[dict[str, Any]] = []
-        while len(same) < arguments.trials and time.monotonic() - start < 60 * arguments.max_minutes:
-            same.append(trial(a, copy, len(same), arguments.min_time))
-            if len(same) % 2 == 0:
-                more.append(trial(a, b, len(more), arguments.min_time))
-        spreads = repeats(a, PAIRS)
-        litert = own_tool(litert_file(folder / "chain.tflite"))
-    false = [share(same, verdict) for verdict in (Verdict.FASTER, Verdict.SLOWER)]
-    figures = {
-        "same_trials": len(same),
-        "more_work_trials": len(more),
-        "minutes": (time.monotonic() - start) / 60,
-        "cores": sorted(os.sched_getaffinity(0)),
-        "load_average_before": list(before),
-        "load_average_after": list(os.getloadavg()),
-        "false_verdict_share": sum(false),
-        "slowdown_found_share": share(more, Verdict.SLOWER),
-        "slowdown_found_share_quiet": share(more, Verdict.SLOWER, loaded=False),
-        "slowdown_found_share_loaded": share(more, Verdict.SLOWER, loaded=True),
-        "repeats_within_2_percent_share": sum(spread <= 0.02 for spread in spreads) / len(spreads),
-        "repeat_spreads": spreads,
-        "litert": litert,
-    }
-    print(json.dumps(figures, indent=1))
-    rows = {"same": same, "three_percent_more_work": more}
-    print(
-        write_result("bench_quality", figures | rows, command=f"python benchmarks/bench_quality.py --trials {arguments.trials}")
-    )
+        while len(same) < arguments.trials and time.monotonic() < end:
+            if len(more) < (len(same) + 1) // 2:
+                more.append(trial(a, b, len(more)))
+            else:
+                same.append(trial(a, copy, len(same)))
+            save()
+        while len(spreads) < PAIRS:
+            spreads.append(repeat(a))
+        if not rows["litert"]:
+            rows["litert"].append(own_tool(litert_file(folder / "chain.tflite")))
+    print(json.dumps(figures(rows), indent=1))
+    print(save())
 
 
 if __name__ == "__main__":
