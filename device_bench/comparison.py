@@ -79,7 +79,7 @@ def compare_cases(
     ways = [launchers.of(case.format) for case in (a, b)]
     with placed(a, runner, ways[0], options) as first, placed(b, runner, ways[1], options) as second:
         before, gate_reached = cool_down(runner, runner.info(), options)
-        together = a.format is b.format and ways[0].pairs
+        together = a.format is b.format and ways[0].racer is not None
         runs: tuple[list[Run], list[Run]] = ([], [])
         logs: list[float] = []
         during = before

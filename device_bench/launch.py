@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -24,10 +25,30 @@ MODULES = {
 }
 
 
-class Launcher(Protocol):
-    """Knows the command that answers a job in a pushed folder. ``pairs``: one process can time two models in turns."""
+@dataclass(frozen=True, slots=True)
+class Racer:
+    """Times several models in turns in one process: `edgefold.runtime.race` under a Python, ``sent`` along or as installed."""
 
-    pairs: bool
+    python: str
+    sent: bool
+
+    def files(self) -> list[Path]:
+        """What must lie in the folder of a race: the program and the worker that it builds upon."""
+        return [RACE, WORKER] if self.sent else []
+
+    def argv(self, folder: RemotePath, job: str) -> list[str]:
+        """The command; the job is a name in the folder."""
+        program = f"{folder}/{RACE.name}" if self.sent else str(RACE)
+        return [self.python, "-I", program, f"{folder}/{job}"]
+
+
+class Launcher(Protocol):
+    """Knows the command that answers a job in a pushed folder."""
+
+    @property
+    def racer(self) -> Racer | None:
+        """What times several models in one process; ``None`` where a process holds one at a time."""
+        ...
 
     def files(self) -> list[Path]:
         """What must lie in the folder of each case."""
@@ -41,19 +62,12 @@ class Launcher(Protocol):
         """The command; jobs are paths on the device, or names in the folder."""
         ...
 
-    def race_files(self) -> list[Path] | None:
-        """What must lie in the folder of a race; ``None`` where several models cannot be timed in one process."""
-        ...
-
-    def race_argv(self, folder: RemotePath, job: str) -> list[str]:
-        """The command for a race."""
-        ...
-
 
 class HostLauncher:
     """The worker under this process's own interpreter."""
 
-    pairs = True
+    def __init__(self) -> None:
+        self.racer: Racer | None = Racer(sys.executable, sent=False)
 
     def files(self) -> list[Path]:
         """Nothing: the worker is run from where it is installed."""
@@ -67,22 +81,13 @@ class HostLauncher:
         """The command."""
         return worker_argv(*paths(folder, jobs))
 
-    def race_files(self) -> list[Path] | None:
-        """Nothing: it is run from where it is installed."""
-        return []
-
-    def race_argv(self, folder: RemotePath, job: str) -> list[str]:
-        """The command for a race."""
-        return [sys.executable, "-I", str(RACE), f"{folder}/{job}"]
-
 
 class PythonLauncher:
     """The worker, sent over, under the device's own Python."""
 
-    pairs = True
-
     def __init__(self, python: str) -> None:
         self._python = python
+        self.racer: Racer | None = Racer(python, sent=True)
 
     def files(self) -> list[Path]:
         """The worker itself."""
@@ -96,19 +101,13 @@ class PythonLauncher:
         """The command."""
         return [self._python, "-I", f"{folder}/{WORKER.name}", *paths(folder, jobs)]
 
-    def race_files(self) -> list[Path] | None:
-        """The program itself and the worker that it builds upon."""
-        return [RACE, WORKER]
-
-    def race_argv(self, folder: RemotePath, job: str) -> list[str]:
-        """The command for a race."""
-        return [self._python, "-I", f"{folder}/{RACE.name}", f"{folder}/{job}"]
-
 
 class FakeLauncher(PythonLauncher):
     """The same on a device that exists only in memory, whose worker knows one model at a time."""
 
-    pairs = False
+    def __init__(self, python: str) -> None:
+        super().__init__(python)
+        self.racer = None
 
 
 def paths(folder: RemotePath, jobs: Sequence[str]) -> list[str]:

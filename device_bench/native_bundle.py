@@ -70,9 +70,9 @@ def load_bundle(folder: Path | None = None) -> NativeBundle | None:
 
 
 class NativeLauncher:
-    """One program of the bundle, pushed to a device, started by the loader that comes with it."""
+    """One program of the bundle, pushed to a device, started by the loader that comes with it. It holds one model at a time."""
 
-    pairs = False
+    racer = None
 
     def __init__(self, runner: Runner, bundle: NativeBundle, form: Format) -> None:
         program, files = bundle.programs[form]
@@ -97,11 +97,3 @@ class NativeLauncher:
         remote = self._remote
         own = [f"{remote}/{self._loader}", "--library-path", remote, f"{remote}/{self._program}"]
         return [*own, *(f"{folder}/{job}" for job in jobs)]
-
-    def race_files(self) -> list[Path] | None:
-        """It holds one model at a time."""
-        return None
-
-    def race_argv(self, folder: RemotePath, job: str) -> list[str]:
-        """Not to be asked for: there is no race in one process."""
-        raise NotImplementedError("the native runner times one model at a time")

@@ -12,14 +12,15 @@ import json
 import math
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgefold.device_bench import stats
 from edgefold.device_bench.cases import GRACE_S, Case
-from edgefold.device_bench.launch import Launcher, Launchers
+from edgefold.device_bench.launch import Launcher, Launchers, Racer
 from edgefold.device_bench.method import START_S, placed
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.runners.base import Runner
@@ -110,25 +111,31 @@ def race(
             f"a race needs files of one format, found {', '.join(sorted(formats)) or 'none'}; compare within a format"
         )
     launcher = launchers.of(cases[0].format)
-    # The fake device knows the jobs of single models only.
-    alone = runner.url == "fake" or launcher.race_files() is None
-    run = _in_turns_of_processes if alone else _in_one_process
-    return run(cases, runner, launcher, options, progress)
+    if launcher.racer is None:
+        return _in_turns_of_processes(cases, runner, launcher, options, progress)
+    return _in_one_process(cases, runner, launcher.racer, launcher.job(), options, progress)
 
 
 def _in_one_process(
-    cases: Sequence[Case], runner: Runner, launcher: Launcher, options: RaceOptions, progress: Callable[[], None]
+    cases: Sequence[Case],
+    runner: Runner,
+    racer: Racer,
+    extras: Mapping[str, Any],
+    options: RaceOptions,
+    progress: Callable[[], None],
 ) -> Race:
     form = cases[0].format
     turns: list[list[float]] = [[] for _ in cases]
     runtime, limit_s = "", options.max_s + GRACE_S
     with tempfile.TemporaryDirectory(prefix="edgefold-") as temporary:
         folder = Path(temporary)
-        _write(cases, folder, launcher, options, limit_s)
+        _write(cases, folder, options, limit_s, extras)
+        for program in racer.files():
+            (folder / program.name).symlink_to(program)
         remote = runner.push(folder)
     try:
         for _ in range(options.processes):
-            done = runner.run(launcher.race_argv(remote, RACE_JOB), timeout_s=limit_s + START_S)
+            done = runner.run(racer.argv(remote, RACE_JOB), timeout_s=limit_s + START_S)
             answer = read_answer(done.returncode, done.stdout, done.stderr, model=cases[0].name, format=form)
             runtime = answer["runtime"]
             for place in range(len(cases)):
@@ -140,8 +147,8 @@ def _in_one_process(
     return Race(runtime, device, tuple(map(tuple, turns)))
 
 
-def _write(cases: Sequence[Case], folder: Path, launcher: Launcher, options: RaceOptions, limit_s: float) -> None:
-    """Writes the files, their inputs and the job."""
+def _write(cases: Sequence[Case], folder: Path, options: RaceOptions, limit_s: float, extras: Mapping[str, Any]) -> None:
+    """Writes the files, their inputs and the job, to which the launcher adds ``extras``."""
     models, inputs = [], []
     for place, case in enumerate(cases):
         models.append(f"model_{place}{case.format.suffix}")
@@ -149,8 +156,6 @@ def _write(cases: Sequence[Case], folder: Path, launcher: Launcher, options: Rac
         own = folder / f"inputs_{place}"
         own.mkdir()
         inputs.append([f"{own.name}/{name}" for name in save_inputs(own, case.inputs)])
-    for extra in launcher.race_files() or ():
-        (folder / extra.name).symlink_to(extra)
     job = {
         "mode": "race",
         "format": cases[0].format.value,
@@ -162,7 +167,7 @@ def _write(cases: Sequence[Case], folder: Path, launcher: Launcher, options: Rac
         "turn_s": options.turn_s,
         "max_s": options.max_s,
         "limit_s": limit_s,
-        **launcher.job(),
+        **extras,
     }
     (folder / RACE_JOB).write_text(json.dumps(job), encoding="utf-8")
 
