@@ -21,6 +21,7 @@ from edgefold.device_bench.roofline import Roofline, measure_roofline
 from edgefold.device_bench.runners import open_runner
 from edgefold.device_bench.runners.base import Runner
 from edgefold.results import DeviceInfo
+from edgefold.schemes import scheme_of
 
 TOP = 5
 STATE_STEP_S = 0.25
@@ -30,7 +31,6 @@ LAYOUT = re.compile(r"transpose|permute|reorder|reshape", re.IGNORECASE)
 CONVERSION_SHARE, LAYOUT_SHARE = 0.10, 0.10
 # A core below this share of its own maximum is not running at speed.
 SLOW_CORE_SHARE = 0.6
-INTEGER = (Precision.INT8, Precision.INT8_FULL, Precision.INT16X8)
 
 
 # An op below this share of what the device can do is held back by neither limit.
@@ -126,7 +126,7 @@ def fallback(modules: Sequence[str]) -> list[Cause]:
 
 def float_work(precision: Precision | None, modules: Sequence[str], integer_share: float | None) -> list[Cause]:
     """Layers of an INT8 file that are computed in float."""
-    if precision not in INTEGER or not modules:
+    if precision is None or not scheme_of(precision).integer or not modules:
         return []
     share = None if integer_share is None else 1 - integer_share
     words = "" if share is None else f" ({share:.0%} of the multiply-accumulates)"
@@ -190,7 +190,7 @@ def by_roofline(found: OpProfile, limits: Roofline) -> list[Cause]:
 
 def cpu_features(precision: Precision | None, device: DeviceInfo) -> list[Cause]:
     """Integer instructions that the CPU lacks."""
-    if precision not in INTEGER:
+    if precision is None or not scheme_of(precision).integer:
         return []
     arm = device.machine in ("aarch64", "arm64", "armv7l", "armv8l")
     wanted = ("asimddp", "i8mm") if arm else ("avx512_vnni", "avx_vnni", "amx_int8")

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from edgefold.artifact import Precision, TensorSpec
 from edgefold.results import OutputParity
+from edgefold.schemes import scheme_of
 
 Array = NDArray[Any]
 
-# Of the output's range; kernels of another CPU add in another order.
-FLOAT_TOLERANCE = {Precision.FP32: 1e-3, Precision.FP16: 1e-2}
+# Of the output's range, at least; kernels of another CPU add in another order.
+FLOAT_TOLERANCE = 1e-3
 QUANTIZED_SQNR_DB = 30.0
 # Where all values of an output lie within a few steps, SQNR says little; then this many steps are allowed.
 QUANTIZED_STEPS = 1.0
@@ -40,9 +41,9 @@ def output_parity(spec: TensorSpec, output: Array, reference: Array) -> OutputPa
 
 def is_right(parity: OutputParity, precision: Precision | None) -> bool:
     """Whether an output is close enough to call it the same computation."""
-    quantized = parity.max_steps is not None or precision not in (None, Precision.FP32, Precision.FP16)
-    if not quantized:
-        return parity.max_relative_error <= FLOAT_TOLERANCE.get(precision or Precision.FP32, 1e-3)
+    tolerance = scheme_of(precision or Precision.FP32).tolerance
+    if parity.max_steps is None and tolerance is not None:
+        return parity.max_relative_error <= max(tolerance, FLOAT_TOLERANCE)
     if parity.max_steps is not None and parity.max_steps <= QUANTIZED_STEPS:
         return True
     return parity.sqnr_db is None or parity.sqnr_db >= QUANTIZED_SQNR_DB

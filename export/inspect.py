@@ -10,7 +10,7 @@ from edgefold.errors import ArtifactError
 from edgefold.export.inspectors.base import Inspection, Reading, summarize
 from edgefold.runtime.container import format_of, read_metadata
 
-__all__ = ["Inspection", "inspect"]
+__all__ = ["Inspection", "inspect", "read"]
 
 
 def inspect(path: Path | str) -> Inspection:
@@ -24,13 +24,18 @@ def inspect(path: Path | str) -> Inspection:
         RuntimeFailure: the runtime did not answer in time.
     """
     path = Path(path)
-    format = format_of(path)
-    precision, modules = _metadata(path)
-    return summarize(path.name, format, precision, path.stat().st_size, _read(path, format, modules))
+    precision, _ = _metadata(path)
+    return summarize(path.name, format_of(path), precision, path.stat().st_size, read(path))
 
 
-def _read(path: Path, format: Format, modules: dict[int, str]) -> Reading:
-    match format:
+def read(path: Path) -> Reading:
+    """The ops of a file one by one; see `inspect`.
+
+    Raises:
+        ArtifactError: as `inspect`.
+        RuntimeFailure: as `inspect`.
+    """
+    match format_of(path):
         case Format.ONNX:
             from edgefold.export.inspectors import onnx
 
@@ -42,7 +47,7 @@ def _read(path: Path, format: Format, modules: dict[int, str]) -> Reading:
         case Format.EXECUTORCH:
             from edgefold.export.inspectors import executorch
 
-            return executorch.read(path, modules)
+            return executorch.read(path, _metadata(path)[1])
 
 
 def _metadata(path: Path) -> tuple[Precision | None, dict[int, str]]:

@@ -2,11 +2,10 @@
 
 Criteria:
 
-* ``fp32``: the largest error is at most 1e-4 of the output's range.
-* ``fp16``: at most 1e-2 of the range (ten bits of mantissa through tens of layers).
-* quantized, against the fake-quantized graph: SQNR = 10 log10(sum ref^2 / sum (ref - y)^2) of at least 30 dB.
-* quantized, against a float network: at least 10 dB. This only tells a working file from a broken one: what quantization costs is
-  seen in the accuracy.
+* computed in float: the largest error is at most the scheme's tolerance, a share of the output's range (`edgefold.schemes`).
+* computed in integers, against the fake-quantized graph: SQNR = 10 log10(sum ref^2 / sum (ref - y)^2) of at least 30 dB.
+* rounded weights against a float network: at least 10 dB. This only tells a working file from a broken one: what quantization
+  costs is seen in the accuracy.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from edgefold.quantize.graph import output_nodes
 from edgefold.quantize.scheme import Q
 from edgefold.results import OutputParity, ParityReport, RuntimeAgreement
 from edgefold.runtime import run
+from edgefold.schemes import scheme_of
 
 Arrays = tuple[NDArray[Any], ...]
 
-FLOAT_TOLERANCE: Final = {Precision.FP32: 1e-4, Precision.FP16: 1e-2}
 SQNR_TO_QUANTIZED_DB: Final = 30.0
 SQNR_TO_FLOAT_DB: Final = 10.0
 
@@ -174,8 +173,9 @@ def _parity(name: str, reference: NDArray[Any], output: NDArray[Any], step: floa
 
 
 def _judge(precision: Precision, parities: tuple[OutputParity, ...], *, quantized: bool) -> tuple[bool, str]:
-    tolerance = FLOAT_TOLERANCE.get(precision)
-    if tolerance is not None:
+    scheme = scheme_of(precision)
+    tolerance = scheme.tolerance
+    if tolerance is not None and (quantized or not scheme.rounded):
         worst = max(parity.max_relative_error for parity in parities)
         return worst <= tolerance, f"largest error at most {tolerance:g} of the output range"
     limit = SQNR_TO_QUANTIZED_DB if quantized else SQNR_TO_FLOAT_DB

@@ -28,6 +28,7 @@ FOLDERS = {
 LEVELS = (
     ("errors",),
     ("artifact",),
+    ("schemes",),
     ("results",),
     ("runtime",),
     ("batch", "preprocess"),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, get_args
 
 from edgefold.artifact import Artifact, Format, Precision
-from edgefold.errors import UnsupportedError, UsageError, unknown_name
+from edgefold.errors import UsageError, unknown_name
 from edgefold.export.program import LoweredProgram
 from edgefold.quantize.pixels import PixelInput
+from edgefold.schemes import check_format
 
 IoType = Literal["float32", "int8", "uint8"]
 Layout = Literal["nchw", "nhwc"]
@@ -20,7 +21,8 @@ Layout = Literal["nchw", "nhwc"]
 class EmitOptions:
     """What the ends of a file look like.
 
-    ``io`` is the element type of the quantized inputs and outputs (``int8`` and ``uint8`` need an integer precision),
+    ``io`` is the element type of the quantized inputs and outputs (``int8`` and ``uint8`` need a calibrated precision, and of
+    ``int8-full`` it is ``int8`` even where it says ``float32``),
     ``layout`` the order of 4-D inputs and outputs; ``force`` allows an existing file to be replaced. ``pixels`` is set when the
     graph takes camera pixels, and then ``io`` is ``uint8``.
 
@@ -75,29 +77,19 @@ def register_emitter(format: Format, loader: Callable[[], Emitter]) -> None:
     _LOADERS[format] = loader
 
 
-def is_static_integer(precision: Precision) -> bool:
-    """Whether a precision computes in integers from calibrated scales, so that a file can have integer inputs and outputs."""
-    return precision in (Precision.INT8, Precision.INT8_FULL, Precision.INT16X8)
-
-
-# What every emitter writes.
-PRECISIONS = (Precision.FP32, Precision.FP16, Precision.INT8, Precision.INT8_FULL)
-
-
-def check_options(format: Format, precision: Precision, options: EmitOptions) -> None:
-    """Refuses a precision that the format has no form for, and integer ends on a file that does not compute in integers.
+def checked_options(format: Format, precision: Precision, options: EmitOptions) -> EmitOptions:
+    """The options as they are meant with a precision: a file that is integer throughout has int8 ends unless they are uint8.
 
     Raises:
-        UnsupportedError: the precision.
+        UnsupportedError: the format has no form for the precision.
         UsageError: ``options.io`` does not go with ``precision``.
     """
-    if precision not in PRECISIONS:
-        known = ", ".join(PRECISIONS)
-        raise UnsupportedError(f"precision '{precision}' has no form in {format}, expected one of: {known}")
-    if options.io != "float32" and not is_static_integer(precision):
+    scheme = check_format(format, precision)
+    if options.io != "float32" and not scheme.calibrated:
         raise UsageError(
             f"--io {options.io} does not go with precision '{precision}', whose ends are float; use --precision int8"
         )
+    return replace(options, io="int8") if scheme.integer_only and options.io == "float32" else options
 
 
 def _onnx() -> Emitter:

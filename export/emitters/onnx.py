@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, ClassVar
 from edgefold.artifact import Artifact, Format, Precision, atomic_path, sha256_of
 from edgefold.errors import RuntimeFailure, UnsupportedError
 from edgefold.export.emitters import metadata
-from edgefold.export.emitters.base import EmitOptions, is_static_integer
+from edgefold.export.emitters.base import EmitOptions
+from edgefold.export.emitters.integer_only import check_integer_only
 from edgefold.export.emitters.prepare import Prepared, prepare
 from edgefold.export.emitters.quiet import converter
 from edgefold.export.program import LoweredProgram
+from edgefold.schemes import scheme_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -39,6 +41,7 @@ class OnnxEmitter:
         _finish(model, prepared)
         with atomic_path(out, force=options.force) as temporary:
             _write(model, temporary)
+            check_integer_only(temporary, lowered.precision)
         return Artifact(out, self.format, lowered.precision, sha256_of(out), prepared.inputs, prepared.outputs)
 
 
@@ -62,7 +65,7 @@ def _finish(model: ir.Model, prepared: Prepared) -> None:
     from edgefold.export.passes.onnx_io import convert_ends
     from edgefold.export.passes.onnx_pipeline import CLEAN, FLOAT, HALF, INTEGER
 
-    pipeline = INTEGER if is_static_integer(prepared.precision) else HALF if prepared.precision is Precision.FP16 else FLOAT
+    pipeline = INTEGER if scheme_of(prepared.precision).calibrated else HALF if prepared.precision is Precision.FP16 else FLOAT
     run_passes(model, pipeline)
     convert_ends(model, prepared.inputs, prepared.outputs)
     run_passes(model, CLEAN)

@@ -11,7 +11,8 @@ from torch.fx import GraphModule, Node
 
 from edgefold.artifact import Precision, TensorSpec
 from edgefold.errors import UsageError
-from edgefold.export.emitters.base import EmitOptions, check_options, is_static_integer
+from edgefold.export.emitters.base import EmitOptions, checked_options
+from edgefold.export.emitters.integer_only import refuse_float_ops
 from edgefold.export.passes.adaptive_pool import ADAPTIVE_POOL
 from edgefold.export.passes.global_mean import GLOBAL_MEAN
 from edgefold.export.passes.infra import clone, run_passes
@@ -21,6 +22,7 @@ from edgefold.export.passes.saturation import SATURATION
 from edgefold.export.program import LoweredProgram
 from edgefold.quantize.insert import insert_qdq
 from edgefold.quantize.scheme import Q, QParams
+from edgefold.schemes import scheme_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,14 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
     Raises:
         UsageError: the options do not go with the precision, or integer ends are asked for where an end is not quantized.
     """
-    check_options(lowered.format, lowered.precision, options)
+    options = checked_options(lowered.format, lowered.precision, options)
+    scheme = scheme_of(lowered.precision)
     program = lowered.program
     graph = clone(program.graph)
     examples = tuple(tensor.detach().contiguous() for tensor in program.example_inputs)
     add_values(graph, examples)
+    if scheme.integer_only:
+        refuse_float_ops(graph, lowered.precision)
     placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
     results = output_values(graph)
     inputs = tuple(_spec(node, name, options) for node, name in zip(placeholders, program.input_names, strict=True))
@@ -68,7 +73,7 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
         )
         graph, _ = run_passes(graph, (IO_CHANNELS_LAST,))
     graph, _ = run_passes(graph, (ADAPTIVE_POOL, GLOBAL_MEAN))
-    if is_static_integer(lowered.precision):
+    if scheme.calibrated:
         graph, _ = run_passes(graph, (SATURATION,))
         graph = insert_qdq(graph, fold_weights=fold_weights)
     graph, _ = run_passes(graph, (STACK_AS_PATH,))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from edgefold.artifact import Artifact, Format, Precision, TensorSpec, atomic_path, sha256_of
 from edgefold.export.emitters import metadata
-from edgefold.export.emitters.base import EmitOptions, is_static_integer
+from edgefold.export.emitters.base import EmitOptions
+from edgefold.export.emitters.integer_only import check_integer_only
 from edgefold.export.emitters.prepare import Prepared, prepare
 from edgefold.export.emitters.quiet import converter
 from edgefold.export.passes.infra import run_passes
@@ -21,6 +22,7 @@ from edgefold.export.passes.tflite_io import convert_ends
 from edgefold.export.passes.tflite_model import dump, load
 from edgefold.export.passes.tflite_pipeline import HALF, PLAIN
 from edgefold.export.program import LoweredProgram
+from edgefold.schemes import scheme_of
 
 if TYPE_CHECKING:
     from litert_torch.quantize.quant_config import QuantConfig
@@ -45,6 +47,7 @@ class TfliteEmitter:
         check_ends(model, inputs, outputs)
         with atomic_path(out, force=options.force) as temporary:
             temporary.write_bytes(dump(model))
+            check_integer_only(temporary, lowered.precision)
         return Artifact(out, self.format, lowered.precision, sha256_of(out), inputs, outputs)
 
 
@@ -60,7 +63,7 @@ def _convert(prepared: Prepared) -> bytes:
 
 def _quantization(precision: Precision) -> QuantConfig | None:
     """What makes the converter turn quantize/dequantize pairs into integer operators; the scales are those in the graph."""
-    if not is_static_integer(precision):
+    if not scheme_of(precision).calibrated:
         return None
     from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
     from litert_torch.quantize.quant_config import QuantConfig

@@ -78,9 +78,8 @@ def _bytes(tensor: Any) -> int:
 def _kind(model: TfliteModel, operator: Any, kind: str) -> Kind:
     source, result = (type_name(model.tensor(int(indices[0])).type) for indices in (operator.inputs, operator.outputs))
     floats = ("float32", "float16", "float64")
-    if kind in ("QUANTIZE", "DEQUANTIZE"):
-        # DEQUANTIZE also widens float16 weights.
-        return Kind.CONVERSION if source not in floats or result not in floats else Kind.FLOAT
+    if kind in ("QUANTIZE", "DEQUANTIZE") and (source in floats) != (result in floats):
+        return Kind.CONVERSION  # DEQUANTIZE also widens float16 weights, and QUANTIZE also changes the scale of integers
     if kind in ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D") and len(operator.inputs) > 1:
         # Dynamic range: float activations, integer weights and products.
         weight = model.tensor(int(operator.inputs[1]))

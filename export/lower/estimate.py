@@ -18,6 +18,7 @@ from typing import Final
 from edgefold.artifact import Format, Precision
 from edgefold.export.lower.geometry import LayerGeometry
 from edgefold.export.plan import Lowering
+from edgefold.schemes import scheme_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,10 @@ RULES: Final[dict[tuple[Format, bool], Rule]] = {
     (Format.EXECUTORCH, True): Rule(200.0, 16.0, 16.0, 0.05, 1_000.0),
 }
 
-_INTEGER: Final = frozenset({Precision.INT8, Precision.INT8_FULL, Precision.INT16X8, Precision.INT8_DYNAMIC})
-
 
 def rule_for(format: Format, precision: Precision) -> Rule:
     """The rule of a runtime; precisions that compute in float share one."""
-    return RULES[format, precision in _INTEGER]
+    return RULES[format, scheme_of(precision).integer]
 
 
 def estimate_ns(geometry: LayerGeometry, lowering: Lowering, format: Format, precision: Precision) -> float:

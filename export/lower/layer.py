@@ -22,9 +22,9 @@ from edgefold.export.lower.lower import lower
 from edgefold.export.plan import Lowering
 from edgefold.export.program import LoweredProgram, Program
 from edgefold.quantize.calibrate import attach, calibrate
+from edgefold.schemes import scheme_of
 
 REPEATS: Final = 4
-_CALIBRATED: Final = frozenset({Precision.INT8, Precision.INT8_FULL, Precision.INT16X8})
 
 
 def repeats(geometry: LayerGeometry) -> int:
@@ -41,7 +41,7 @@ def layer_program(geometry: LayerGeometry, precision: Precision) -> Program:
         layers += [_conv(geometry, generator), nn.ReLU()]
     examples = torch.randn(1, geometry.in_channels, *geometry.space, generator=generator)
     program = capture(nn.Sequential(*layers).eval(), examples)
-    if precision not in _CALIBRATED:
+    if not scheme_of(precision).calibrated:
         return program
     table = calibrate(program.graph, [program.example_inputs], observer="minmax", branch_mask=group_branch)
     return Program(attach(program.graph, table), program.example_inputs, program.input_names, program.output_names)

@@ -22,6 +22,7 @@ from edgefold.export.lower.estimate import estimate_ns, gather_limit
 from edgefold.export.lower.permute import Orders
 from edgefold.export.plan import Candidate, LoweredLayer, Lowering, NumericClass
 from edgefold.quantize.graph import module_path
+from edgefold.schemes import scheme_of
 
 # A gain in time that is no reason for more weights: two measurements of one file differ by as much.
 TIE: Final = 0.02
@@ -72,7 +73,7 @@ class Pricing:
                 option.lowering,
                 _numeric_class(option, precision),
                 macs=option.geometry.macs(option.lowering),
-                weight_bytes=option.geometry.weights(option.lowering) * _WEIGHT_BYTES.get(precision, 1),
+                weight_bytes=option.geometry.weights(option.lowering) * scheme_of(precision).weight_bytes,
                 cost_ns=nanoseconds,
                 source=source,
             )
@@ -80,12 +81,8 @@ class Pricing:
         )
 
 
-_WEIGHT_BYTES: Final = {Precision.FP32: 4, Precision.FP16: 2}
-_STATIC: Final = frozenset({Precision.INT8, Precision.INT8_FULL, Precision.INT16X8})
-
-
 def _numeric_class(option: Option, precision: Precision) -> NumericClass:
-    if precision not in _STATIC:
+    if not scheme_of(precision).calibrated:
         return NumericClass.FLOAT
     return NumericClass.FUSED if option.point is None else NumericClass.BRANCHED
 

@@ -1,7 +1,7 @@
 """Integer ends of a graph with quantize/dequantize nodes, for converters that take the ends as the graph has them.
 
-int8 ends are the integers of the graph: the first quantize and the last dequantize node go. uint8 ends differ by 128, which
-plain arithmetic expresses: uint8 quantize/dequantize nodes would need a kernel library that few apps link.
+int8 ends are the integers of the graph: the first quantize and the last dequantize node go. uint8 ends differ by 128, that is by
+the highest bit: uint8 quantize/dequantize nodes would need a kernel library that few apps link.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgefold.export.passes.infra import GraphPass
 _ATEN = torch.ops.aten
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
-_TYPES = {"int8": torch.int8, "uint8": torch.uint8}
+_HIGH_BIT = 128
 
 
 def integer_ends(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> GraphPass[GraphModule]:
@@ -49,10 +49,9 @@ def _input(graph: GraphModule, node: Node, spec: TensorSpec) -> None:
         quantize.replace_all_uses_with(node)
         return
     with graph.graph.inserting_before(quantize):
-        real = graph.graph.call_function(_ATEN.to.dtype, (node, torch.float32))
-        centred = graph.graph.call_function(_ATEN.sub.Tensor, (real, float(spec.zero_point or 0)))
-        scaled = graph.graph.call_function(_ATEN.mul.Tensor, (centred, spec.scale))
-    quantize.replace_input_with(node, scaled)
+        shifted = graph.graph.call_function(_ATEN.bitwise_xor.Scalar, (node, _HIGH_BIT))
+        signed = graph.graph.call_function(_ATEN.to.dtype, (shifted, torch.int8))
+    quantize.replace_all_uses_with(signed)
 
 
 def _output(graph: GraphModule, output: Node, value: object, spec: TensorSpec) -> Node:
@@ -62,10 +61,8 @@ def _output(graph: GraphModule, output: Node, value: object, spec: TensorSpec) -
     if spec.dtype == "int8":
         return quantize
     with graph.graph.inserting_before(output):
-        steps = graph.graph.call_function(_ATEN.mul.Tensor, (dequantize, 1 / (spec.scale or 1)))
-        # The cast cuts the fraction off, and the sum is an integer but for float rounding.
-        shifted = graph.graph.call_function(_ATEN.add.Tensor, (steps, float(spec.zero_point or 0) + 0.5))
-        return graph.graph.call_function(_ATEN.to.dtype, (shifted, _TYPES[spec.dtype]))
+        unsigned = graph.graph.call_function(_ATEN.to.dtype, (quantize, torch.uint8))
+        return graph.graph.call_function(_ATEN.bitwise_xor.Scalar, (unsigned, _HIGH_BIT))
 
 
 def _expect(nodes: object, holds: Callable[[Node], bool], spec: TensorSpec) -> list[Node]:

@@ -1,10 +1,12 @@
 """The element type of a quantized ONNX model's ends, after `edgefold.export.passes.onnx_unsigned`.
 
-uint8 ends are the integers inside, so the QuantizeLinear at an input and the DequantizeLinear at an output go; int8 ends
-need one conversion that moves the zero point by 128.
+uint8 ends are the integers inside, so the QuantizeLinear at an input and the DequantizeLinear at an output go. int8 ends differ
+from them in the highest bit: a Cast, which keeps the bits, and a BitwiseXor.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -34,15 +36,14 @@ def _integer_input(model: ir.Model, value: ir.Value, spec: TensorSpec) -> None:
     quantize = only_consumer(value, QUANTIZE)
     if quantize is None:
         raise RuntimeFailure(f"input '{spec.name}' has no QuantizeLinear of its own; please report this bug")
-    if spec.dtype == "uint8":
-        ir.convenience.replace_all_uses_with(quantize.outputs[0], value)
-        model.graph.remove(quantize, safe=True)
-    else:
-        dequantize = new_node(quantize, DEQUANTIZE, [value, quantize.inputs[1], _zero_point(model, spec)])
-        dequantize.outputs[0].dtype, dequantize.outputs[0].shape = ir.DataType.FLOAT, value.shape
-        model.graph.insert_before(quantize, dequantize)
-        quantize.replace_input_with(0, dequantize.outputs[0])
     value.dtype = _TYPES[spec.dtype]
+    inner = value
+    if spec.dtype == "int8":
+        nodes = _flipped(model, quantize, value, ir.DataType.UINT8)
+        model.graph.insert_before(quantize, nodes)
+        inner = nodes[-1].outputs[0]
+    ir.convenience.replace_all_uses_with(quantize.outputs[0], inner)
+    model.graph.remove(quantize, safe=True)
 
 
 def _integer_output(model: ir.Model, position: int, spec: TensorSpec) -> None:
@@ -53,13 +54,26 @@ def _integer_output(model: ir.Model, position: int, spec: TensorSpec) -> None:
     value.name = f"{spec.name}_float"
     if spec.dtype == "uint8":
         # A node of its own keeps the name even where the integers are read by other nodes, too.
-        last = new_node(dequantize, "Identity", [dequantize.inputs[0]])
+        nodes = [new_node(dequantize, "Identity", [dequantize.inputs[0]])]
     else:
-        last = new_node(dequantize, QUANTIZE, [value, dequantize.inputs[1], _zero_point(model, spec)])
-    last.outputs[0].name, last.outputs[0].dtype, last.outputs[0].shape = spec.name, _TYPES[spec.dtype], value.shape
-    model.graph.append(last)
-    model.graph.outputs[position] = last.outputs[0]
+        nodes = _flipped(model, dequantize, dequantize.inputs[0], ir.DataType.INT8)
+    last = nodes[-1].outputs[0]
+    last.name, last.dtype, last.shape = spec.name, _TYPES[spec.dtype], value.shape
+    model.graph.extend(nodes)
+    model.graph.outputs[position] = last
 
 
-def _zero_point(model: ir.Model, spec: TensorSpec) -> ir.Value:
-    return add_constant(model, "zero_end", np.array(spec.zero_point, np.dtype(spec.dtype)))
+def _flipped(model: ir.Model, like: ir.Node, value: ir.Value, target: ir.DataType) -> list[ir.Node]:
+    """The nodes that turn int8 into uint8 or back, the zero point moved by 128; not inserted yet."""
+    bit = add_constant(model, "high_bit", np.array(128, np.uint8))
+    source, nodes = value, []
+    steps: list[tuple[str, list[ir.Value | None], dict[str, Any]]] = [
+        ("Cast", [], {"to": int(target)}),
+        ("BitwiseXor", [bit], {}),
+    ]
+    for kind, more, attributes in steps if target is ir.DataType.UINT8 else reversed(steps):
+        node = new_node(like, kind, [source, *more], attributes)
+        node.outputs[0].dtype, node.outputs[0].shape = (target if kind == "Cast" else ir.DataType.UINT8), value.shape
+        nodes.append(node)
+        source = node.outputs[0]
+    return nodes

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from edgefold.artifact import Format, Precision
 from edgefold.errors import DataError
+from edgefold.schemes import scheme_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,12 +112,14 @@ class Network:
     notes: tuple[str, ...] = ()
     trained: TrainedWeights | None = None  # of quantization-aware training, for integer precisions
 
-    def calibration_or_refuse(self, precision: Precision) -> Iterable[Batch] | Tensor:
-        """The calibration data.
+    def calibration_for(self, precision: Precision) -> Iterable[Batch] | Tensor | None:
+        """The calibration data, as far as ``precision`` needs some: trained weights bring their scales.
 
         Raises:
-            DataError: there is none, and ``precision`` needs some.
+            DataError: there is none.
         """
+        if not scheme_of(precision).calibrated or self.trained is not None:
+            return None
         if self.calibration is None:
             raise DataError(
                 f"precision '{precision}' needs calibration data, and model '{self.name}' brings none; "

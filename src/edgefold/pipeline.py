@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgefold.artifact import Artifact, Format, Precision
 from edgefold.errors import UsageError, unknown_name
+from edgefold.schemes import scheme_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,7 +48,7 @@ def quantize_model(
     model: nn.Module | FoldResult,
     example_inputs: Batch,
     *,
-    calibration: Iterable[Batch] | Tensor,
+    calibration: Iterable[Batch] | Tensor | None = None,
     scheme: Precision | str = "int8",
     observer: str = "auto",
     equalize: bool = False,
@@ -60,7 +61,7 @@ def quantize_model(
     Args:
         model: a module, which is folded first, or a fold result.
         example_inputs: one minibatch, NCHW.
-        calibration: inputs as the network sees them in use; read once.
+        calibration: inputs as the network sees them in use, for a scheme that needs them; read once.
         scheme: an integer precision.
         observer: how ranges are chosen: ``auto``, ``minmax``, ``percentile``, ``mse`` or ``entropy``.
         equalize: scale the channels of layers that follow each other against each other first (`edgefold.quantize.correct`).
@@ -69,7 +70,7 @@ def quantize_model(
         progress: called after each calibration sample.
 
     Raises:
-        UsageError: unknown scheme, observer or layer.
+        UsageError: unknown scheme, observer or layer, or calibration data is missing or of no use.
         UnsupportedError: ``pixels``, and the network does not begin with a convolution.
         DataError: calibration is empty, holds labels, NaN or infinite values, or has another shape than the example.
     """
@@ -86,8 +87,10 @@ def quantize_model(
     from edgefold.quantize.pixels import PixelInput, absorb
 
     precision = as_precision(scheme)
-    if not is_calibrated(precision):
-        raise UsageError(f"scheme '{precision}' is not calibrated; give 'int8'")
+    form = scheme_of(precision)
+    if not form.rounded:
+        raise UsageError(f"scheme '{precision}' is not quantized; give 'int8'")
+    check_calibration(precision, given=calibration is not None)
     folded = as_folded(model, example_inputs)
     program = folded.program
     pairs: tuple[EqualizedPair, ...] = ()
@@ -96,6 +99,7 @@ def quantize_model(
         program = Program(graph, program.example_inputs, program.input_names, program.output_names)
     graph, _ = run_passes(program.graph, (HARD_ACTIVATIONS,))
     program = Program(graph, program.example_inputs, program.input_names, program.output_names)
+    assert calibration is not None
     samples = list(samples_like(calibration, program.example_inputs, "calibration"))
     if not samples:
         raise DataError("calibration data is empty, expected at least one batch; give some inputs as the model sees them in use")
@@ -252,12 +256,9 @@ def _prepared(
         example_inputs = model.program.example_inputs
     elif example_inputs is None:
         raise UsageError("example_inputs are missing; give one minibatch of the shape that the model takes")
-    if is_calibrated(chosen):
-        if calibration is None:
-            raise UsageError(f"precision '{chosen}' needs calibration data; give some inputs as the model sees them in use")
+    check_calibration(chosen, given=calibration is not None)
+    if scheme_of(chosen).rounded:
         return quantize_model(model, example_inputs, calibration=calibration, scheme=chosen).program, chosen
-    if calibration is not None:
-        raise UsageError(f"precision '{chosen}' needs no calibration data; leave it out or give precision='int8'")
     return as_folded(model, example_inputs).program, chosen
 
 
@@ -267,7 +268,7 @@ def _agreed(
     """The form of each layer in each format, of one numeric class in all of them."""
     from edgefold.export.lower.agree import agree
 
-    if not is_calibrated(precision):
+    if not scheme_of(precision).calibrated:
         raise UsageError(f"precision '{precision}' has no integers that could agree; leave agree out or give precision='int8'")
     return agree(program, formats=tuple(Format), precision=precision, lowering=lowering, device=device or "host", costs=costs)
 
@@ -301,9 +302,17 @@ def as_precision(name: Precision | str) -> Precision:
     return Precision(name)
 
 
-def is_calibrated(precision: Precision) -> bool:
-    """Whether a precision needs activations' ranges from calibration data."""
-    return precision in (Precision.INT8, Precision.INT8_FULL, Precision.INT16X8)
+def check_calibration(precision: Precision, *, given: bool) -> None:
+    """Refuses calibration data that is missing, or that nothing would use.
+
+    Raises:
+        UsageError: see there.
+    """
+    needed = scheme_of(precision).calibrated
+    if needed and not given:
+        raise UsageError(f"precision '{precision}' needs calibration data; give some inputs as the model sees them in use")
+    if given and not needed:
+        raise UsageError(f"precision '{precision}' needs no calibration data; leave it out or give precision='int8'")
 
 
 def as_output(out: Path, format: Format) -> Path:

@@ -17,6 +17,7 @@ from edgefold.artifact import Format, Precision
 from edgefold.errors import DataError, EdgefoldError, InputError, RuntimeFailure, UnsupportedError, UsageError
 from edgefold.network import ALL_FORMATS, DEFAULT_PRECISIONS, Evaluation, Network, Progress, Quiet, ShipOptions
 from edgefold.report.content import Shipment, Variant
+from edgefold.schemes import scheme_of
 from edgefold.variants import emit_all, explain_all, measure_all, quantize_all, verify_all
 
 if TYPE_CHECKING:
@@ -137,7 +138,8 @@ def ship_network(network: Network, out: Path, options: ShipOptions | None = None
     progress.stage("fold")
     folded = fold(network.module, network.example_inputs)
     quantized, samples = quantize_all(network, folded, options, progress)
-    findings = () if network.random_calibration or not samples else lint(samples, network.preprocessing)
+    calibration = samples if any(scheme_of(scheme).calibrated for scheme in quantized) else []
+    findings = () if network.random_calibration or not calibration else lint(calibration, network.preprocessing)
     with tempfile.TemporaryDirectory(prefix="edgefold-ship-") as folder:
         variants = emit_all(folded, quantized, options, Path(folder), progress)
         _refuse_empty(variants)
@@ -159,7 +161,7 @@ def ship_network(network: Network, out: Path, options: ShipOptions | None = None
             preprocessing=network.preprocessing,
             labels=network.labels,
             scales=tuple(Scales.of(program) for program in quantized.values()),
-            calibration=_calibration(network, samples, findings),
+            calibration=_calibration(network, calibration, findings),
             tools=tool_versions(),
         )
         progress.stage("bundle")

@@ -57,7 +57,7 @@ def trained_program(folded: FoldResult, trained: TrainedWeights, scheme: Precisi
 def quantize_network(
     network: Network,
     folded: FoldResult,
-    calibration: Iterable[Batch],
+    calibration: Iterable[Batch] | Tensor | None,
     scheme: Precision,
     *,
     observer: str = "auto",

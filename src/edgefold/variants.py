@@ -11,6 +11,7 @@ from edgefold.artifact import Precision
 from edgefold.errors import EdgefoldError
 from edgefold.network import Network, Progress, ShipOptions
 from edgefold.report.content import Accuracy, Failure, Variant
+from edgefold.schemes import scheme_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,27 +30,26 @@ def quantize_all(
     network: Network, folded: FoldResult, options: ShipOptions, progress: Progress
 ) -> tuple[dict[Precision, QuantizedProgram], list[tuple[Tensor, ...]]]:
     """One program a scheme, all from the same samples, and those samples."""
-    from edgefold.batch import samples_like
     from edgefold.mixing import Budget, mix
-    from edgefold.pipeline import is_calibrated
     from edgefold.trained import quantize_network
 
-    schemes = [precision for precision in options.precisions if is_calibrated(precision)]
+    schemes = [precision for precision in options.precisions if scheme_of(precision).rounded]
     if not schemes:
         return {}, []
-    samples = list(samples_like(network.calibration_or_refuse(schemes[0]), folded.program.example_inputs, "calibration"))
+    samples = calibration_samples(network, folded, schemes)
     programs = {}
     for scheme in schemes:
+        calibrated = scheme_of(scheme).calibrated
         progress.stage("calibrate", len(samples))
         programs[scheme] = quantize_network(
             network,
             folded,
-            samples,
+            samples if calibrated else None,
             scheme,
-            observer=options.observer,
+            observer=options.observer if calibrated else "auto",
             equalize=options.equalize,
             exclude=options.exclude,
-            pixels=network.preprocessing if options.io == "uint8" else None,
+            pixels=network.preprocessing if options.io == "uint8" and calibrated else None,
             progress=progress.step,
         )
         budget = Budget(
@@ -59,6 +59,23 @@ def quantize_all(
             progress.stage("mix")
             programs[scheme], _ = mix(programs[scheme], network, samples, budget, progress=progress.step)
     return programs, samples
+
+
+def calibration_samples(network: Network, folded: FoldResult, schemes: Sequence[Precision]) -> list[tuple[Tensor, ...]]:
+    """What to calibrate with, and to judge by: the network's own data; seeded random numbers where no scheme needs any.
+
+    Raises:
+        DataError: there is no data, and a scheme needs some.
+    """
+    from edgefold.batch import samples_like
+
+    example = folded.program.example_inputs
+    data = network.calibration
+    if data is None:
+        for scheme in schemes:
+            network.calibration_for(scheme)
+        data = [seeded_inputs(example, EXPLAINED_SAMPLES)]
+    return list(samples_like(data, example, "calibration"))
 
 
 def emit_all(
@@ -76,7 +93,7 @@ def emit_all(
             each.program, formats=options.formats, precision=precision, lowering=options.lowering, device=options.device
         )
         for precision, each in quantized.items()
-        if options.agree
+        if options.agree and scheme_of(precision).calibrated
     }
     variants = []
     for format in options.formats:
@@ -108,7 +125,7 @@ def _ends(program: QuantizedProgram | None, options: ShipOptions) -> EmitOptions
     """What the ends of a file look like; only integer files have integer ends."""
     from edgefold.export.emitters.base import EmitOptions
 
-    if program is None:
+    if program is None or not scheme_of(program.scheme).calibrated:
         return EmitOptions(layout=options.layout)
     return EmitOptions(io=options.io, layout=options.layout, pixels=program.pixels)
 
@@ -176,6 +193,8 @@ def _agreements(
 
     found = []
     for precision, program in quantized.items():
+        if not scheme_of(precision).calibrated:
+            continue
         names = [variant.name for variant in variants if variant.precision is precision and variant.name in outputs]
         for position, first in enumerate(names):
             for second in names[position + 1 :]:

@@ -122,9 +122,11 @@ def export(
     """Write one file."""
     from edgefold.cli.output import output, progress
     from edgefold.cli.sources import ModelChoice
-    from edgefold.pipeline import as_output, check_free, is_calibrated
+    from edgefold.pipeline import as_output, check_free
     from edgefold.report.table import size
+    from edgefold.schemes import scheme_of
 
+    rounded = scheme_of(precision).rounded
     with output(as_json) as out:
         choice = ModelChoice(model, arg, weights, trust, preprocess, qat)
         named = Path(f"{choice.short_name}-{precision}{format.suffix}") if out_file is None else out_file
@@ -140,11 +142,11 @@ def export(
         with progress(f"exporting {model} to {format}"):
             network = choice.load(calibration)
             source: nn.Module | QuantizedProgram = network.module
-            if is_calibrated(precision):
+            if rounded:
                 source = quantize_network(
                     network,
                     fold_model(network.module, network.example_inputs),
-                    () if network.trained else network.calibration_or_refuse(precision),
+                    network.calibration_for(precision),
                     precision,
                     observer=observer,
                     equalize=equalize,
@@ -155,7 +157,7 @@ def export(
                 source,
                 network.example_inputs,
                 format=format,
-                precision=None if is_calibrated(precision) else precision,
+                precision=None if rounded else precision,
                 lowering=lowering.value if lowering is not None else "auto",
                 agree=agree,
                 io=io,

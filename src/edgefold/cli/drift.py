@@ -27,11 +27,11 @@ def integer_formats(artifacts: Mapping[str, Artifact]) -> dict[Precision, tuple[
     Raises:
         UsageError: there is no integer artifact.
     """
-    from edgefold.pipeline import is_calibrated
+    from edgefold.schemes import scheme_of
 
     found: dict[Precision, tuple[Format, ...]] = {}
     for artifact in artifacts.values():
-        if is_calibrated(artifact.precision):
+        if scheme_of(artifact.precision).calibrated:
             found[artifact.precision] = (*found.get(artifact.precision, ()), artifact.format)
     if not found:
         kinds = ", ".join(sorted({artifact.precision for artifact in artifacts.values()}))

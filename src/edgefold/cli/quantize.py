@@ -104,17 +104,19 @@ class _Work:
     def __init__(
         self, choice: ModelChoice, scheme: Precision, calibration: str | None, evaluation: str | None, say: Callable[[str], None]
     ) -> None:
-        from edgefold.batch import samples_like
         from edgefold.pipeline import fold
         from edgefold.quantize.lint import lint
+        from edgefold.schemes import scheme_of
+        from edgefold.variants import calibration_samples
 
         self._say = say
         self.scheme = scheme
         self.network: Network = choice.load(calibration, evaluation)
         self.folded = fold(self.network.module, self.network.example_inputs)
-        data = self.network.calibration_or_refuse(scheme)
-        self.samples = list(samples_like(data, self.folded.program.example_inputs, "calibration"))
-        self.findings = () if self.network.random_calibration else lint(self.samples, self.network.preprocessing)
+        self.samples = calibration_samples(self.network, self.folded, (scheme,))
+        self.calibrated = scheme_of(scheme).calibrated
+        dubious = self.network.random_calibration or not self.calibrated
+        self.findings = () if dubious else lint(self.samples, self.network.preprocessing)
         self.program: QuantizedProgram | None = None
 
     def quantize(self, observer: str, budget: Budget, exclude: list[str], *, equalize: bool) -> Quantization:
@@ -124,11 +126,11 @@ class _Work:
         from edgefold.mixing import mix
         from edgefold.trained import quantize_network
 
-        self._say(f"calibrating with {len(self.samples)} samples")
+        self._say(f"calibrating with {len(self.samples)} samples" if self.calibrated else "rounding the weights")
         program = quantize_network(
             self.network,
             self.folded,
-            self.samples,
+            self.samples if self.calibrated else None,
             self.scheme,
             observer=observer,
             equalize=equalize,

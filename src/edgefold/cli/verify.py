@@ -104,9 +104,11 @@ class _Verifier:
         """The network quantized as the artifacts of a precision were, whose first input is ``first``; ``name`` stands for them in
         messages."""
         from edgefold.pipeline import fold
+        from edgefold.schemes import scheme_of
         from edgefold.trained import quantize_network
 
-        if self._network.calibration is None and self._network.trained is None:
+        calibrated = scheme_of(precision).calibrated
+        if calibrated and self._network.calibration is None and self._network.trained is None:
             raise DataError(
                 f"'{name}' is {precision} and model '{self._network.name}' brings no calibration data; "
                 "give the --calibration that it was made with"
@@ -118,7 +120,7 @@ class _Verifier:
             self._programs[key] = quantize_network(
                 self._network,
                 fold(self._network.module, self._network.example_inputs),
-                () if self._network.calibration is None else self._network.calibration,
+                self._network.calibration_for(precision),
                 precision,
                 observer="auto" if recorded is None else recorded.observer,
                 equalize=recorded is not None and bool(recorded.equalized),
@@ -128,9 +130,9 @@ class _Verifier:
         return self._programs[key]
 
     def _reference(self, artifact: Artifact) -> nn.Module | QuantizedProgram:
-        from edgefold.pipeline import is_calibrated
+        from edgefold.schemes import scheme_of
 
-        if not is_calibrated(artifact.precision):
+        if not scheme_of(artifact.precision).rounded:
             return self._network.module
         return self.program(artifact.precision, artifact.inputs[0], artifact.path.name)
 

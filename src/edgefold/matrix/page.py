@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgefold.matrix.cells import CellResult
 from edgefold.report.table import duration, size
+from edgefold.schemes import scheme_of
 
 if TYPE_CHECKING:
     from edgefold.matrix.matrix import Matrix
@@ -34,7 +35,7 @@ def text(cell: CellResult | None) -> str:
         return f"FAILED {cell.stage}"
     if cell.max_relative_error is None:
         near = "ok"
-    elif cell.precision in ("fp32", "fp16"):
+    elif scheme_of(cell.precision).tolerance is not None:
         near = f"{cell.max_relative_error:.0e}"
     else:
         near = "exact" if cell.sqnr_db is None else f"{cell.sqnr_db:.1f} dB"

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from edgefold.artifact import Precision
 from edgefold.errors import EdgefoldError
 from edgefold.matrix.cells import Cell, CellOptions, CellResult, cell_from, failed
+from edgefold.schemes import scheme_of
 
 if TYPE_CHECKING:
     from edgefold.export.fold import FoldResult
@@ -154,7 +155,9 @@ def compute(model: _Model, cell: Cell, key: str) -> CellResult:
             if settings.bench and variants[0].failure is None:
                 variants = measure_all(variants, verified, options, model.stages)
         size = None if variants[0].artifact is None else variants[0].artifact.size_bytes
-    return _result(variants[0], cell, key, size, quantization_db, network.random_calibration and bool(programs))
+    return _result(
+        variants[0], cell, key, size, quantization_db, network.random_calibration and scheme_of(cell.precision).calibrated
+    )
 
 
 def _result(

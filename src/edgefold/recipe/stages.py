@@ -182,10 +182,12 @@ def _done(
 def _latency_target(network: Network, settings: PruneSection) -> Any:
     """Whether a network, exported and measured on the device, is fast enough."""
     from edgefold.device_bench import BenchOptions, bench
-    from edgefold.pipeline import export_model, is_calibrated
+    from edgefold.pipeline import export_model
+    from edgefold.schemes import scheme_of
 
-    calibration = network.calibration if is_calibrated(settings.precision) else None
-    if calibration is None and is_calibrated(settings.precision):
+    calibrated = scheme_of(settings.precision).calibrated
+    calibration = network.calibration if calibrated else None
+    if calibration is None and calibrated:
         raise UsageError(f'pruning to a latency in {settings.precision} needs calibration data; give precision = "fp32"')
     options = BenchOptions(processes=3, max_secs=_LATENCY_SECS)
 
