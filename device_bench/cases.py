@@ -45,7 +45,7 @@ def make_case(artifact: Artifact | Path | str, *, seed: int, inputs: Sequence[Ar
     """A case for an artifact or any model file.
 
     ``inputs`` are in torch's layout, of which the first sample is used; without them seeded ones are made, the same for every
-    format.
+    format. A file that takes any batch gets one of a single sample.
 
     Raises:
         ArtifactError: not a model file, or a hash that does not match.
@@ -61,7 +61,7 @@ def make_case(artifact: Artifact | Path | str, *, seed: int, inputs: Sequence[Ar
         found = describe(path)
         form, precision, wants, gives = found.format, found.precision, found.inputs, found.outputs
     arrays = seeded_inputs(wants, seed) if inputs is None else list(inputs)
-    stacked = tuple(array[:1] for array in to_file(wants, arrays, name=path.name))
+    stacked = tuple(array[:1] for array in to_file(wants, arrays, name=path.name, batch=1))
     return Case(path.resolve(), form, sha256_of(path), precision, wants, gives, stacked)
 
 

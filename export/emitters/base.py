@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, get_args
 
-from edgefold.artifact import Artifact, Format, Precision
+from edgefold.artifact import MAX_BATCH, Artifact, Format, Precision
 from edgefold.errors import UsageError, unknown_name
 from edgefold.export.program import LoweredProgram
 from edgefold.quantize.pixels import PixelInput
@@ -24,16 +24,19 @@ class EmitOptions:
     ``io`` is the element type of the quantized inputs and outputs (``int8`` and ``uint8`` need a calibrated precision, and of
     ``int8-full`` it is ``int8`` even where it says ``float32``),
     ``layout`` the order of 4-D inputs and outputs; ``force`` allows an existing file to be replaced. ``pixels`` is set when the
-    graph takes camera pixels, and then ``io`` is ``uint8``.
+    graph takes camera pixels, and then ``io`` is ``uint8``. With ``dynamic_batch`` the file takes any batch of at least 1;
+    ExecuTorch plans its memory for ``max_batch``, the other formats have no limit.
 
     Raises:
-        UsageError: an unknown name, or pixels in another type than uint8.
+        UsageError: an unknown name, pixels in another type than uint8, or a ``max_batch`` below 2.
     """
 
     io: IoType = "float32"
     layout: Layout = "nchw"
     force: bool = False
     pixels: PixelInput | None = None
+    dynamic_batch: bool = False
+    max_batch: int = MAX_BATCH
 
     def __post_init__(self) -> None:
         if self.io not in get_args(IoType):
@@ -42,6 +45,8 @@ class EmitOptions:
             raise unknown_name("layout", self.layout, get_args(Layout))
         if self.pixels is not None and self.io != "uint8":
             raise UsageError(f"the network takes camera pixels, which are uint8, but --io is {self.io}; use --io uint8")
+        if self.max_batch < 2:
+            raise UsageError(f"the largest batch is {self.max_batch}, expected at least 2; leave the batch fixed for one sample")
 
 
 class Emitter(Protocol):

@@ -58,10 +58,14 @@ def _with_integer_ends(prepared: Prepared) -> Prepared:
 
 def _convert(prepared: Prepared) -> bytes:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
+    from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
     edge = to_edge_transform_and_lower(
-        prepared.export(), partitioner=[XnnpackPartitioner()], constant_methods={metadata.PTE_METHOD: ""}
+        prepared.export(),
+        partitioner=[XnnpackPartitioner()],
+        constant_methods={metadata.PTE_METHOD: ""},
+        # The check compares sizes with those of the example, and makes an open one a constant by that.
+        compile_config=EdgeCompileConfig(_check_ir_validity=not prepared.dynamic_batch),
     )
     text = metadata.encode(prepared.precision, prepared.inputs, prepared.outputs, _modules(edge.exported_program()))
     # Handles exist only now, and constant methods are given before.

@@ -15,7 +15,7 @@ from edgefold.errors import RuntimeFailure, UnsupportedError
 from edgefold.export.emitters import metadata
 from edgefold.export.emitters.base import EmitOptions
 from edgefold.export.emitters.integer_only import check_integer_only
-from edgefold.export.emitters.prepare import Prepared, prepare
+from edgefold.export.emitters.prepare import BATCH, Prepared, prepare
 from edgefold.export.emitters.quiet import converter
 from edgefold.export.program import LoweredProgram
 from edgefold.schemes import scheme_of
@@ -69,6 +69,8 @@ def _finish(model: ir.Model, prepared: Prepared) -> None:
     run_passes(model, pipeline)
     convert_ends(model, prepared.inputs, prepared.outputs)
     run_passes(model, CLEAN)
+    if prepared.dynamic_batch:
+        _name_batch(model)
     model.ir_version = IR_VERSION
     model.producer_name, _, model.producer_version = metadata.producer().partition(" ")
     model.graph.name = "edgefold"
@@ -81,6 +83,18 @@ def _finish(model: ir.Model, prepared: Prepared) -> None:
         expected = tuple((spec.name, spec.shape, spec.dtype) for spec in specs)
         if found != expected:
             raise RuntimeFailure(f"ONNX file declares {kind}s {found}, expected {expected}; please report this bug")
+
+
+def _name_batch(model: ir.Model) -> None:
+    """Give the open dimension its name; shapes inside are left to the runtime, which infers them from the ends."""
+    import onnx_ir as ir
+
+    for node in model.graph:
+        for value in node.outputs:
+            value.shape = None if value not in model.graph.outputs else value.shape
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        assert value.shape is not None
+        value.shape = ir.Shape([size if isinstance(size, int) else BATCH for size in value.shape.dims])
 
 
 def _declared(value: ir.Value) -> tuple[str | None, tuple[int, ...], str]:

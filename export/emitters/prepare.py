@@ -9,11 +9,12 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
-from edgefold.artifact import Precision, TensorSpec
+from edgefold.artifact import Format, Precision, TensorSpec
 from edgefold.errors import UsageError
 from edgefold.export.emitters.base import EmitOptions, checked_options
 from edgefold.export.emitters.integer_only import refuse_float_ops
 from edgefold.export.passes.adaptive_pool import ADAPTIVE_POOL
+from edgefold.export.passes.dynamic_batch import dynamic_batch
 from edgefold.export.passes.global_mean import GLOBAL_MEAN
 from edgefold.export.passes.infra import clone, run_passes
 from edgefold.export.passes.io_layout import IO_CHANNELS_LAST, TO_NHWC, is_image
@@ -24,12 +25,15 @@ from edgefold.quantize.insert import insert_qdq
 from edgefold.quantize.scheme import Q, QParams
 from edgefold.schemes import scheme_of
 
+BATCH = "batch"  # what a dynamic first dimension is called in a file
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A graph of ATen ops (with quantize and dequantize nodes where it is quantized) and what its file shall declare.
 
-    The graph's own inputs and outputs are still float32; ``inputs`` and ``outputs`` have the types asked for.
+    The graph's own inputs and outputs are still float32; ``inputs`` and ``outputs`` have the types asked for. Where the batch is
+    dynamic, ``max_batch`` is its limit (``None`` without one), and the examples hold one sample.
     """
 
     graph: GraphModule
@@ -37,10 +41,19 @@ class Prepared:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     precision: Precision
+    dynamic_batch: bool = False
+    max_batch: int | None = None
 
     def export(self) -> ExportedProgram:
         """The graph as the converters read it."""
-        return torch.export.export(self.graph, self.example_inputs, strict=False)
+        if not self.dynamic_batch:
+            return torch.export.export(self.graph, self.example_inputs, strict=False)
+        # A converter may take the example's size for the limit, and the size 1 for a constant.
+        count = self.max_batch or 2
+        examples = tuple(tensor.expand(count, *tensor.shape[1:]).contiguous() for tensor in self.example_inputs)
+        batch = torch.export.Dim(BATCH, min=1, max=self.max_batch)
+        # The graph's forward takes its inputs by position.
+        return torch.export.export(self.graph, examples, dynamic_shapes=tuple({0: batch} for _ in examples), strict=False)
 
 
 def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool) -> Prepared:
@@ -51,6 +64,7 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
 
     Raises:
         UsageError: the options do not go with the precision, or integer ends are asked for where an end is not quantized.
+        UnsupportedError: a dynamic batch is asked for, and an op needs a fixed one.
     """
     options = checked_options(lowered.format, lowered.precision, options)
     scheme = scheme_of(lowered.precision)
@@ -62,10 +76,11 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
         refuse_float_ops(graph, lowered.precision)
     placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
     results = output_values(graph)
-    inputs = tuple(_spec(node, name, options) for node, name in zip(placeholders, program.input_names, strict=True))
+    max_batch = options.max_batch if options.dynamic_batch and lowered.format is Format.EXECUTORCH else None
+    inputs = tuple(_spec(node, name, options, max_batch) for node, name in zip(placeholders, program.input_names, strict=True))
     if options.pixels is not None:
         inputs = (replace(inputs[0], pixel_mean=options.pixels.mean, pixel_std=options.pixels.std), *inputs[1:])
-    outputs = tuple(_spec(node, name, options) for node, name in zip(results, program.output_names, strict=True))
+    outputs = tuple(_spec(node, name, options, max_batch) for node, name in zip(results, program.output_names, strict=True))
     if options.layout == "nhwc":
         examples = tuple(
             tensor.permute(TO_NHWC).contiguous() if is_image(node) else tensor
@@ -73,11 +88,14 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
         )
         graph, _ = run_passes(graph, (IO_CHANNELS_LAST,))
     graph, _ = run_passes(graph, (ADAPTIVE_POOL, GLOBAL_MEAN))
+    if options.dynamic_batch:
+        graph = dynamic_batch(graph, examples)
+        examples = tuple(tensor[:1] for tensor in examples)
     if scheme.calibrated:
         graph, _ = run_passes(graph, (SATURATION,))
         graph = insert_qdq(graph, fold_weights=fold_weights)
     graph, _ = run_passes(graph, (STACK_AS_PATH,))
-    return Prepared(graph, examples, inputs, outputs, lowered.precision)
+    return Prepared(graph, examples, inputs, outputs, lowered.precision, options.dynamic_batch, max_batch)
 
 
 def add_values(graph: GraphModule, examples: tuple[Tensor, ...]) -> None:
@@ -95,15 +113,17 @@ def output_values(graph: GraphModule) -> list[Node]:
     return [value for value in values if isinstance(value, Node)]
 
 
-def _spec(node: Node, name: str, options: EmitOptions) -> TensorSpec:
+def _spec(node: Node, name: str, options: EmitOptions, max_batch: int | None) -> TensorSpec:
     value: Tensor = node.meta["val"]
     image = is_image(node)
     shape = tuple(value.permute(TO_NHWC).shape if image and options.layout == "nhwc" else value.shape)
+    if options.dynamic_batch:
+        shape = (-1, *shape[1:])
     layout = options.layout if image else "torch"
     if options.io == "float32" or not value.is_floating_point():
-        return TensorSpec(name, shape, str(value.dtype).removeprefix("torch."), layout)
+        return TensorSpec(name, shape, str(value.dtype).removeprefix("torch."), layout, max_batch=max_batch)
     params: QParams | None = node.meta.get(Q)
     if params is None:
         raise UsageError(f"--io {options.io}: '{name}' is not quantized in this network; use --io float32")
     zero_point = params.zero_point + (128 if options.io == "uint8" else 0)
-    return TensorSpec(name, shape, options.io, layout, params.scale, zero_point)
+    return TensorSpec(name, shape, options.io, layout, params.scale, zero_point, max_batch=max_batch)

@@ -17,6 +17,7 @@ from edgefold.export.emitters.integer_only import check_integer_only
 from edgefold.export.emitters.prepare import Prepared, prepare
 from edgefold.export.emitters.quiet import converter
 from edgefold.export.passes.infra import run_passes
+from edgefold.export.passes.tflite_batch import open_batch
 from edgefold.export.passes.tflite_ends import check_ends, name_ends, set_metadata
 from edgefold.export.passes.tflite_io import convert_ends
 from edgefold.export.passes.tflite_model import dump, load
@@ -40,6 +41,8 @@ class TfliteEmitter:
             data = _convert(prepared)
         inputs, outputs = (tuple(_without_64_bits(spec) for spec in specs) for specs in (prepared.inputs, prepared.outputs))
         model, _ = run_passes(load(data), HALF if lowered.precision is Precision.FP16 else PLAIN)
+        if options.dynamic_batch:
+            open_batch(model)
         convert_ends(model, inputs, outputs)
         name_ends(model, inputs, outputs)
         text = metadata.encode(lowered.precision, inputs, outputs)

@@ -116,9 +116,14 @@ def _infer_types(node: NodeProto, types: dict[str, int]) -> None:
 
 
 def _macs_by_weight(model: ModelProto) -> dict[str, int]:
-    """The MACs of every conv and matrix product with a constant weight, by the name of the weight."""
+    """The MACs of every conv and matrix product with a constant weight, by its name; of one sample where any batch goes."""
     import onnx
 
+    for value in (*model.graph.input, *model.graph.output):
+        first = next(iter(value.type.tensor_type.shape.dim), None)
+        if first is not None and not first.HasField("dim_value"):
+            first.dim_value = 1
+            del model.graph.value_info[:]  # what was inferred for the open size
     inferred = onnx.shape_inference.infer_shapes(model)
     shapes: dict[str, tuple[int, ...]] = {
         value.name: tuple(size.dim_value for size in value.type.tensor_type.shape.dim)

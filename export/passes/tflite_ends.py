@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from edgefold.artifact import TensorSpec
 from edgefold.errors import RuntimeFailure
 from edgefold.export.passes.tflite_model import TfliteModel, schema, type_name
@@ -37,10 +39,16 @@ def check_ends(model: TfliteModel, inputs: tuple[TensorSpec, ...], outputs: tupl
         RuntimeFailure: with what the file declares.
     """
     for kind, indices, specs in (("input", model.graph.inputs, inputs), ("output", model.graph.outputs, outputs)):
-        found = tuple((tuple(int(size) for size in model.tensor(i).shape), type_name(model.tensor(i).type)) for i in indices)
+        found = tuple((_declared(model.tensor(i)), type_name(model.tensor(i).type)) for i in indices)
         expected = tuple((spec.shape, spec.dtype) for spec in specs)
         if found != expected:
             raise RuntimeFailure(f"TFLite file declares {kind}s {found}, expected {expected}; please report this bug")
+
+
+def _declared(tensor: Any) -> tuple[int, ...]:
+    """The shape, with -1 for what is open."""
+    sizes = tensor.shape if tensor.shapeSignature is None or not len(tensor.shapeSignature) else tensor.shapeSignature
+    return tuple(int(size) for size in sizes)
 
 
 def _name(model: TfliteModel, indices: list[int], specs: tuple[TensorSpec, ...]) -> list[object]:

@@ -14,6 +14,9 @@ from typing import Any, Self
 
 from edgefold.errors import OutputError
 
+# The samples at once that ExecuTorch plans its memory for, and that a file which takes any number of them is given.
+MAX_BATCH = 64
+
 
 class Format(StrEnum):
     """A file format, and with it the runtime that loads it."""
@@ -47,7 +50,8 @@ class TensorSpec:
     ``shape`` is the file's own; ``-1`` stands for a dynamic dimension. ``layout`` is ``nchw`` or ``nhwc`` for
     4-D images and the plain order of torch (``torch``) for all else. ``scale`` and ``zero_point`` are set for integer tensors:
     real = scale * (integer - zero_point). ``pixel_mean`` and ``pixel_std``, one a channel, are set for an input of camera pixels,
-    where the network's own input is (pixel - pixel_mean) / pixel_std.
+    where the network's own input is (pixel - pixel_mean) / pixel_std. ``max_batch`` is the most samples that a dynamic first
+    dimension takes, where the format has a limit.
     """
 
     name: str
@@ -58,6 +62,12 @@ class TensorSpec:
     zero_point: int | None = None
     pixel_mean: tuple[float, ...] | None = None
     pixel_std: tuple[float, ...] | None = None
+    max_batch: int | None = None
+
+    @property
+    def shape_text(self) -> str:
+        """The shape for readers, e.g. ``any×3×32×32``."""
+        return "×".join("any" if size < 0 else str(size) for size in self.shape)
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> Self:
@@ -76,6 +86,11 @@ class Artifact:
     sha256: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+    @property
+    def dynamic_batch(self) -> bool:
+        """Whether the file takes any number of samples at once."""
+        return bool(self.inputs) and self.inputs[0].shape[:1] == (-1,)
 
     @property
     def size_bytes(self) -> int:

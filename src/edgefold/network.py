@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from edgefold.artifact import Format, Precision
+from edgefold.artifact import MAX_BATCH, Format, Precision
 from edgefold.errors import DataError
 from edgefold.schemes import scheme_of
 
@@ -70,7 +70,8 @@ class ShipOptions:
     where the network declares its preprocessing. ``exclude`` names layers (module paths) that stay in float in integer files;
     ``explain`` says whether the report tells which layers lose accuracy. ``parity_samples`` are compared element by element with
     the torch reference. ``timing`` lets the lowering ``auto`` end with a measurement of the whole network, by default where
-    ``device`` is this machine; ``max_size_bytes`` is the most that a file may have.
+    ``device`` is this machine; ``max_size_bytes`` is the most that a file may have. With ``dynamic_batch`` the files take any
+    batch, in ExecuTorch up to ``max_batch``.
     """
 
     formats: tuple[Format, ...] = ALL_FORMATS
@@ -92,6 +93,8 @@ class ShipOptions:
     force: bool = False
     timing: bool | None = None
     max_size_bytes: int | None = None
+    dynamic_batch: bool = False
+    max_batch: int = MAX_BATCH
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edgefold.artifact import Artifact, Format, Precision
+from edgefold.artifact import MAX_BATCH, Artifact, Format, Precision
 from edgefold.errors import UsageError, unknown_name
 from edgefold.schemes import scheme_of
 
@@ -130,6 +130,8 @@ def export_model(
     layout: Literal["nchw", "nhwc"] = "nchw",
     timing: bool | None = None,
     max_size: int | None = None,
+    dynamic_batch: bool = False,
+    max_batch: int = MAX_BATCH,
     out: Path | str,
     force: bool = False,
 ) -> Artifact:
@@ -151,13 +153,15 @@ def export_model(
         timing: whether the lowering ``auto`` ends with a measurement of the whole network in each form that may be the fastest;
             by default where ``device`` is this machine.
         max_size: the most bytes that the file may have; layers take smaller forms for it where they are slower.
+        dynamic_batch: make a file that takes any number of samples at once.
+        max_batch: the most samples at once in an ExecuTorch file with a dynamic batch; the other formats have no limit.
         out: the file; without a suffix it gets the format's own.
         force: replace an existing file.
 
     Raises:
         UsageError: options that do not go together, or no form of the network is as small as ``max_size``.
         OutputError: ``out`` exists or cannot be written.
-        UnsupportedError: an op that the format cannot express.
+        UnsupportedError: an op that the format cannot express, or one that needs a fixed batch.
         RuntimeFailure: the converter broke.
     """
     return export_with_plan(
@@ -174,6 +178,8 @@ def export_model(
         layout=layout,
         timing=timing,
         max_size=max_size,
+        dynamic_batch=dynamic_batch,
+        max_batch=max_batch,
         out=out,
         force=force,
     ).artifact
@@ -194,6 +200,8 @@ def export_with_plan(
     layout: Literal["nchw", "nhwc"] = "nchw",
     timing: bool | None = None,
     max_size: int | None = None,
+    dynamic_batch: bool = False,
+    max_batch: int = MAX_BATCH,
     out: Path | str,
     force: bool = False,
     progress: Callable[[], None] = lambda: None,
@@ -205,7 +213,7 @@ def export_with_plan(
 
     form = as_format(format)
     camera = model.pixels if isinstance(model, QuantizedProgram) else None
-    options = EmitOptions(io=io, layout=layout, force=force, pixels=camera)
+    options = EmitOptions(io=io, layout=layout, force=force, pixels=camera, dynamic_batch=dynamic_batch, max_batch=max_batch)
     target = as_output(Path(out), form)
     check_free(target, force=force)
     program, chosen = _prepared(model, example_inputs, precision, calibration)

@@ -194,6 +194,7 @@ class ParityReport:
     top1: float | None = None
     top1_reference: float | None = None
     top1_agreement: float | None = None
+    batches: tuple[int, ...] = ()  # of a file that takes any batch: those that it was run with; the figures are of the worst
 
 
 @dataclass(frozen=True, slots=True)

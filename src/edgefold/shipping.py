@@ -13,9 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgefold import errors
-from edgefold.artifact import Format, Precision
+from edgefold.artifact import MAX_BATCH, Format, Precision
 from edgefold.errors import DataError, EdgefoldError, InputError, RuntimeFailure, UnsupportedError, UsageError
-from edgefold.network import ALL_FORMATS, DEFAULT_PRECISIONS, Evaluation, Network, Progress, Quiet, ShipOptions
+from edgefold.network import (
+    ALL_FORMATS,
+    DEFAULT_PRECISIONS,
+    Evaluation,
+    Network,
+    Progress,
+    Quiet,
+    ShipOptions,
+)
 from edgefold.report.content import Shipment, Variant
 from edgefold.schemes import scheme_of
 from edgefold.variants import emit_all, explain_all, measure_all, quantize_all, verify_all
@@ -48,6 +56,8 @@ def ship(
     lowering: Lowerings = "auto",
     timing: bool | None = None,
     max_size: int | None = None,
+    dynamic_batch: bool = False,
+    max_batch: int = MAX_BATCH,
     out: Path | str,
     force: bool = False,
     bench_options: BenchOptions | None = None,
@@ -73,6 +83,8 @@ def ship(
         timing: whether the lowering ``auto`` ends with a measurement of the whole network in each form that may be the fastest;
             by default where ``device`` is this machine.
         max_size: the most bytes that a file may have; layers take smaller forms for it where they are slower.
+        dynamic_batch: make files that take any number of samples at once.
+        max_batch: the most samples at once in an ExecuTorch file with a dynamic batch; the other formats have no limit.
         out: the folder; its zip is put beside it.
         force: replace an existing bundle.
         bench_options: how it is measured.
@@ -112,6 +124,8 @@ def ship(
         force=force,
         timing=timing,
         max_size_bytes=max_size,
+        dynamic_batch=dynamic_batch,
+        max_batch=max_batch,
     )
     return ship_network(network, Path(out), options, progress)
 

@@ -126,8 +126,14 @@ def _ends(program: QuantizedProgram | None, options: ShipOptions) -> EmitOptions
     from edgefold.export.emitters.base import EmitOptions
 
     if program is None or not scheme_of(program.scheme).calibrated:
-        return EmitOptions(layout=options.layout)
-    return EmitOptions(io=options.io, layout=options.layout, pixels=program.pixels)
+        return EmitOptions(layout=options.layout, dynamic_batch=options.dynamic_batch, max_batch=options.max_batch)
+    return EmitOptions(
+        io=options.io,
+        layout=options.layout,
+        pixels=program.pixels,
+        dynamic_batch=options.dynamic_batch,
+        max_batch=options.max_batch,
+    )
 
 
 def verify_all(
@@ -139,7 +145,7 @@ def verify_all(
     progress: Progress,
 ) -> tuple[list[Variant], tuple[RuntimeAgreement, ...], Verified]:
     """Run every artifact on the evaluation inputs and compare it with torch, and the runtimes with each other."""
-    from edgefold.export.verify import compare, reference_outputs
+    from edgefold.export.verify import compare, reference_outputs, with_other_batch
     from edgefold.runtime import run
 
     evaluation = network.evaluation
@@ -155,7 +161,7 @@ def verify_all(
     for variant in variants:
         if variant.artifact is not None:
             try:
-                found = run(variant.artifact, [tensor.numpy() for tensor in inputs])
+                found = run(variant.artifact, [tensor.numpy() for tensor in inputs], batch=1)
                 outputs[variant.name] = found
                 program = quantized.get(variant.precision)
                 reference = references.get(variant.precision) or tuple(array[: len(few[0])] for array in exact)
@@ -165,11 +171,15 @@ def verify_all(
                     tuple(array[: len(few[0])] for array in found),
                     reference,
                 )
+                arrays = tuple(tensor.numpy() for tensor in few)
+                parity = with_other_batch(parity, variant.artifact, program or network.module, arrays, reference)
                 variant = replace(variant, parity=parity, accuracy=_accuracy(found, exact, network, options.max_drop))
             except EdgefoldError as error:
                 variant = replace(variant, failure=_failure("verify", error))
         checked.append(variant)
         progress.step()
+    if options.dynamic_batch:
+        size = 1
     first = Verified(
         tuple(tensor[:size].numpy() for tensor in inputs),
         {name: tuple(array[:size] for array in found) for name, found in outputs.items()},

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgefold.artifact import Precision
+from edgefold.artifact import MAX_BATCH, Precision
 from edgefold.cli.options import (
     Agree,
     Arg,
     Calibration,
+    DynamicBatch,
     Equalize,
     Exclude,
     Force,
@@ -21,6 +22,7 @@ from edgefold.cli.options import (
     Json,
     Layout,
     LoweringChoice,
+    MaxBatch,
     MaxSize,
     Model,
     Observer,
@@ -116,6 +118,8 @@ def export(
     max_size: MaxSize = None,
     io: Io = "float32",
     layout: Layout = "nchw",
+    dynamic_batch: DynamicBatch = False,
+    max_batch: MaxBatch = MAX_BATCH,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -162,6 +166,8 @@ def export(
                 agree=agree,
                 io=io,
                 layout=layout,
+                dynamic_batch=dynamic_batch,
+                max_batch=max_batch,
                 timing=timing,
                 max_size=most_bytes,
                 out=target,
@@ -215,4 +221,4 @@ def _lowered(plan: LoweringPlan) -> Iterable[RenderableType]:
 
 def _end(kind: str, spec: TensorSpec) -> str:
     quantized = "" if spec.scale is None else f", scale {spec.scale:.6g}, zero point {spec.zero_point}"
-    return f"{kind} {spec.name}: {'×'.join(map(str, spec.shape))} {spec.dtype}, {spec.layout}{quantized}"
+    return f"{kind} {spec.name}: {spec.shape_text} {spec.dtype}, {spec.layout}{quantized}"

@@ -67,7 +67,7 @@ def _tensors(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) ->
         (
             kind,
             spec.name,
-            "×".join("any" if side < 0 else str(side) for side in spec.shape),
+            spec.shape_text,
             spec.dtype,
             spec.layout,
             "" if spec.scale is None else f"{spec.scale:.6g}",

@@ -116,6 +116,13 @@ Io = Annotated[
     typer.Option("--io", help="Inputs and outputs of integer files; uint8 with a declared preprocessing takes camera pixels."),
 ]
 Layout = Annotated[Literal["nchw", "nhwc"], typer.Option("--layout", help="Order of image inputs and outputs in the file.")]
+DynamicBatch = Annotated[
+    bool, typer.Option("--dynamic-batch", help="Make files that take any number of samples at once, not only the example's.")
+]
+MaxBatch = Annotated[
+    int,
+    typer.Option("--max-batch", min=2, help="The most samples at once with --dynamic-batch in ExecuTorch; others have no limit."),
+]
 Qat = Annotated[
     Path | None,
     typer.Option("--qat", metavar="FILE", help="Weights and scales that `edgefold train --qat` wrote, for integer files."),

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from edgefold.artifact import Format
+from edgefold.artifact import MAX_BATCH, Format
 from edgefold.cli.options import (
     Agree,
     Arg,
     Calibration,
     Device,
+    DynamicBatch,
     Equalize,
     Evaluation,
     Exclude,
@@ -23,6 +24,7 @@ from edgefold.cli.options import (
     Json,
     Layout,
     LoweringChoice,
+    MaxBatch,
     MaxDrop,
     MaxMs,
     MaxSecs,
@@ -87,6 +89,8 @@ def ship(
     max_size: MaxSize = None,
     io: Io = "float32",
     layout: Layout = "nchw",
+    dynamic_batch: DynamicBatch = False,
+    max_batch: MaxBatch = MAX_BATCH,
     device: Device = "host",
     threads: Threads = 1,
     max_secs: MaxSecs = 120.0,
@@ -134,6 +138,8 @@ def ship(
             agree=agree,
             io=io,
             layout=layout,
+            dynamic_batch=dynamic_batch,
+            max_batch=max_batch,
             explain=explain,
             bench=BenchOptions(threads=threads, max_secs=max_secs),
             force=force,

@@ -168,6 +168,10 @@ def _drifted(maps: dict[Precision, DriftReport]) -> Iterable[RenderableType]:
         yield from drifted(report, precision)
 
 
+def _batches(report: ParityReport) -> str:
+    return f" (batch {' and '.join(map(str, report.batches))})" if report.batches else ""
+
+
 def _verified(reports: dict[str, ParityReport]) -> Iterable[RenderableType]:
     from edgefold.cli.output import table
     from edgefold.report.table import parity_text, percent
@@ -179,7 +183,7 @@ def _verified(reports: dict[str, ParityReport]) -> Iterable[RenderableType]:
                 name,
                 report.reference,
                 parity_text(report),
-                str(report.samples),
+                f"{report.samples}{_batches(report)}",
                 *(
                     "" if share is None else percent(share)
                     for share in (report.top1, report.top1_reference, report.top1_agreement)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefold.artifact import Artifact, Format, Precision, TensorSpec, sha256_of
+from edgefold.artifact import MAX_BATCH, Artifact, Format, Precision, TensorSpec, sha256_of
 from edgefold.errors import ArtifactError, ModelError
 from edgefold.runtime.container import format_of, read_metadata
 from edgefold.runtime.protocol import ask
@@ -130,16 +130,18 @@ def run(
     *,
     threads: int = 1,
     timeout_s: float = RUN_TIMEOUT_S,
+    batch: int | None = None,
 ) -> tuple[Array, ...]:
     """The outputs of an artifact for inputs in torch's layout.
 
     ``inputs`` has one array an input (or is the only one) whose first dimension is any multiple of the file's batch size;
-    quantized inputs are given as float32. Outputs have the same number of samples, in torch's layout, float32 where the file's
-    are float or quantized.
+    quantized inputs are given as float32. A file that takes any batch gets ``batch`` samples at once, by default the largest
+    divisor of their number within its limit and `edgefold.artifact.MAX_BATCH`. Outputs have the same number of samples, in
+    torch's layout, float32 where the file's are float or quantized.
 
     Raises:
         ArtifactError: not a model file, or a hash that does not match.
-        ModelError: inputs of another number or shape than the file takes.
+        ModelError: inputs of another number or shape than the file takes, or a ``batch`` that it does not take.
         RuntimeFailure: the runtime crashed, refused the file, or took longer than ``timeout_s``.
     """
     arrays = [inputs] if isinstance(inputs, np.ndarray) else [np.asarray(array) for array in inputs]
@@ -150,7 +152,7 @@ def run(
         path, sha256 = Path(artifact), None
         description = describe(path)
         wants, gives = description.inputs, description.outputs
-    stacked = to_file(wants, arrays, name=path.name)
+    stacked = to_file(wants, arrays, name=path.name, batch=batch)
     outputs = execute(path, stacked, threads=threads, timeout_s=timeout_s, sha256=sha256)
     if len(outputs) != len(gives):
         raise ArtifactError(f"'{path.name}' gave {len(outputs)} outputs, its metadata names {len(gives)}; export it again")
@@ -165,8 +167,8 @@ def torch_shape(spec: TensorSpec) -> tuple[int, ...]:
     return spec.shape
 
 
-def to_file(specs: Sequence[TensorSpec], arrays: Sequence[Array], *, name: str) -> list[Array]:
-    """Inputs in torch's layout, (samples * batch, ...), as the file takes them: (samples, batch, ...).
+def to_file(specs: Sequence[TensorSpec], arrays: Sequence[Array], *, name: str, batch: int | None = None) -> list[Array]:
+    """Inputs in torch's layout, (samples * batch, ...), as the file takes them: (samples, batch, ...); see `run`.
 
     Raises:
         ModelError: another number of inputs, or a shape that does not fit.
@@ -174,7 +176,7 @@ def to_file(specs: Sequence[TensorSpec], arrays: Sequence[Array], *, name: str) 
     if len(arrays) != len(specs):
         names = ", ".join(spec.name for spec in specs)
         raise ModelError(f"{len(arrays)} inputs given, '{name}' takes {len(specs)}: {names}")
-    stacked = [_stack(spec, array, name) for spec, array in zip(specs, arrays, strict=True)]
+    stacked = [_stack(spec, array, name, batch) for spec, array in zip(specs, arrays, strict=True)]
     counts = {spec.name: len(array) for spec, array in zip(specs, stacked, strict=True)}
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{key}: {count}" for key, count in counts.items())
@@ -182,11 +184,12 @@ def to_file(specs: Sequence[TensorSpec], arrays: Sequence[Array], *, name: str) 
     return stacked
 
 
-def _stack(spec: TensorSpec, array: Array, name: str) -> Array:
+def _stack(spec: TensorSpec, array: Array, name: str, asked: int | None) -> Array:
     wanted = torch_shape(spec)
     fits = array.ndim == len(wanted) and all(want in (-1, size) for want, size in zip(wanted[1:], array.shape[1:], strict=True))
-    # A dynamic batch takes all samples at once; a fixed one takes them in steps.
-    batch = array.shape[0] if fits and wanted and wanted[0] == -1 else (wanted[0] if wanted else 1)
+    batch = wanted[0] if wanted else 1
+    if fits and batch == -1:
+        batch = _batch(len(array), spec.max_batch, asked)
     if not fits or (wanted and (len(array) == 0 or len(array) % batch)):
         expected = "(any multiple of " + ", ".join(str(size) if size >= 0 else "any" for size in wanted) + ")"
         raise ModelError(f"input '{spec.name}' of '{name}' has shape {array.shape}, expected {expected} in torch's order")
@@ -195,6 +198,16 @@ def _stack(spec: TensorSpec, array: Array, name: str) -> Array:
     if spec.layout == "nhwc" and len(wanted) == 4:
         stacked = stacked.transpose(0, 1, 3, 4, 2)
     return np.ascontiguousarray(quantize(spec, stacked))
+
+
+def _batch(count: int, limit: int | None, asked: int | None) -> int:
+    """How many of ``count`` samples a file that takes any number gets at once."""
+    if asked is not None:
+        if not 1 <= asked <= (limit or asked):
+            raise ModelError(f"batch is {asked}, expected 1 to {limit or 'any'}; give a number that the file takes")
+        return asked
+    most = min(limit or MAX_BATCH, MAX_BATCH)
+    return next((size for size in range(min(most, count), 0, -1) if count % size == 0), 1)
 
 
 def as_pixels(spec: TensorSpec, array: Array) -> Array:

@@ -251,18 +251,23 @@ def proc_bytes(name: str, key: str) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":"))
 
 
-def check_inputs(specs: list[Spec], arrays: list[Any]) -> None:
-    """Raises JobError where the stacked inputs do not fit the file."""
+def check_inputs(specs: list[Spec], arrays: list[Any], upper_bounds: bool) -> None:
+    """Raises JobError where the stacked inputs do not fit the file.
+
+    With ``upper_bounds`` a batch may be smaller than the file's, which may be its limit: the runtime itself tells.
+    """
     if len(specs) != len(arrays):
         raise JobError(f"{len(arrays)} inputs given, the file has {len(specs)}")
     for position, spec in enumerate(specs):
         array = arrays[position]
         sizes = list(array.shape[1:])
         fits = len(sizes) == len(spec["shape"])
+        if fits and upper_bounds and sizes:
+            sizes[0] = max(sizes[0], spec["shape"][0])
         fits = fits and all(want in (-1, sizes[axis]) for axis, want in enumerate(spec["shape"]))
         if not fits or str(array.dtype) != spec["dtype"]:
             wanted = f"{spec['dtype']} {spec['shape']}"
-            raise JobError(f"input '{spec['name']}' is {array.dtype} {sizes}, the file wants {wanted}")
+            raise JobError(f"input '{spec['name']}' is {array.dtype} {list(array.shape[1:])}, the file wants {wanted}")
 
 
 def run_all(model: Any, arrays: list[Any]) -> list[Any]:
@@ -306,7 +311,7 @@ class Loaded:
         self.specs = self.model.specs()
         self.arrays = [np.load(folder / name, allow_pickle=False) for name in job.get("inputs", [])]
         if job["mode"] != "describe":
-            check_inputs(self.specs[0], self.arrays)
+            check_inputs(self.specs[0], self.arrays, job["format"] == "executorch")
         self.first = [np.ascontiguousarray(array[0]) for array in self.arrays if len(array)]
 
     def once(self) -> None:

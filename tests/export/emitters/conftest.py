@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from edgefold.export.capture import capture
 from edgefold.export.emitters import EmitOptions, get_emitter
 from edgefold.export.plan import LoweringPlan
 from edgefold.export.program import LoweredProgram, Program
+from edgefold.models.blocks import SqueezeExcite
+from edgefold.models.nets.hetnet import hetnet
 from edgefold.quantize.calibrate import attach, calibrate
 
 DEFAULT_OPTIONS = EmitOptions()
@@ -63,6 +66,26 @@ class Mobile(nn.Module):
         return y
 
 
+class Gated(nn.Module):
+    """What bakes a batch size into a graph: a gate, a shuffle of channels, adaptive pooling and flatten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, stride=2, padding=1)
+        self.gate = SqueezeExcite(16)
+        self.depth = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.hardswish(self.depth(self.gate(torch.relu(self.stem(x)))))
+        first, second = x.chunk(2, 1)
+        batch, channels, height, width = x.shape
+        x = torch.cat([second, first], 1).reshape(batch, 4, 4, height, width).transpose(1, 2)
+        x = x.reshape(batch, channels, height, width)
+        y: Tensor = self.head(torch.flatten(nn.functional.adaptive_avg_pool2d(x, 2), 1))
+        return y
+
+
 class Segment(nn.Module):
     """Two inputs and two image outputs."""
 
@@ -76,9 +99,11 @@ class Segment(nn.Module):
         return {"mask": y, "edges": nn.functional.max_pool2d(y, 2)}
 
 
-_NETS: dict[str, tuple[type[nn.Module], tuple[tuple[int, ...], ...]]] = {
+_NETS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = {
     "residual": (Residual, ((1, 3, 16, 16),)),
     "mobile": (Mobile, ((1, 3, 16, 16),)),
+    "gated": (Gated, ((1, 3, 16, 16),)),
+    "hetnet": (partial(hetnet, width=8, blocks=(1, 1, 1)), ((2, 1, 28, 28),)),
     "segment": (Segment, ((1, 3, 8, 12), (1, 2, 8, 12))),
 }
 
@@ -200,7 +225,7 @@ def emitted(
         key = (name, format, precision, options)
         if key not in made:
             program = program_of(name) if precision in (Precision.FP32, Precision.FP16) else quantized_of(name)
-            ends = "" if options == DEFAULT_OPTIONS else f"-{options.io}-{options.layout}"
+            ends = "" if options == DEFAULT_OPTIONS else f"-{options.io}-{options.layout}-{options.dynamic_batch}"
             made[key] = _emit(program, format, folder / f"{name}-{precision}{ends}{format.suffix}", precision, options)
         return made[key]
 
