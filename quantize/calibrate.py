@@ -25,7 +25,7 @@ from edgefold.quantize.observers import OBSERVERS, HistogramObserver, Range, get
 from edgefold.quantize.paired import walk
 from edgefold.quantize.pairs import weight_scale
 from edgefold.quantize.pt2e import prepare_pt2e
-from edgefold.quantize.scheme import BRANCH_Q, WEIGHT_SCALE, Q, QParams
+from edgefold.quantize.scheme import BRANCH_Q, DYNAMIC, WEIGHT_SCALE, Q, QParams
 
 # Which taps of a conv weight (N, M/G, *kernel) belong to the group branch when the layer is lowered to two branches;
 # ``None`` where it never is. Injected by the caller, who knows the structure of folded layers.
@@ -47,6 +47,7 @@ class ScaleTable:
     clipped: dict[str, float] = field(default_factory=dict)  # share of the values outside the range
     observer: str = "minmax"
     samples: int = 0
+    dynamic: bool = False  # inputs of the weights are quantized at run time
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,8 @@ def attach(graph: GraphModule, table: ScaleTable) -> GraphModule:
         for key, values in ((Q, table.activations), (WEIGHT_SCALE, table.weights), (BRANCH_Q, table.branches)):
             if node.name in values:
                 node.meta[key] = values[node.name]
+        if table.dynamic and node.name in table.weights:
+            node.meta[DYNAMIC] = True
         if node.name in table.biases:
             _set_bias(result, node, table.biases[node.name])
     result.recompile()

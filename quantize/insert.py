@@ -9,6 +9,7 @@ reference and all runtimes start from the same integers.
 from __future__ import annotations
 
 import copy
+import operator
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
@@ -16,25 +17,31 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgefold.quantize.graph import add_buffer, constant_of, is_constant
-from edgefold.quantize.scheme import WEIGHT_SCALE, Q, QParams
+from edgefold.quantize.scheme import DYNAMIC, WEIGHT_SCALE, Q, QParams
 
 _OPS = torch.ops.quantized_decomposed
 WEIGHT_QMIN, WEIGHT_QMAX = -127, 127
+SMALLEST_SCALE = 1e-12  # of an input that is quantized at run time
+_INT8 = torch.iinfo(torch.int8)
 
 
-def insert_qdq(graph: GraphModule, *, fold_weights: bool) -> GraphModule:
+def insert_qdq(graph: GraphModule, *, fold_weights: bool, run_time_scales: bool = True) -> GraphModule:
     """A copy of ``graph`` with quantize/dequantize pairs where its nodes carry parameters.
 
     Args:
         graph: ATen graph, float32, with the keys of `edgefold.quantize.scheme` in its nodes' ``meta``.
         fold_weights: whether a weight becomes an int8 constant behind one dequantize node (ONNX, ExecuTorch), or stays float
             behind a quantize/dequantize pair (what the LiteRT converter reads).
+        run_time_scales: whether inputs that are quantized at run time get the nodes that do it, or are left to kernels that do
+            it by themselves.
     """
     result = copy.deepcopy(graph)
     nodes = list(result.graph.nodes)
     for node in nodes:
         if WEIGHT_SCALE in node.meta:
             _quantize_parameters(result, node, fold_weights=fold_weights)
+        if DYNAMIC in node.meta and run_time_scales:
+            _quantize_at_run_time(result, node)
     for node in nodes:
         if Q in node.meta and node.op == "get_attr":
             _quantize_constant(result, node, fold_weights=fold_weights)
@@ -69,6 +76,22 @@ def _quantize_output(module: GraphModule, node: Node) -> None:
             dequantize = module.graph.call_function(_OPS.dequantize_per_tensor.default, (quantize, *arguments))
         dequantize.meta = _origin(node)
         user.replace_input_with(node, dequantize)
+
+
+def _quantize_at_run_time(module: GraphModule, node: Node) -> None:
+    """Puts the input of a node on the grid of 8-bit integers that its own smallest and largest value (and 0) span."""
+    source = node.args[0]
+    assert isinstance(source, Node)
+    limits = (_INT8.min, _INT8.max)
+    with module.graph.inserting_before(node):
+        found = module.graph.call_function(_OPS.choose_qparams.tensor, (source, *limits, SMALLEST_SCALE, torch.int8))
+        scale, zero_point = (module.graph.call_function(operator.getitem, (found, index)) for index in (0, 1))
+        quantize = module.graph.call_function(_OPS.quantize_per_tensor.tensor, (source, scale, zero_point, *limits, torch.int8))
+        arguments = (quantize, scale, zero_point, *limits, torch.int8)
+        dequantize = module.graph.call_function(_OPS.dequantize_per_tensor.tensor, arguments)
+    for made in (found, scale, zero_point, quantize, dequantize):
+        made.meta = _origin(node)
+    node.args = (dequantize, *node.args[1:])
 
 
 def _quantize_constant(module: GraphModule, node: Node, *, fold_weights: bool) -> None:

@@ -16,8 +16,8 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from edgefold.quantize.graph import constant_of
-from edgefold.quantize.insert import WEIGHT_QMAX, WEIGHT_QMIN, quantize_weight, round_bias
-from edgefold.quantize.scheme import WEIGHT_SCALE, Q, QParams
+from edgefold.quantize.insert import SMALLEST_SCALE, WEIGHT_QMAX, WEIGHT_QMIN, quantize_weight, round_bias
+from edgefold.quantize.scheme import DYNAMIC, WEIGHT_SCALE, Q, QParams
 
 _OPS = torch.ops.quantized_decomposed
 
@@ -31,6 +31,13 @@ def fake_quantize(value: Tensor, params: QParams) -> Tensor:
     integers = _OPS.quantize_per_tensor.default(value, *arguments)
     result: Tensor = _OPS.dequantize_per_tensor.default(integers, *arguments)
     return result
+
+
+def fake_quantize_by_range(value: Tensor) -> Tensor:
+    """The value on the grid of 8-bit integers that its own range spans, as float32."""
+    limits = (-128, 127)
+    scale, zero_point = _OPS.choose_qparams.tensor(value, *limits, SMALLEST_SCALE, torch.int8)
+    return fake_quantize(value, QParams(float(scale), int(zero_point), *limits))
 
 
 def fake_quantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
@@ -90,6 +97,9 @@ def _call(node: Node, values: dict[Node, list[Any]], replaced: dict[Node, Tensor
         return replaced[source] if source in replaced else values[source][index]
 
     args, kwargs = map_arg(node.args, fetch), map_arg(node.kwargs, fetch)
+    if replaced and DYNAMIC in node.meta:
+        source, *others = args
+        args = (fake_quantize_by_range(source), *others)  # type: ignore[arg-type]  # a tensor
     return node.target(*args, **kwargs)  # type: ignore[operator]  # a call_function node's target is a function
 
 

@@ -10,6 +10,7 @@ A graph carries its parameters in the ``meta`` of its nodes, under the keys belo
   activation has them.
 * ``WEIGHT_SCALE`` on conv and linear nodes: float32 tensor of shape (N,), one scale an output channel.
 * ``FIXED`` on inputs whose integers are given from outside (camera pixels): a `QParams` that calibration takes as it is.
+* ``DYNAMIC`` on conv and linear nodes whose input is quantized at run time, by its own range.
 * ``BRANCH_Q`` on conv nodes that may be lowered to two branches: ``{"group": QParams, "point": QParams}``.
 """
 
@@ -21,6 +22,7 @@ from typing import Final
 Q: Final = "edgefold_q"
 WEIGHT_SCALE: Final = "edgefold_wscale"
 BRANCH_Q: Final = "edgefold_branch_q"
+DYNAMIC: Final = "edgefold_dynamic"
 FIXED: Final = "edgefold_fixed_q"
 
 

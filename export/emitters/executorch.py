@@ -33,7 +33,7 @@ class ExecutorchEmitter:
 
     def emit(self, lowered: LoweredProgram, options: EmitOptions, out: Path) -> Artifact:
         """See `edgefold.export.emitters.base.Emitter.emit`."""
-        prepared = prepare(lowered, options, fold_weights=True)
+        prepared = prepare(lowered, options, fold_weights=True, run_time_scales=True)
         if lowered.precision is Precision.FP16:
             graph, _ = run_passes(prepared.graph, (HALF_COMPUTE, STACK_AS_PATH))
             prepared = replace(prepared, graph=graph)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from edgefold.artifact import Artifact, Format, Precision, atomic_path, sha256_of
+from edgefold.artifact import Artifact, Format, atomic_path, sha256_of
 from edgefold.errors import RuntimeFailure, UnsupportedError
 from edgefold.export.emitters import metadata
 from edgefold.export.emitters.base import EmitOptions
@@ -18,7 +18,6 @@ from edgefold.export.emitters.integer_only import check_integer_only
 from edgefold.export.emitters.prepare import BATCH, Prepared, prepare
 from edgefold.export.emitters.quiet import converter
 from edgefold.export.program import LoweredProgram
-from edgefold.schemes import scheme_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -63,10 +62,9 @@ def _convert(prepared: Prepared) -> ir.Model:
 def _finish(model: ir.Model, prepared: Prepared) -> None:
     from edgefold.export.passes.infra import run_passes
     from edgefold.export.passes.onnx_io import convert_ends
-    from edgefold.export.passes.onnx_pipeline import CLEAN, FLOAT, HALF, INTEGER
+    from edgefold.export.passes.onnx_pipeline import CLEAN, pipeline
 
-    pipeline = INTEGER if scheme_of(prepared.precision).calibrated else HALF if prepared.precision is Precision.FP16 else FLOAT
-    run_passes(model, pipeline)
+    run_passes(model, pipeline(prepared.precision))
     convert_ends(model, prepared.inputs, prepared.outputs)
     run_passes(model, CLEAN)
     if prepared.dynamic_batch:

@@ -23,6 +23,7 @@ from edgefold.export.passes.saturation import SATURATION
 from edgefold.export.program import LoweredProgram
 from edgefold.quantize.insert import insert_qdq
 from edgefold.quantize.scheme import Q, QParams
+from edgefold.quantize.weights import RoundedWeight, round_weights
 from edgefold.schemes import scheme_of
 
 BATCH = "batch"  # what a dynamic first dimension is called in a file
@@ -32,8 +33,9 @@ BATCH = "batch"  # what a dynamic first dimension is called in a file
 class Prepared:
     """A graph of ATen ops (with quantize and dequantize nodes where it is quantized) and what its file shall declare.
 
-    The graph's own inputs and outputs are still float32; ``inputs`` and ``outputs`` have the types asked for. Where the batch is
-    dynamic, ``max_batch`` is its limit (``None`` without one), and the examples hold one sample.
+    The graph's own inputs and outputs are still float32; ``inputs`` and ``outputs`` have the types asked for. ``weights`` are
+    those that became float32 numbers on a grid because the converter shall not see integers. Where the batch is dynamic,
+    ``max_batch`` is its limit (``None`` without one), and the examples hold one sample.
     """
 
     graph: GraphModule
@@ -41,6 +43,7 @@ class Prepared:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     precision: Precision
+    weights: tuple[RoundedWeight, ...] = ()
     dynamic_batch: bool = False
     max_batch: int | None = None
 
@@ -56,11 +59,12 @@ class Prepared:
         return torch.export.export(self.graph, examples, dynamic_shapes=tuple({0: batch} for _ in examples), strict=False)
 
 
-def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool) -> Prepared:
+def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool, run_time_scales: bool = False) -> Prepared:
     """Apply the layout, insert quantization, and say what the ends will be.
 
     Args:
         fold_weights: see `edgefold.quantize.insert.insert_qdq`.
+        run_time_scales: see there.
 
     Raises:
         UsageError: the options do not go with the precision, or integer ends are asked for where an end is not quantized.
@@ -93,9 +97,13 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
         examples = tuple(tensor[:1] for tensor in examples)
     if scheme.calibrated:
         graph, _ = run_passes(graph, (SATURATION,))
-        graph = insert_qdq(graph, fold_weights=fold_weights)
+    weights: tuple[RoundedWeight, ...] = ()
+    if scheme.rounded and not scheme.calibrated and not fold_weights:
+        weights = round_weights(graph)
+    elif scheme.rounded:
+        graph = insert_qdq(graph, fold_weights=fold_weights, run_time_scales=run_time_scales)
     graph, _ = run_passes(graph, (STACK_AS_PATH,))
-    return Prepared(graph, examples, inputs, outputs, lowered.precision, options.dynamic_batch, max_batch)
+    return Prepared(graph, examples, inputs, outputs, lowered.precision, weights, options.dynamic_batch, max_batch)
 
 
 def add_values(graph: GraphModule, examples: tuple[Tensor, ...]) -> None:

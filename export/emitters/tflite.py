@@ -21,7 +21,7 @@ from edgefold.export.passes.tflite_batch import open_batch
 from edgefold.export.passes.tflite_ends import check_ends, name_ends, set_metadata
 from edgefold.export.passes.tflite_io import convert_ends
 from edgefold.export.passes.tflite_model import dump, load
-from edgefold.export.passes.tflite_pipeline import HALF, PLAIN
+from edgefold.export.passes.tflite_pipeline import pipeline
 from edgefold.export.program import LoweredProgram
 from edgefold.schemes import scheme_of
 
@@ -40,7 +40,7 @@ class TfliteEmitter:
         with converter("litert_torch", self.format):
             data = _convert(prepared)
         inputs, outputs = (tuple(_without_64_bits(spec) for spec in specs) for specs in (prepared.inputs, prepared.outputs))
-        model, _ = run_passes(load(data), HALF if lowered.precision is Precision.FP16 else PLAIN)
+        model, _ = run_passes(load(data), pipeline(lowered.precision, prepared.weights))
         if options.dynamic_batch:
             open_batch(model)
         convert_ends(model, inputs, outputs)

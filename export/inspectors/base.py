@@ -24,7 +24,8 @@ class Op:
 
     ``module`` is the PyTorch module path (or the op's name in the captured graph) that it comes from, empty when the file does
     not say; ``accelerated`` says whether a delegate runs it, ``at_end`` whether a conversion stands at an end of the file.
-    ``moved_bytes`` are those of its inputs, weights and outputs, each once; 0 where the file has no shapes.
+    ``moved_bytes`` are those of its inputs, weights and outputs, each once; 0 where the file has no shapes. ``dynamic`` ops
+    multiply integers whose scales are found at run time.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Op:
     accelerated: bool = True
     at_end: bool = False
     moved_bytes: int = 0
+    dynamic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Inspection:
     partitions: int | None  # delegate calls; None for a runtime without delegates
     accelerated_ops: int
     ops: dict[str, int] = field(default_factory=dict)  # op name -> count
+    dynamic_macs: int = 0  # those of the integer ones whose activations get their scales at run time
     float_mac_modules: tuple[str, ...] = ()  # where MACs are computed in float
     fallback_modules: tuple[str, ...] = ()  # ops outside the delegate, as "module (op)"
 
@@ -96,6 +99,7 @@ def summarize(file: str, format: Format, precision: Precision | None, size_bytes
         partitions=reading.partitions,
         accelerated_ops=sum(op.accelerated for op in ops) if delegated else 0,
         ops=dict(Counter(op.name for op in ops).most_common()),
+        dynamic_macs=sum(op.macs for op in ops if op.kind is Kind.INTEGER and op.dynamic),
         float_mac_modules=tuple(dict.fromkeys(op.module or op.name for op in ops if op.macs and op.kind is Kind.FLOAT)),
         fallback_modules=tuple(f"{op.module or '?'} ({op.name})" for op in ops if delegated and not op.accelerated),
     )

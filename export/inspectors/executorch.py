@@ -82,6 +82,7 @@ def _delegate(program: Any, plan: Any, call: Any, modules: dict[int, str]) -> It
             _kind(kind, tensors, output),
             modules.get(node["debug_handle"], ""),
             macs=_macs(kind, fields, values),
+            dynamic=any("qdint8" in value["datatype"] for value in tensors),
             is_conv=kind in _CONVS,
             at_end=any(_is_external(value) and call.args[value["external_id"]] in ends for value in (*tensors, output)),
             moved_bytes=sum(

@@ -10,6 +10,7 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ _PRODUCTS = frozenset({"FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MatMulInte
 _CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 # Integer inside whatever their inputs are.
 _MIXED = frozenset({"DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits", "DynamicQuantizeLSTM"})
+_DYNAMIC = frozenset({"ConvInteger", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat"})
 
 
 def read(path: Path) -> Reading:
@@ -57,7 +59,8 @@ def _ops(graph: GraphProto, macs: dict[str, int]) -> Iterable[Op]:
     for node in graph.node:
         _infer_types(node, types)
         kind = _kind(node, types)
-        weights = [name for name in node.input if name in left]
+        # A weight that is widened to float counts for the op that computes with it.
+        weights = [] if node.op_type == "DequantizeLinear" else [name for name in node.input if name in left]
         found.append(
             Op(
                 node.op_type,
@@ -65,6 +68,7 @@ def _ops(graph: GraphProto, macs: dict[str, int]) -> Iterable[Op]:
                 node.name.rpartition("/")[0],
                 macs=sum(left.pop(name) for name in weights),
                 is_conv=node.op_type in _CONVS,
+                dynamic=node.op_type in _DYNAMIC,
                 at_end=any(name in ends for name in (*node.input[:1], *node.output)) and uses[node.output[0]] <= 1,
             )
         )
@@ -79,7 +83,7 @@ def _assign_rest(ops: list[Op], left: dict[str, int]) -> list[Op]:
     result = []
     for op in ops:
         if not op.macs and op.name in _CONVS | _PRODUCTS and rest:
-            op = Op(op.name, op.kind, op.module, rest.pop(0), op.is_conv, op.accelerated, op.at_end)
+            op = replace(op, macs=rest.pop(0))
         result.append(op)
     return result
 
@@ -99,6 +103,9 @@ def _infer_types(node: NodeProto, types: dict[str, int]) -> None:
     """The element type of a node's outputs: of its zero point, or else that of its first input."""
     from onnx import TensorProto
 
+    if node.op_type == "DynamicQuantizeLinear":
+        types.update(zip(node.output, (TensorProto.UINT8, TensorProto.FLOAT, TensorProto.UINT8), strict=True))
+        return
     if node.op_type == "QuantizeLinear":
         found = types.get(node.input[2], TensorProto.UINT8) if len(node.input) > 2 else TensorProto.UINT8
     elif node.op_type == "DequantizeLinear" or node.op_type in _MIXED:
@@ -107,6 +114,8 @@ def _infer_types(node: NodeProto, types: dict[str, int]) -> None:
         found = next(attribute.i for attribute in node.attribute if attribute.name == "to")
     elif node.op_type in ("Shape", "Size", "ArgMax", "ArgMin", "NonZero"):
         found = TensorProto.INT64
+    elif node.op_type in ("ConvInteger", "MatMulInteger"):
+        found = TensorProto.INT32
     elif node.op_type == "QGemm":
         found = types.get(node.input[8], TensorProto.FLOAT) if len(node.input) > 8 else TensorProto.FLOAT
     else:

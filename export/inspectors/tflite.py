@@ -14,7 +14,9 @@ from edgefold.export.inspectors.base import Kind, Op, Reading
 from edgefold.export.passes.tflite_model import TfliteModel, load, type_name
 
 _CONVS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"})
+_HYBRID = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})  # take int8 weights with float activations
 _DELEGATE = "DELEGATE"
+_FLOATS = ("float32", "float16", "float64")
 
 Node = tuple[str, list[int], list[int]]  # operator, inputs, outputs
 
@@ -61,6 +63,7 @@ def _op(model: TfliteModel, operator: Any, accelerated: bool) -> Op:
         _kind(model, operator, kind),
         (model.tensor(output).name or b"").decode(errors="replace"),
         macs=_macs(model, operator, kind),
+        dynamic=kind in _HYBRID and _type(model, operator.inputs[0]) in _FLOATS,
         is_conv=kind in _CONVS,
         accelerated=accelerated,
         at_end=output in ends or int(operator.inputs[0]) in ends,
@@ -76,15 +79,18 @@ def _bytes(tensor: Any) -> int:
 
 
 def _kind(model: TfliteModel, operator: Any, kind: str) -> Kind:
-    source, result = (type_name(model.tensor(int(indices[0])).type) for indices in (operator.inputs, operator.outputs))
-    floats = ("float32", "float16", "float64")
-    if kind in ("QUANTIZE", "DEQUANTIZE") and (source in floats) != (result in floats):
+    source, result = (_type(model, indices[0]) for indices in (operator.inputs, operator.outputs))
+    if kind in ("QUANTIZE", "DEQUANTIZE") and (source in _FLOATS) != (result in _FLOATS):
         return Kind.CONVERSION  # DEQUANTIZE also widens float16 weights, and QUANTIZE also changes the scale of integers
-    if kind in ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D") and len(operator.inputs) > 1:
+    if kind in _HYBRID and len(operator.inputs) > 1:
         # Dynamic range: float activations, integer weights and products.
         weight = model.tensor(int(operator.inputs[1]))
-        return Kind.INTEGER if type_name(weight.type) not in floats and weight.buffer else Kind.FLOAT
-    return Kind.FLOAT if result in floats else Kind.INTEGER
+        return Kind.INTEGER if type_name(weight.type) not in _FLOATS and weight.buffer else Kind.FLOAT
+    return Kind.FLOAT if result in _FLOATS else Kind.INTEGER
+
+
+def _type(model: TfliteModel, index: int) -> str:
+    return type_name(model.tensor(int(index)).type)
 
 
 def _macs(model: TfliteModel, operator: Any, kind: str) -> int:

@@ -9,9 +9,11 @@ from onnx_ir.passes.common import (
     RemoveUnusedNodesPass,
 )
 
+from edgefold.artifact import Precision
 from edgefold.export.passes.infra import GraphPass
 from edgefold.export.passes.onnx_bias import INTEGER_BIAS
 from edgefold.export.passes.onnx_clip import INTEGER_CLIP
+from edgefold.export.passes.onnx_dynamic import DYNAMIC_INPUTS
 from edgefold.export.passes.onnx_global_pool import GLOBAL_POOL
 from edgefold.export.passes.onnx_half_weights import HALF_WEIGHTS
 from edgefold.export.passes.onnx_names import NAME_BY_MODULE
@@ -32,6 +34,15 @@ CLEAN: tuple[GraphPass[ir.Model], ...] = (
     _library("onnx-drop-unused", RemoveUnusedNodesPass()),
     NAME_BY_MODULE,
 )
-HALF: tuple[GraphPass[ir.Model], ...] = (GLOBAL_POOL, HALF_WEIGHTS)
-FLOAT: tuple[GraphPass[ir.Model], ...] = (GLOBAL_POOL,)
-INTEGER: tuple[GraphPass[ir.Model], ...] = (GLOBAL_POOL, INTEGER_BIAS, INTEGER_CLIP, UNSIGNED)
+_CALIBRATED = (INTEGER_BIAS, INTEGER_CLIP, UNSIGNED)
+_NUMBERS: dict[Precision, tuple[GraphPass[ir.Model], ...]] = {
+    Precision.FP16: (HALF_WEIGHTS,),
+    Precision.INT8: _CALIBRATED,
+    Precision.INT8_FULL: _CALIBRATED,
+    Precision.INT8_DYNAMIC: (DYNAMIC_INPUTS,),
+}
+
+
+def pipeline(precision: Precision) -> tuple[GraphPass[ir.Model], ...]:
+    """The passes of a precision, before the ends get their types."""
+    return (GLOBAL_POOL, *_NUMBERS.get(precision, ()))

@@ -85,11 +85,23 @@ def is_weight(node: ir.Node) -> bool:
     return constant(node.inputs[0]) is not None
 
 
-def new_node(like: ir.Node, op_type: str, inputs: list[ir.Value | None], attributes: dict[str, Any] | None = None) -> ir.Node:
-    """A node of the same module as ``like``, with one output of the same type and shape; not inserted yet."""
+def new_node(
+    like: ir.Node,
+    op_type: str,
+    inputs: list[ir.Value | None],
+    attributes: dict[str, Any] | None = None,
+    *,
+    outputs: int = 1,
+) -> ir.Node:
+    """A node of the same module as ``like``, not inserted yet.
+
+    One output has the type and shape of that of ``like``; of several, what they are is not said.
+    """
     path = (like.name or "").rpartition("/")[0]
-    node = ir.node(op_type, inputs, attributes or {}, name=f"{path}/{op_type}")
+    node = ir.node(op_type, inputs, attributes or {}, name=f"{path}/{op_type}", num_outputs=outputs)
     node.metadata_props.update(like.metadata_props)
+    if outputs > 1:
+        return node
     model = like.outputs[0]
     node.outputs[0].shape = model.shape
     if model.dtype is not None:

@@ -10,7 +10,7 @@ import numpy as np
 from edgefold.export.passes.infra import GraphPass
 from edgefold.export.passes.tflite_model import TfliteModel, schema, type_number
 
-_WEIGHTED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"})
+WEIGHTED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"})
 _DEQUANTIZE_VERSION = 3  # the first that reads float16
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -22,12 +22,12 @@ def half_weights(model: TfliteModel) -> tuple[TfliteModel, bool]:
         for index in _float_constants(model, operator):
             if index not in half:
                 half[index] = _narrow(model, index)
-    model.graph.operators[:0] = [_dequantize(model, source, target) for target, source in half.items()]
+    model.graph.operators[:0] = [dequantize(model, source, target, _DEQUANTIZE_VERSION) for target, source in half.items()]
     return model, bool(half)
 
 
 def _float_constants(model: TfliteModel, operator: Any) -> list[int]:
-    if model.kind(operator) not in _WEIGHTED:
+    if model.kind(operator) not in WEIGHTED:
         return []
     found = []
     for index in operator.inputs:
@@ -44,16 +44,15 @@ def _narrow(model: TfliteModel, index: int) -> int:
     narrow = copy.copy(tensor)
     narrow.type = type_number("float16")
     narrow.buffer = model.add_buffer(value.astype(np.float16).tobytes())
-    # The old buffer may be shared; where it is not, it is written out empty.
-    if sum(other.buffer == tensor.buffer for other in model.graph.tensors) == 1:
-        model.root.buffers[tensor.buffer].data = None
-    tensor.buffer = model.add_empty_buffer()
+    old, tensor.buffer = tensor.buffer, model.add_empty_buffer()
+    model.release(old)
     return model.add_tensor(narrow)
 
 
-def _dequantize(model: TfliteModel, source: int, target: int) -> Any:
+def dequantize(model: TfliteModel, source: int, target: int, version: int) -> Any:
+    """A DEQUANTIZE operator between two tensors; not inserted yet."""
     operator = schema().OperatorT()
-    operator.opcodeIndex = model.opcode("DEQUANTIZE", _DEQUANTIZE_VERSION)
+    operator.opcodeIndex = model.opcode("DEQUANTIZE", version)
     operator.inputs, operator.outputs = [source], [target]
     operator.builtinOptionsType = schema().BuiltinOptions.DequantizeOptions
     operator.builtinOptions = schema().DequantizeOptionsT()

@@ -69,6 +69,11 @@ class TfliteModel:
         self.root.buffers.append(schema().BufferT())
         return len(self.root.buffers) - 1
 
+    def release(self, buffer: int) -> None:
+        """Empty a buffer that no tensor has any more: it would be written out."""
+        if all(tensor.buffer != buffer for tensor in self.graph.tensors):
+            self.root.buffers[buffer].data = None
+
     def add_tensor(self, tensor: Any) -> int:
         """Append a tensor; returns its index."""
         self.graph.tensors.append(tensor)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from edgefold.export.plan import Lowering
     from edgefold.export.program import LoweredProgram, Program, QuantizedProgram
     from edgefold.preprocess import Preprocessing
+    from edgefold.quantize.correct import EqualizedPair
 
 Lowerings = Literal["auto", "keep", "dense", "grouped", "split"]
 
@@ -81,7 +83,7 @@ def quantize_model(
     from edgefold.export.passes.infra import run_passes
     from edgefold.export.program import Program, QuantizedProgram
     from edgefold.quantize.calibrate import attach, calibrate
-    from edgefold.quantize.correct import EqualizedPair, correct_biases
+    from edgefold.quantize.correct import correct_biases
     from edgefold.quantize.correct import equalize as equalize_layers
     from edgefold.quantize.graph import layer_nodes
     from edgefold.quantize.pixels import PixelInput, absorb
@@ -91,15 +93,19 @@ def quantize_model(
     if not form.rounded:
         raise UsageError(f"scheme '{precision}' is not quantized; give 'int8'")
     check_calibration(precision, given=calibration is not None)
+    if calibration is None and (observer != "auto" or pixels is not None):
+        raise UsageError(f"scheme '{precision}' has no ranges of activations; leave the observer and --io uint8 out")
     folded = as_folded(model, example_inputs)
     program = folded.program
     pairs: tuple[EqualizedPair, ...] = ()
     if equalize:
         graph, pairs = equalize_layers(program.graph)
         program = Program(graph, program.example_inputs, program.input_names, program.output_names)
-    graph, _ = run_passes(program.graph, (HARD_ACTIVATIONS,))
-    program = Program(graph, program.example_inputs, program.input_names, program.output_names)
-    assert calibration is not None
+    if form.calibrated:
+        graph, _ = run_passes(program.graph, (HARD_ACTIVATIONS,))
+        program = Program(graph, program.example_inputs, program.input_names, program.output_names)
+    if calibration is None:
+        return _rounded(program, folded, precision, exclude, pairs)
     samples = list(samples_like(calibration, program.example_inputs, "calibration"))
     if not samples:
         raise DataError("calibration data is empty, expected at least one batch; give some inputs as the model sees them in use")
@@ -113,6 +119,20 @@ def quantize_model(
     table = correct_biases(program.graph, table, samples[:JUDGED])
     quantized = Program(attach(program.graph, table), program.example_inputs, program.input_names, program.output_names)
     return QuantizedProgram(quantized, table, precision, folded.plan, program, tuple(dict.fromkeys(exclude)), pairs, camera)
+
+
+def _rounded(
+    program: Program, folded: FoldResult, precision: Precision, exclude: Sequence[str], pairs: tuple[EqualizedPair, ...]
+) -> QuantizedProgram:
+    """The network with rounded weights; its activations have no scales."""
+    from edgefold.export.program import QuantizedProgram
+    from edgefold.quantize.calibrate import attach
+    from edgefold.quantize.graph import layer_nodes
+    from edgefold.quantize.weights import weight_table
+
+    table = weight_table(program.graph, layer_nodes(program.graph, exclude), dynamic=scheme_of(precision).integer)
+    rounded = replace(program, graph=attach(program.graph, table))
+    return QuantizedProgram(rounded, table, precision, folded.plan, program, tuple(dict.fromkeys(exclude)), pairs)
 
 
 def export_model(

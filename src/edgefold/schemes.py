@@ -56,8 +56,14 @@ SCHEMES: Final[dict[Precision, Scheme]] = {
     Precision.FP16: Scheme(2, Activations.FLOAT, rounded=False, tolerance=1e-2),
     Precision.INT8: Scheme(1, Activations.STATIC),
     Precision.INT8_FULL: Scheme(1, Activations.STATIC, integer_only=True),
-    Precision.INT8_DYNAMIC: Scheme(1, Activations.DYNAMIC, formats=(), missing="nothing writes it yet"),
-    Precision.INT8_WEIGHT_ONLY: Scheme(1, Activations.FLOAT, tolerance=1e-4, formats=(), missing="nothing writes it yet"),
+    Precision.INT8_DYNAMIC: Scheme(1, Activations.DYNAMIC),
+    Precision.INT8_WEIGHT_ONLY: Scheme(
+        1,
+        Activations.FLOAT,
+        tolerance=1e-4,
+        formats=(Format.ONNX, Format.TFLITE),
+        missing="XNNPACK takes int8 weights with integer activations only, and float ones would not be smaller",
+    ),
     Precision.INT16X8: Scheme(1, Activations.STATIC, formats=(), missing="nothing writes it yet"),
 }
 

@@ -51,6 +51,8 @@ def _file(found: Artifact, inside: Inspection) -> Iterable[RenderableType]:
     yield _tensors(found.inputs, found.outputs)
     yield f"ops: {', '.join(f'{number} {name}' for name, number in inside.ops.items())}"
     share = "" if inside.integer_mac_share is None else f", {percent(inside.integer_mac_share)} of them in integers"
+    if inside.dynamic_macs:
+        share += f" ({percent(inside.dynamic_macs / inside.macs)} with activations quantized at run time)"
     yield f"{inside.convs} convolutions; {count(inside.macs)} multiply-adds{share}"
     yield f"{inside.integer_ops} integer ops, {inside.float_ops} float ops, {inside.conversions_inside} conversions between them"
     if inside.accelerated_share is not None:
