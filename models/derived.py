@@ -1,9 +1,9 @@
-"""A network that was made of another source: channels removed, weights trained further; kept as data, without code.
+"""A network that was made of another source: channels or blocks removed, weights trained further; kept as data, without code.
 
-    FOLDER/network.json          a `Derived`: the source, and the channels that were removed from it
+    FOLDER/network.json          a `Derived`: the source, and what was removed from it
     FOLDER/weights.safetensors   the weights of what is left
 
-The structure is made again by removing the same channels from the source, so that no code is stored and nothing that is loaded
+The structure is made again by removing the same from the source, so that no code is stored and nothing that is loaded
 can run any.
 """
 
@@ -22,6 +22,7 @@ from edgefold.errors import ArtifactError
 from edgefold.models.packing import load_weights, save_weights
 from edgefold.models.prune import Removed
 from edgefold.models.prune_graph import remove_channels
+from edgefold.models.remove_blocks import RemovedBlock, without_block
 from edgefold.results import from_dict, to_json
 
 RECORD_NAME: Final = "network.json"
@@ -34,7 +35,7 @@ class Derived:
 
     source: str
     kwargs: dict[str, Any]
-    removed: tuple[Removed, ...]
+    removed: tuple[Removed | RemovedBlock, ...]
     weights_sha256: str
     history: tuple[str, ...] = ()  # one sentence a stage
     accuracy: float | None = None
@@ -45,7 +46,7 @@ def write_derived(
     module: nn.Module,
     source: str,
     kwargs: dict[str, Any],
-    removed: Sequence[Removed],
+    removed: Sequence[Removed | RemovedBlock],
     history: Sequence[str] = (),
     accuracy: float | None = None,
 ) -> Path:
@@ -77,7 +78,7 @@ def rebuilt(record: Derived, path: Path, base: nn.Module, example_inputs: tuple[
     """The network that the record at ``path`` stands for, in eval mode; ``base`` is its source.
 
     Raises:
-        ArtifactError: the weights file is missing or not the one that the record promises.
+        ArtifactError: the weights file is missing or not the one that the record promises, or a removed block is not there.
         ModelError: the weights do not fit what is left of the source.
         MissingExtraError: channels were removed, and Torch-Pruning is not installed.
     """
@@ -87,6 +88,11 @@ def rebuilt(record: Derived, path: Path, base: nn.Module, example_inputs: tuple[
         raise ArtifactError(f"'{weights}' has SHA-256 {found}, its record promises {record.weights_sha256}; make it again")
     module = base
     for removed in record.removed:
-        module = remove_channels(module, example_inputs, removed)
+        if isinstance(removed, RemovedBlock):
+            if removed.block not in dict(module.named_modules()):
+                raise ArtifactError(f"'{path}' removes block '{removed.block}', which its source lacks; make it again")
+            module = without_block(module, removed.block)
+        else:
+            module = remove_channels(module, example_inputs, removed)
     load_weights(module, weights)
     return module.eval()

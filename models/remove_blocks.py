@@ -29,6 +29,13 @@ class Removal:
 
 
 @dataclass(frozen=True, slots=True)
+class RemovedBlock:
+    """A block in whose place an identity stands, by its module path."""
+
+    block: str
+
+
+@dataclass(frozen=True, slots=True)
 class Shortened:
     """A network without some blocks, in eval mode; the one that it was made of is unchanged."""
 
@@ -95,15 +102,16 @@ def remove_blocks(module: nn.Module, example_inputs: tuple[Tensor, ...], evaluat
     before = evaluate(current)
     removals: list[Removal] = []
     for _ in range(count):
-        trials = [(evaluate(_without(current, name)), name) for name in names]
+        trials = [(evaluate(without_block(current, name)), name) for name in names]
         quality, name = max(trials, key=lambda trial: trial[0])  # the first of equals
-        current = _without(current, name)
+        current = without_block(current, name)
         names.remove(name)
         removals.append(Removal(name, quality))
     return Shortened(current, before, tuple(removals))
 
 
-def _without(module: nn.Module, name: str) -> nn.Module:
+def without_block(module: nn.Module, name: str) -> nn.Module:
+    """A copy of the module in eval mode with an identity in the place of a block."""
     shorter = copy.deepcopy(module)
     parent, _, child = name.rpartition(".")
     setattr(shorter.get_submodule(parent), child, nn.Identity())

@@ -39,9 +39,26 @@ def test_train_prune_distill(cli: Cli, data: Path) -> None:
     assert folded.code == 0, folded.stderr
 
 
+def test_blocks_and_single_weights(cli: Cli, data: Path) -> None:
+    model = ("hetnet", *("--arg", "width=8"), *("--arg", "blocks=[3]"), *("--arg", "num_classes=3"), *("--arg", "resolution=8"))
+    short = cli("prune", *model, "-o", "short", "--blocks", "1", "--data", data, "--json")
+    assert short.code == 0, short.stderr
+    (removed,) = short.data["removed"]
+    assert removed["block"] in ("features.2", "features.3")
+    assert short.data["history"][0].startswith(f"Removed {removed['block']}: ")
+    whole, kept = (len(cli("fold", each, "--json").data["layers"]) for each in ("hetnet", "short/network.json"))
+    assert kept < whole
+    sparse = cli("prune", "short/network.json", "-o", "sparse", "--sparsity", "0.6", "--data", data, "--json")
+    assert sparse.code == 0, sparse.stderr
+    assert sparse.data["removed"] == [removed]
+    assert "458 of 764 (59.9%), which makes no file faster, fine-tuned for 1 epoch" in sparse.data["history"][1]
+    assert cli("fold", "sparse/network.json").code == 0
+
+
 def test_what_does_not_go_together(cli: Cli, tmp_path: Path) -> None:
-    assert "--flops SHARE or --latency-ms" in cli("prune", "hetnet", "-o", "x").stderr
-    assert "one round only" in cli("prune", "hetnet", "-o", "x", "--latency-ms", "3", "--rounds", "2").stderr
+    assert "give one of --flops SHARE, --latency-ms MS" in cli("prune", "hetnet", "-o", "x").stderr
+    assert "there are several" in cli("prune", "hetnet", "-o", "x", "--blocks", "1", "--sparsity", "0.5").stderr
+    assert "leave --rounds out" in cli("prune", "hetnet", "-o", "x", "--latency-ms", "3", "--rounds", "2").stderr
     assert "model is missing" in cli("ship").stderr
     (tmp_path / "run.toml").write_text('[model]\nname = "hetnet"\n')
     refused = cli("ship", tmp_path / "run.toml", "--format", "onnx")

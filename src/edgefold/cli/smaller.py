@@ -37,6 +37,13 @@ def prune(
     latency_ms: Annotated[
         float | None, typer.Option("--latency-ms", help="The latency to reach on the device, in milliseconds.")
     ] = None,
+    blocks: Annotated[
+        int | None, typer.Option("--blocks", min=1, help="How many whole blocks to remove, the least important first.")
+    ] = None,
+    sparsity: Annotated[
+        float | None,
+        typer.Option("--sparsity", help="The share of single weights to set to zero; makes no file faster."),
+    ] = None,
     device: Device = "host",
     format: Annotated[Format, typer.Option("--format", "-f", help="The format whose latency counts.")] = Format.ONNX,
     precision: Annotated[
@@ -54,14 +61,17 @@ def prune(
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Remove whole channels, the least important first, until a target is met; then fine-tune."""
-    from edgefold.recipe.schema import PruneSection
+    """Remove channels until a target is met, whole blocks, or single weights, the least important first; then fine-tune."""
+    from edgefold.recipe.schema import PruneSection, targets
 
-    if (flops is None) == (latency_ms is None):
-        raise UsageError("the target of pruning is missing or there are two; give --flops SHARE or --latency-ms MS")
-    if latency_ms is not None and rounds != 1:
-        raise UsageError("pruning to a latency works in one round only; leave --rounds out")
-    section = PruneSection(flops, latency_ms, device, format, precision, rounds, epochs, keep)
+    section = PruneSection(flops, latency_ms, blocks, sparsity, device, format, precision, rounds, epochs, keep)
+    if len(targets(section)) != 1:
+        raise UsageError(
+            "the target of pruning is missing or there are several; "
+            "give one of --flops SHARE, --latency-ms MS, --blocks N and --sparsity SHARE"
+        )
+    if flops is None and rounds != 1:
+        raise UsageError("only pruning to a share of the multiply-accumulates works in several rounds; leave --rounds out")
     _run(model, out_dir, arg, weights, trust, (data, image_size), _train(learning_rate, seed), as_json, prune=section)
 
 

@@ -12,7 +12,7 @@ from edgefold.errors import UsageError, unknown_name
 from edgefold.models.data import TrainingData, load_training_data
 from edgefold.network import Evaluation, Network, Progress, Quiet, ShipOptions
 from edgefold.recipe.schema import STAGES, ShipRecipe
-from edgefold.recipe.stages import Training, Work, distill, prune, start
+from edgefold.recipe.stages import Training, Work, distill, needs_data, prune, start
 from edgefold.shipping import named_network, ship_network
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def run_stages(recipe: ShipRecipe, folder: Path, *, skip: Collection[str] = (), 
     pruning = None if recipe.prune is None or recipe.prune.skip or "prune" in skip else recipe.prune
     distilling = None if recipe.distill is None or recipe.distill.skip or "distill" in skip else recipe.distill
     training = Training(None, recipe.train)
-    if distilling is not None or (pruning is not None and pruning.epochs):
+    if distilling is not None or (pruning is not None and needs_data(pruning)):
         progress.stage("load data")
         data = load_training_data(recipe.data.source, image_size=recipe.data.image_size)
         training = Training(_as_seen_by(network, data), recipe.train)

@@ -11,7 +11,7 @@
     learning_rate = 0.02
 
     [prune]
-    flops = 0.5                      # or latency_ms = 3.0
+    flops = 0.5                      # or latency_ms = 3.0, blocks = 2 or sparsity = 0.8
     epochs = 2                       # of fine-tuning after each round
 
     [distill]
@@ -58,13 +58,18 @@ class DataSection:
 
 @dataclass(frozen=True, slots=True)
 class PruneSection:
-    """Which channels go. Exactly one target: a share of the multiply-accumulates, or a latency on a device.
+    """What goes, by exactly one of `TARGETS`.
+
+    Channels go until a share of the multiply-accumulates or a latency on a device is reached, or a number of whole blocks,
+    the least important first, or a share of single weights, which saves no time.
 
     The latency is that of one ``format`` and ``precision``, measured anew for each candidate.
     """
 
     flops: float | None = None
     latency_ms: float | None = None
+    blocks: int | None = None
+    sparsity: float | None = None
     device: str = "host"
     format: Format = Format.ONNX
     precision: Precision = Precision.FP32
@@ -120,6 +125,7 @@ SECTIONS: Final = {
     "ship": ShipSection,
 }
 STAGES: Final = ("prune", "distill")
+TARGETS: Final = ("flops", "latency_ms", "blocks", "sparsity")
 
 
 def read_recipe(path: Path) -> ShipRecipe:
@@ -184,16 +190,20 @@ def _check(path: Path, recipe: ShipRecipe) -> None:
     prune = recipe.prune
     if prune is None:
         return
-    if (prune.flops is None) == (prune.latency_ms is None):
-        raise UsageError(
-            f"recipe '{path}' has {_both(prune)} as target of [prune]; give flops (a share) or latency_ms, one of them"
-        )
-    if prune.latency_ms is not None and prune.rounds != 1:
-        raise UsageError(f"recipe '{path}' prunes to a latency in {prune.rounds} rounds; that works in one round only")
+    given = targets(prune)
+    if len(given) != 1:
+        found = " and ".join(given) or "nothing"
+        raise UsageError(f"recipe '{path}' has {found} as target of [prune]; give one of {', '.join(TARGETS)}")
+    if prune.flops is None and prune.rounds != 1:
+        raise UsageError(f"recipe '{path}' prunes by {given[0]} in {prune.rounds} rounds; that works in one round only")
+    distilled = recipe.distill is not None and not recipe.distill.skip
+    if prune.sparsity is not None and not prune.skip and distilled:
+        raise UsageError(f"recipe '{path}' prunes single weights, which [distill] would fill again; leave out one of the two")
 
 
-def _both(prune: PruneSection) -> str:
-    return "nothing" if prune.flops is None else "both flops and latency_ms"
+def targets(prune: PruneSection) -> tuple[str, ...]:
+    """The names of the targets that are given."""
+    return tuple(name for name in TARGETS if getattr(prune, name) is not None)
 
 
 def _absolute(recipe: ShipRecipe, folder: Path) -> ShipRecipe:

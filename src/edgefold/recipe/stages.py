@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +22,10 @@ from edgefold.models.data import TrainingData
 from edgefold.models.derived import RECORD_NAME, read_record, rebuilt, write_derived
 from edgefold.models.distill import DistillOptions
 from edgefold.models.distill import distill as train_with_teacher
+from edgefold.models.evaluate import top1
+from edgefold.models.magnitude import SparsityReport, finish, magnitude_prune, sparsity_report
 from edgefold.models.prune import Pruned, Removed, prune_channels, prune_iteratively
+from edgefold.models.remove_blocks import RemovedBlock, Shortened, remove_blocks
 from edgefold.models.train import train
 from edgefold.models.train_options import TrainOptions
 from edgefold.recipe.schema import DistillSection, PruneSection
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from edgefold.network import Network
 
 _LATENCY_SECS = 20.0  # of measuring one candidate
+JUDGED_IMAGES = 1000  # on which blocks are judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class Work:
     source: str
     kwargs: dict[str, Any]
     state: str
-    removed: tuple[Removed, ...] = ()
+    removed: tuple[Removed | RemovedBlock, ...] = ()
     history: tuple[str, ...] = ()
     accuracy: float | None = None
 
@@ -71,7 +75,7 @@ class Training:
 
 def start(network: Network, source: str, kwargs: dict[str, Any]) -> Work:
     """A network before its first stage. What was made of another source earlier keeps that source and its history."""
-    removed: tuple[Removed, ...] = ()
+    removed: tuple[Removed | RemovedBlock, ...] = ()
     history: tuple[str, ...] = ()
     if source.endswith(".json"):
         record = read_record(Path(source))
@@ -86,13 +90,19 @@ def start(network: Network, source: str, kwargs: dict[str, Any]) -> Work:
     return Work(network, source, kwargs, digest.hexdigest(), removed, history)
 
 
+def needs_data(settings: PruneSection) -> bool:
+    """Whether pruning looks at images: to train, or to judge what blocks are worth."""
+    return bool(settings.epochs) or settings.blocks is not None
+
+
 def prune(work: Work, settings: PruneSection, training: Training, folder: Path) -> Work:
-    """Removes channels until the target is met, with fine-tuning after each round.
+    """Removes channels, blocks or single weights as the target says, with fine-tuning after each round.
 
     Raises:
-        InputError: the network cannot be pruned so far; see `edgefold.models.prune.prune_channels`.
+        InputError: the network cannot be pruned so far; see `edgefold.models.prune.prune_channels`,
+            `edgefold.models.remove_blocks.remove_blocks` and `edgefold.models.magnitude.magnitude_prune`.
     """
-    state = _after(work, "prune", settings, training if settings.epochs else None)
+    state = _after(work, "prune", settings, training if needs_data(settings) else None)
     own = folder / f"prune-{state[:12]}"
     kept = _kept(work, own, state)
     if kept is not None:
@@ -105,14 +115,44 @@ def prune(work: Work, settings: PruneSection, training: Training, folder: Path) 
         if options is not None and training.data is not None:
             accuracy.append(train(network, training.data, options, out=own / f"round{index}", resume=True).accuracy)
 
-    if settings.flops is not None:
-        pruned = prune_iteratively(module, inputs, settings.flops, settings.rounds, fine_tune, keep=settings.keep)
+    removed: tuple[Removed | RemovedBlock, ...] = ()
+    if settings.sparsity is not None:
+        smaller = copy.deepcopy(module)
+        magnitude_prune(smaller, settings.sparsity)
+        fine_tune(smaller, 1)
+        finish(smaller)
+        text = _sparse(sparsity_report(smaller))
+    elif settings.blocks is not None:
+        assert training.data is not None, "the caller loads data for this stage"
+        judge = _judge(training.data)
+        shortened = remove_blocks(module, inputs, judge, settings.blocks)
+        smaller, removed = shortened.module, tuple(RemovedBlock(each.name) for each in shortened.removals)
+        fine_tune(smaller, 1)
+        text = _shortened(shortened)
     else:
-        pruned = prune_channels(module, inputs, _latency_target(work.network, settings), keep=settings.keep)
-        fine_tune(pruned.module, 1)
+        pruned = _channels(work.network, inputs, settings, fine_tune)
+        smaller, removed, text = pruned.module, pruned.removed, _pruned(pruned)
     found = accuracy[-1] if accuracy else None
-    sentence = _pruned(pruned, settings, found, training.data)
-    return _done(work, own, state, pruned.module, pruned.removed, sentence, found)
+    sentence = text + _tuned(settings, found, training.data)
+    return _done(work, own, state, smaller.eval(), removed, sentence, found)
+
+
+def _channels(
+    network: Network, inputs: tuple[Tensor, ...], settings: PruneSection, fine_tune: Callable[[nn.Module, int], None]
+) -> Pruned:
+    """The network without the channels that matter least, fine-tuned."""
+    module = network.module
+    if settings.flops is not None:
+        return prune_iteratively(module, inputs, settings.flops, settings.rounds, fine_tune, keep=settings.keep)
+    pruned = prune_channels(module, inputs, _latency_target(network, settings), keep=settings.keep)
+    fine_tune(pruned.module, 1)
+    return pruned
+
+
+def _judge(data: TrainingData) -> Callable[[nn.Module], float]:
+    """Top-1 on some training images: the test images say nothing about which block goes."""
+    some = replace(data.train, images=data.train.images[:JUDGED_IMAGES], labels=data.train.labels[:JUDGED_IMAGES])
+    return lambda network: top1(network, some)
 
 
 def distill(work: Work, teacher: nn.Module, settings: DistillSection, training: Training, folder: Path) -> Work:
@@ -165,7 +205,13 @@ def _kept(work: Work, folder: Path, state: str) -> Work | None:
 
 
 def _done(
-    work: Work, folder: Path, state: str, module: nn.Module, removed: Sequence[Removed], sentence: str, accuracy: float | None
+    work: Work,
+    folder: Path,
+    state: str,
+    module: nn.Module,
+    removed: Sequence[Removed | RemovedBlock],
+    sentence: str,
+    accuracy: float | None,
 ) -> Work:
     after = replace(
         work,
@@ -207,18 +253,37 @@ def _latency_target(network: Network, settings: PruneSection) -> Any:
     return fast_enough
 
 
-def _pruned(pruned: Pruned, settings: PruneSection, accuracy: float | None, data: TrainingData | None) -> str:
+def _pruned(pruned: Pruned) -> str:
     report = pruned.report
-    text = (
+    return (
         f"Pruned to {report.macs / report.macs_before:.1%} of the multiply-accumulates "
         f"({report.macs_before:,} → {report.macs:,}) "
         f"and {report.parameters:,} of {report.parameters_before:,} parameters"
     )
+
+
+def _shortened(shortened: Shortened) -> str:
+    names = ", ".join(removal.name for removal in shortened.removals)
+    return (
+        f"Removed {names}: {shortened.removals[-1].quality:.2%} top-1 on training images instead of "
+        f"{shortened.quality_before:.2%}"
+    )
+
+
+def _sparse(report: SparsityReport) -> str:
+    return (
+        f"Set single weights to zero, now {report.zeros:,} of {report.weights:,} ({report.sparsity:.1%}), "
+        "which makes no file faster"
+    )
+
+
+def _tuned(settings: PruneSection, accuracy: float | None, data: TrainingData | None) -> str:
+    """The end of a sentence about pruning."""
     if accuracy is None or data is None:
-        return f"{text}, without fine-tuning."
+        return ", without fine-tuning."
     rounds = f" in each of {settings.rounds} rounds" if settings.rounds > 1 else ""
     return (
-        f"{text}, fine-tuned for {_epochs(settings.epochs)}{rounds}: "
+        f", fine-tuned for {_epochs(settings.epochs)}{rounds}: "
         f"{accuracy:.2%} top-1 on {len(data.test):,} test images of {data.name}."
     )
 
