@@ -1,9 +1,10 @@
-"""One cell of `int8_matrix`: one network in one format, in a process of its own.
+"""One row of `int8_matrix`: one network in some formats, folded and calibrated once, in a process of its own.
 
-    python benchmarks/int8_cell.py MODEL FORMAT FOLDER
+    python benchmarks/int8_cell.py MODEL FOLDER FORMAT [FORMAT ...]
 
-prints one JSON line. The files go to FOLDER. All files of the cell are loaded into one process and run in turn, on one thread; a
-sample is the CPU time of one call, which does not count what other processes take, and the lowest of all rounds counts.
+prints a JSON line with the figures or the failure of each format. The files go to FOLDER. All files of a format are loaded into
+one process and run in turn, on one thread; a sample is the CPU time of one call, which does not count what other processes take,
+and the lowest of all rounds counts.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from edgefold.export.emitters.base import EmitOptions, get_emitter
 from edgefold.export.emitters.quiet import converter
 from edgefold.export.inspect import inspect
 from edgefold.export.lower.lower import lower
+from edgefold.export.program import Program
 from edgefold.pipeline import fold, quantize_model
 from edgefold.runtime.worker import MODELS
 
@@ -32,37 +34,61 @@ ROUNDS: Final = 60
 ROUND_NS: Final = 4_000_000  # for each file
 
 
-def cell(name: str, format: Format, folder: Path) -> dict[str, Any]:
-    """All figures of one cell."""
+def row(name: str, folder: Path, formats: list[Format]) -> dict[str, dict[str, Any]]:
+    """All figures of each format, or ``failure``."""
     case = make_case(name)
     example = case.calibration[0]
     start = time.monotonic()
     folded = fold(case.module, example)
-    program = quantize_model(folded, example, calibration=case.calibration)
-    result: dict[str, Any] = {"weights": case.weights, "input_shape": list(example.shape), "observer": program.table.observer}
-    result["quantize_s"] = round(time.monotonic() - start, 1)
+    fold_s = time.monotonic() - start
+    quantized = quantize_model(folded, example, calibration=case.calibration)
+    common = {
+        "weights": case.weights,
+        "input_shape": list(example.shape),
+        "observer": quantized.table.observer,
+        "fold_s": round(fold_s, 1),
+        "quantize_s": round(time.monotonic() - start - fold_s, 1),
+    }
+    programs = {Precision.FP32: folded.program, Precision.INT8: quantized.program}
+    cells: dict[str, dict[str, Any]] = {}
+    for format in formats:
+        try:
+            cells[format.value] = common | cell(case, programs, format, folder)
+        except Exception as error:  # one format must not cost the others
+            cells[format.value] = common | {"failure": one_line(error)}
+    return cells
+
+
+def cell(case: Case, programs: dict[Precision, Program], format: Format, folder: Path) -> dict[str, Any]:
+    """The files of one format, ours and those of its runtime's own tool, and their figures."""
     emitter, options = get_emitter(format), EmitOptions(force=True)
-    files = {key: folder / f"{key}{format.suffix}" for key in ("fp32", "int8")}
-    for key, what, precision in (("fp32", folded.program, Precision.FP32), ("int8", program.program, Precision.INT8)):
-        emitter.emit(lower(what, format=format, precision=precision), options, files[key])
+    files = {precision.value: folder / f"{precision.value}{format.suffix}" for precision in programs}
+    for precision, program in programs.items():
+        emitter.emit(lower(program, format=format, precision=precision), options, files[precision.value])
+    failures: dict[str, str] = {}
     for recipe in RECIPES[format]:
         out = folder / f"native-{recipe}{format.suffix}"
         try:
             with converter("native tool", format):
-                quantize_native(format, recipe, files["fp32"], folded.program.graph, case.calibration, out)
+                quantize_native(format, recipe, files["fp32"], programs[Precision.FP32].graph, case.calibration, out)
             files[f"native-{recipe}"] = out
         except Exception as error:  # whatever another tool raises is its result
-            result.setdefault("native_failures", {})[recipe] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-    return result | measure(case, format, files)
+            failures[f"native-{recipe}"] = one_line(error)
+    return measure(case, format, files, failures)
 
 
-def measure(case: Case, format: Format, files: dict[str, Path]) -> dict[str, Any]:
-    """Times, accuracy and what the runtime makes of each file."""
+def one_line(error: Exception) -> str:
+    """What an error says first."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+
+
+def measure(case: Case, format: Format, files: dict[str, Path], failures: dict[str, str]) -> dict[str, Any]:
+    """Times, accuracy and what the runtime makes of each file; files that it refuses join the failures."""
     with torch.no_grad():
         expected = [case.module(image).numpy() for image in case.judged]
     models: dict[str, Any] = {}
     sqnr: dict[str, float] = {}
-    failures: dict[str, str] = {}
+    errors: dict[str, float] = {}
     for key, path in files.items():
         model = MODELS[format.value]()
         try:
@@ -71,15 +97,17 @@ def measure(case: Case, format: Format, files: dict[str, Path]) -> dict[str, Any
             for image in case.judged:
                 outputs.append(run_float(model, image.numpy()))
         except Exception as error:  # whatever a runtime throws at a file is its answer
-            failures[key] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            failures[key] = one_line(error)
             continue
         sqnr[key] = round(sqnr_db(expected, outputs), 2)
+        errors[key] = range_error(expected, outputs)
         models[key] = model
     times = lowest_ns(models)
     inspected = {key: inspect(files[key]) for key in models}
     return {
         "latency_us": {key: round(ns / 1000, 2) for key, ns in times.items()},
         "sqnr_db": sqnr,
+        "largest_error_of_range": errors,
         "failures": failures,
         "inspection": {
             key: {
@@ -134,8 +162,14 @@ def sqnr_db(expected: list[Any], outputs: list[Any]) -> float:
     return float(10 * np.log10(signal / max(noise, signal * 1e-20)))
 
 
+def range_error(expected: list[Any], outputs: list[Any]) -> float:
+    """The largest difference over the range of the expected outputs."""
+    largest = max(float(np.abs(y - q).max()) for y, q in zip(expected, outputs, strict=True))
+    return float(f"{largest / (max(y.max() for y in expected) - min(y.min() for y in expected)):.3g}")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    place = Path(sys.argv[3])
+    place = Path(sys.argv[2])
     place.mkdir(parents=True, exist_ok=True)
-    sys.stdout.write(json.dumps(cell(sys.argv[1], Format(sys.argv[2]), place)) + "\n")
+    sys.stdout.write(json.dumps(row(sys.argv[1], place, [Format(name) for name in sys.argv[3:]])) + "\n")

@@ -2,8 +2,8 @@
 
     python benchmarks/int8_matrix.py [--models NAME ...] [--formats NAME ...] [--resume] [--keep FOLDER] [--cap SECONDS]
 
-Each cell is a process of its own (`int8_cell`) with a time cap; one that fails is recorded with its cause. The result is written
-after every cell; ``--resume`` keeps the cells that are there and measures the rest.
+Each network has a process of its own (`int8_cell`) with a time cap; a cell that fails is recorded with its cause. The result is
+written after every network; ``--resume`` keeps the cells that are there and measures the rest.
 """
 
 from __future__ import annotations
@@ -56,19 +56,20 @@ MODELS: Final = (
 CELL: Final = Path(__file__).with_name("int8_cell.py")
 
 
-def measure(model: str, format: Format, folder: Path, cap_s: float) -> dict[str, Any]:
-    """One cell, or why there is none."""
-    argv = [sys.executable, str(CELL), model, format.value, str(folder)]
+def measure(model: str, formats: list[Format], folder: Path, cap_s: float) -> dict[str, dict[str, Any]]:
+    """The cells of one model, by format; a cell that failed has its cause."""
+    argv = [sys.executable, str(CELL), model, str(folder), *(format.value for format in formats)]
     try:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=cap_s)
     except subprocess.TimeoutExpired:
-        return {"failure": f"not done within {cap_s:g} s"}
-    if done.returncode != 0:
+        cause = f"not done within {cap_s:g} s"
+    else:
+        if done.returncode == 0:
+            cells: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+            return cells
         lines = [line for line in done.stderr.splitlines() if "Error" in line] or done.stderr.splitlines()[-1:] or ["no message"]
-        cause = f"signal {-done.returncode}" if done.returncode < 0 else lines[-1]
-        return {"failure": cause[:400]}
-    cell: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return cell
+        cause = f"signal {-done.returncode}" if done.returncode < 0 else lines[-1][:400]
+    return {format.value: {"failure": cause} for format in formats}
 
 
 def ratios(cell: dict[str, Any]) -> dict[str, float]:
@@ -117,7 +118,7 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", default=list(Format), type=Format, choices=list(Format), metavar="NAME")
     parser.add_argument("--resume", action="store_true", help="keep the cells that are there, the failed ones excepted")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the model files here")
-    parser.add_argument("--cap", type=float, default=900.0, metavar="SECONDS", help="time for one cell")
+    parser.add_argument("--cap", type=float, default=1200.0, metavar="SECONDS", help="time for one network")
     arguments = parser.parse_args()
     path = RESULTS / "int8_matrix.json"
     cells: list[dict[str, Any]] = []
@@ -125,15 +126,16 @@ def main() -> None:
         cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if "failure" not in cell]
     known = {(cell["model"], cell["format"]) for cell in cells}
     for model in arguments.models:
-        for format in arguments.formats:
-            if (model, format.value) in known:
-                continue
-            with tempfile.TemporaryDirectory() as temporary:
-                folder = (arguments.keep or Path(temporary)) / f"{model.replace(':', '-')}-{format}"
-                cell = {"model": model, "format": format.value, **measure(model, format, folder, arguments.cap)}
-            cells.append(cell | ratios(cell))
-            print(cells[-1], flush=True)
-            write_result("int8_matrix", {"summary": summary(cells), "cells": cells}, command="python benchmarks/int8_matrix.py")
+        formats = [format for format in arguments.formats if (model, format.value) not in known]
+        if not formats:
+            continue
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = (arguments.keep or Path(temporary)) / model.replace(":", "-")
+            found = measure(model, formats, folder, arguments.cap)
+        cells += [{"model": model, "format": name, **cell, **ratios(cell)} for name, cell in found.items()]
+        for cell in cells[-len(found) :]:
+            print({key: value for key, value in cell.items() if key != "inspection"}, flush=True)
+        write_result("int8_matrix", {"summary": summary(cells), "cells": cells}, command="python benchmarks/int8_matrix.py")
 
 
 if __name__ == "__main__":
