@@ -29,7 +29,7 @@ from edgefold.export.fold.double import Double
 from edgefold.export.fold.field import Field
 from edgefold.export.fold.kernel import Kernel, canonical
 from edgefold.export.fold.locate import NotOneKernelError, locate, moves
-from edgefold.export.fold.probe import padding_of, probe, reaching_zero
+from edgefold.export.fold.probe import macs_by_sample, padding_of, probe, reaching_zero
 from edgefold.export.fold.read import Form, kernel_of
 from edgefold.export.fold.structure import read_structure
 from edgefold.export.fold.watch import proof
@@ -40,6 +40,7 @@ LARGE = 3_000  # ops; a function of more is not run in float64 nor proven twice:
 HUGE = 40_000  # ops; a function of more is run as few times as possible
 _DOUBLE_WORK = 1.5e9  # MACs of one check run; float64 convolutions are slow beyond it
 _ROUNDING = 2e-6  # errors in float64 that float32 constants explain
+_MANY_TAPS = 121  # of a kernel: more come from pooling over the image rather than from a convolution
 _SMALL_SIZE = 40  # lines that are measured at the real size
 
 
@@ -200,6 +201,8 @@ class _Attempt:
                 if (found, resize) in tried:
                     continue
                 tried.add((found, resize))
+                if dear := self._surely_too_dear(found):
+                    return dear
                 kernel = self._recover(found, resize=resize)
             except NotOneKernelError as error:
                 reason = str(error)
@@ -240,6 +243,16 @@ class _Attempt:
     def _recover(self, field: Field, *, resize: bool) -> Kernel:
         call = self._call
         return canonical(probe(self._run, call.shape, call.out_shape, field, self._dtype, resize=resize))
+
+    def _surely_too_dear(self, field: Field) -> str:
+        """Why a kernel of very many taps, such as a mean over the image before a linear layer, needs no probe; else empty."""
+        call = self._call
+        if math.prod(axis.extent for axis in field.axes) <= _MANY_TAPS:
+            return ""
+        after = macs_by_sample(self._run, call.shape, self._dtype) * call.shape[0]
+        if after <= 2 * call.macs:
+            return ""
+        return f"one convolution would need about {after:,} multiply-accumulates, its own form needs {call.macs:,}"
 
     def _too_dear(self, kernel: Kernel) -> str:
         before, after = self._call.macs, _macs(kernel, self._call.out_shape) * self._call.shape[0]

@@ -27,7 +27,8 @@ from edgefold.export.fold.locate import NotOneKernelError
 Function = Callable[[Tensor], Tensor]
 
 _HEIGHT = 1024.0  # of an impulse: a power of two, so that scaling is exact; large, so that b costs few bits of W
-_CHUNK = 1 << 25  # elements of one batch of inputs
+_CHUNK = 1 << 23  # elements of one batch of inputs
+_SAMPLED = 32  # input elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +65,33 @@ def probe(
     axes = tuple(reaching_zero(axis) for axis in field.axes)
     padding = tuple(padding_of(axis, shape[2 + index], out_shape[2 + index]) for index, axis in enumerate(axes))
     inputs = shape[1] // field.blocks
-    counts = _grid(inputs + 1, len(axes))
-    lines = [
-        (_roomy if resize else _tight)(axis, shape[2 + index], out_shape[2 + index], count)
-        for index, (axis, count) in enumerate(zip(axes, counts, strict=True))
-    ]
+    cells = inputs + 1
+    while True:
+        lines = [
+            (_roomy if resize else _tight)(axis, shape[2 + index], out_shape[2 + index], count)
+            for index, (axis, count) in enumerate(zip(axes, _grid(cells, len(axes)), strict=True))
+        ]
+        # Fewer impulses an image where an image of all of them would be huge: more images of less.
+        if cells == 1 or shape[1] * math.prod(line.size for line in lines) <= _CHUNK:
+            break
+        cells = math.ceil(cells / 4)
     weight, bias = _shoot(f, shape[1], out_shape[1], field.blocks, lines, [axis.extent for axis in axes], dtype)
     return Kernel(weight, bias, tuple(axis.stride for axis in axes), padding, (1,) * len(axes), field.blocks)
+
+
+def macs_by_sample(f: Function, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """About how many multiply-accumulates the linear map f is: one for each output element that each input element reaches.
+
+    Counted for some of the input elements of an image of ``shape``, (batch, M, *space).
+    """
+    generator = torch.Generator().manual_seed(0)
+    elements = math.prod(shape[1:])
+    batch = torch.zeros(_SAMPLED + 1, elements, dtype=dtype)  # the last image stays dark
+    batch[torch.arange(_SAMPLED), torch.randint(elements, (_SAMPLED,), generator=generator)] = _HEIGHT
+    out = f(batch.view(-1, *shape[1:])).flatten(1)
+    response = (out[:-1] - out[-1]).abs()
+    reached = response > 1e-3 * response.amax(1, keepdim=True)
+    return int(reached.sum(1).double().mean() * elements)
 
 
 def reaching_zero(axis: Axis) -> Axis:

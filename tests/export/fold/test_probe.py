@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgefold.export.fold.field import Axis, Field
 from edgefold.export.fold.fold import fold_tree
 from edgefold.export.fold.kernel import FoldedConv, Kernel
+from edgefold.export.fold.probe import macs_by_sample, probe
 
 Function = Callable[[Tensor], Tensor]
 
@@ -132,3 +134,38 @@ def test_a_large_bias_costs_no_weight_its_digits() -> None:
     weight, bias = torch.randn(4, 3, 3, 3), torch.full((4,), 1e6)
     kernel = kernel_of(lambda x: F.conv2d(x, weight, None, padding=1) + bias.view(-1, 1, 1), (1, 3, 8, 8))
     torch.testing.assert_close(kernel.weight, weight, rtol=1e-6, atol=1e-7)
+
+
+def test_a_mean_over_the_image_is_refused_before_it_is_probed(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randn(16, 48, 1, 1)
+
+    def gate(x: Tensor) -> Tensor:
+        return F.conv2d(x.mean((2, 3), keepdim=True), weight)
+
+    # 1,600 taps of 49 channels would be 78,400 images.
+    monkeypatch.setattr("edgefold.export.fold.attempt.probe", lambda *_, **__: pytest.fail("it was probed"))
+    tree = fold_tree(Code(gate).eval(), (torch.randn(1, 48, 40, 40),), {})
+    assert "needs 77,568" in tree.decisions[0].reason
+
+
+@pytest.mark.parametrize("groups", [1, 4, 16])
+def test_multiply_accumulates_are_estimated_from_few_impulses(groups: int) -> None:
+    conv = nn.Conv2d(16, 32, 3, padding=1, groups=groups).double()
+    exact = 32 * 16 // groups * 9 * 30 * 30
+    with torch.no_grad():
+        found = macs_by_sample(conv, (1, 16, 30, 30), torch.float64)
+    assert exact * 0.8 < found <= exact
+
+
+def test_an_image_of_impulses_keeps_to_its_limit() -> None:
+    sizes = list[int]()
+
+    def wide(x: Tensor) -> Tensor:
+        sizes.append(x.numel())
+        return F.conv2d(x, weight, padding=6)
+
+    weight = torch.randn(4, 96, 13, 13)
+    call = Field((Axis(1, -6, 6), Axis(1, -6, 6)), 1)
+    kernel = probe(wide, (1, 96, 20, 20), (1, 4, 20, 20), call, torch.float32, resize=True)
+    torch.testing.assert_close(kernel.weight, weight, rtol=1e-4, atol=1e-5)
+    assert max(sizes) <= 2 << 23
