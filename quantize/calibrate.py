@@ -23,7 +23,7 @@ from edgefold.quantize.annotate import Annotation, EdgefoldQuantizer, annotate
 from edgefold.quantize.graph import add_buffer, constant_of, groups_of, is_constant, output_nodes
 from edgefold.quantize.observers import OBSERVERS, HistogramObserver, Range, get_observer, qparams_of_range
 from edgefold.quantize.paired import walk
-from edgefold.quantize.pairs import weight_scale
+from edgefold.quantize.pairs import full_scale, layers_of_full_range, weight_scale
 from edgefold.quantize.pt2e import prepare_pt2e
 from edgefold.quantize.scheme import BRANCH_Q, DYNAMIC, WEIGHT_SCALE, Q, QParams
 
@@ -88,10 +88,30 @@ def calibrate(
     rules = {name: get_observer(name) for name in names}
     statistics = collect(graph, batches, branch_mask=branch_mask, keep_float=keep_float, progress=progress)
     tables = [make_table(graph, statistics, name, rule) for name, rule in rules.items()]
-    if len(tables) == 1:
-        return tables[0]
     judges = batches[:: max(1, len(batches) // _JUDGES)][:_JUDGES]
-    return max(tables, key=lambda table: output_sqnr_db(attach(graph, table), judges))
+    table = tables[0]
+    if len(tables) > 1:
+        table = max(tables, key=lambda table: output_sqnr_db(attach(graph, table), judges))
+    return with_pair_safe_weights(graph, statistics.annotation, table, judges)
+
+
+def with_pair_safe_weights(
+    graph: GraphModule, annotation: Annotation, table: ScaleTable, judges: Sequence[tuple[Tensor, ...]]
+) -> ScaleTable:
+    """The table with scales that make weights pair-safe, wherever the network can afford them; see `edgefold.quantize.pairs`."""
+    safe = _weight_scales(graph, annotation, table.activations, weight_scale)
+    nodes = {node.name: node for node in graph.graph.nodes}
+    losses = {}
+    for name, scale in safe.items():
+        # Rounding to steps of s makes noise of s^2 / 12.
+        added = (scale.double().square() - table.weights[name].double().square()).mean() / 12
+        power = constant_of(graph, nodes[name].args[1]).double().square().mean()
+        losses[name] = float(added / power.clamp_min(1e-30))
+
+    def changed(full: frozenset[str]) -> ScaleTable:
+        return replace(table, weights={name: table.weights[name] if name in full else scale for name, scale in safe.items()})
+
+    return changed(layers_of_full_range(losses, lambda full: output_sqnr_db(attach(graph, changed(full)), judges)))
 
 
 def collect(
@@ -140,7 +160,7 @@ def make_table(graph: GraphModule, statistics: Statistics, name: str, rule: Call
         layer: {branch: qparams_of_range(*rule(seen)) for branch, seen in pair.items()}
         for layer, pair in statistics.branches.items()
     }
-    weights = _weight_scales(graph, statistics.annotation, activations)
+    weights = _weight_scales(graph, statistics.annotation, activations, full_scale)
     return ScaleTable(activations, weights, branches, {}, clipped, name, statistics.samples)
 
 
@@ -244,13 +264,15 @@ class _BranchRunner(Interpreter):
         return super().run_node(n)
 
 
-def _weight_scales(graph: GraphModule, annotation: Annotation, activations: dict[str, QParams]) -> dict[str, Tensor]:
+def _weight_scales(
+    graph: GraphModule, annotation: Annotation, activations: dict[str, QParams], rule: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
     nodes = {node.name: node for node in graph.graph.nodes}
     scales: dict[str, Tensor] = {}
     for name in annotation.weighted:
         node = nodes[name]
         weight = constant_of(graph, node.args[1]).float()
-        scale = weight_scale(weight)
+        scale = rule(weight)
         bias = node.args[2] if len(node.args) > 2 else None
         if is_constant(bias):
             # A channel of tiny weights with a large bias (a dead channel) would overflow the int32 bias.

@@ -8,17 +8,20 @@ wrong where the sum leaves [-32768, 32767]. With activations up to 255 it cannot
 
 A pair holds neighbours in the order in which the kernel multiplies: taps of the filter, in each the input channels. The usual
 remedy, 7 bits for every weight, costs 6 dB; a scale that only makes the worst pair fit costs next to nothing where a layer's
-large weights are rare, and never more than that.
+large weights are rare, and never more than that. Where all layers together would cost more than `ALLOWED_LOSS_DB`, those that
+lose most keep the full range; ONNX Runtime gets them as uint8, which is exact and slower.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
 from torch import Tensor
 
 PAIR_LIMIT: Final = 128
+ALLOWED_LOSS_DB: Final = 0.5  # of SQNR, for the whole network
 
 
 def largest_pair(weight: Tensor) -> Tensor:
@@ -35,12 +38,17 @@ def is_pair_safe(weight: Tensor) -> bool:
     return bool((largest_pair(weight) <= PAIR_LIMIT).all())
 
 
+def full_scale(weight: Tensor) -> Tensor:
+    """The scale (N,) of each output channel with which its largest magnitude is 127."""
+    return weight.flatten(1).abs().amax(dim=1) / 127
+
+
 def weight_scale(weight: Tensor) -> Tensor:
     """The scale (N,) of each output channel: its largest magnitude is 127, or less where a pair needs it.
 
     Depthwise weights have no pairs: their kernels multiply in more bits.
     """
-    scale = weight.flatten(1).abs().amax(dim=1) / 127
+    scale = full_scale(weight)
     return pair_safe_scale(weight, scale) if weight.shape[1] > 1 else scale
 
 
@@ -50,3 +58,22 @@ def pair_safe_scale(weight: Tensor, scale: Tensor) -> Tensor:
     Rounding moves a pair's sum by up to one, hence a scale for a limit of one less.
     """
     return torch.maximum(scale, (largest_pair(weight) / (PAIR_LIMIT - 1)).to(scale.dtype))
+
+
+def layers_of_full_range(losses: dict[str, float], sqnr_db: Callable[[frozenset[str]], float]) -> frozenset[str]:
+    """The fewest layers that must keep the full range of their weights for a loss of at most `ALLOWED_LOSS_DB`.
+
+    Args:
+        losses: the noise that pair-safe scales add to a layer's weights over the power of these, for all layers.
+        sqnr_db: the network's SQNR with the full range in some layers.
+    """
+    order: Sequence[str] = sorted((name for name, loss in losses.items() if loss > 0), key=lambda name: -losses[name])
+    goal = sqnr_db(frozenset(order)) - ALLOWED_LOSS_DB
+    few, enough = -1, len(order)
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        if sqnr_db(frozenset(order[:middle])) >= goal:
+            enough = middle
+        else:
+            few = middle
+    return frozenset(order[:enough])

@@ -28,10 +28,13 @@ def test_weights_have_one_scale_an_output_channel(conv: nn.Conv2d) -> None:
     table = calibrate(capture(conv, torch.zeros(1, 4, 4, 4)).graph, [(torch.randn(1, 4, 4, 4),)])
     weight = conv.weight.detach()
     largest = weight.abs().amax(dim=(1, 2, 3))
-    # Neighbouring channels of one tap, like signs: their integers sum to 128 at most, rounding included.
+    # Neighbouring channels of one tap, like signs: pair-safe integers would sum to 128 at most.
     pairs = weight.permute(0, 2, 3, 1).reshape(4, 18, 2)
     sums = torch.maximum(pairs.clamp_min(0).sum(2).amax(1), -pairs.clamp_max(0).sum(2).amin(1))
-    torch.testing.assert_close(table.weights["conv2d"], torch.maximum(largest, sums) / 127)
+    found = table.weights["conv2d"]
+    # One conv alone: the whole network's loss is this layer's, and its range is worth more than 0.5 dB.
+    torch.testing.assert_close(found, largest / 127)
+    assert bool((sums > 1.2 * largest).any())
 
 
 def test_depthwise_weights_use_all_of_int8() -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
+from edgefold.pipeline import fold
+from edgefold.quantize.calibrate import attach, calibrate, collect, make_table, output_sqnr_db
 from edgefold.quantize.insert import quantize_weight
-from edgefold.quantize.pairs import is_pair_safe, largest_pair, pair_safe_scale
+from edgefold.quantize.observers import get_observer
+from edgefold.quantize.pairs import ALLOWED_LOSS_DB, is_pair_safe, largest_pair, layers_of_full_range, pair_safe_scale
 
 
 def vpmaddubsw_is_exact(integers: Tensor) -> bool:
@@ -61,3 +68,35 @@ def test_neighbours_are_input_channels_of_one_tap() -> None:
     weight[0, :, 0, 0] = torch.tensor([3.0, 4.0])  # channels 0 and 1 at tap 0
     weight[0, :, 0, 1] = torch.tensor([-1.0, 5.0])
     assert float(largest_pair(weight)) == 7.0
+
+
+@given(st.dictionaries(st.text("abcdefgh", min_size=1, max_size=3), st.floats(0, 0.1), max_size=12), st.floats(1e-5, 0.1))
+def test_the_fewest_layers_keep_their_full_range(losses: dict[str, float], noise: float) -> None:
+    def sqnr_db(full: frozenset[str]) -> float:
+        return -10 * math.log10(noise + sum(loss for name, loss in losses.items() if name not in full))
+
+    kept = layers_of_full_range(losses, sqnr_db)
+    best = sqnr_db(frozenset(losses))
+    assert sqnr_db(kept) >= best - ALLOWED_LOSS_DB
+    if kept:
+        least = min(kept, key=lambda name: losses[name])
+        assert losses[least] > 0
+        assert sqnr_db(kept - {least}) < best - ALLOWED_LOSS_DB
+
+
+def test_weights_that_need_their_range_keep_it() -> None:
+    """Neighbours that are large at once lose a whole bit to pair-safe scales; the network keeps it, within what is allowed."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(8, 8, 3, padding=1) for _ in range(4)]
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.copy_(torch.randn(8, 8, 3, 3).sign() * (1 + torch.rand(8, 8, 3, 3)) * 0.1)
+    example = torch.randn(1, 8, 12, 12)
+    folded = fold(nn.Sequential(*layers).eval(), example)
+    batches = [(torch.randn(1, 8, 12, 12),) for _ in range(8)]
+    graph = folded.program.graph
+    table = calibrate(graph, batches, observer="minmax")
+    full = make_table(graph, collect(graph, batches), "minmax", get_observer("minmax"))
+    best, chosen = (output_sqnr_db(attach(graph, each), batches) for each in (full, table))
+    assert chosen >= best - ALLOWED_LOSS_DB
+    assert any(bool((table.weights[name] == scale).all()) for name, scale in full.weights.items())
