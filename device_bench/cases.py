@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from edgefold.artifact import Artifact, Format, Precision, TensorSpec, sha256_of
 from edgefold.device_bench.options import BenchOptions
+from edgefold.errors import ArtifactError
+from edgefold.runtime.container import read_metadata
 from edgefold.runtime.session import check_hash, describe, save_inputs, to_file, torch_shape
 
 Array = NDArray[Any]
@@ -77,10 +80,33 @@ def seeded_inputs(specs: Sequence[TensorSpec], seed: int) -> list[Array]:
     return arrays
 
 
+def _weight_files(case: Case) -> list[str]:
+    """The files beside an ONNX model of another maker that hold its weights.
+
+    Raises:
+        ArtifactError: one is missing, or its path leads elsewhere.
+    """
+    if case.format is not Format.ONNX or read_metadata(case.path) is not None:  # ours hold all that they need
+        return []
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    tensors = onnx.load(case.path, load_external_data=False).graph.initializer
+    entries = [entry for tensor in tensors if uses_external_data(tensor) for entry in tensor.external_data]
+    names = sorted({entry.value for entry in entries if entry.key == "location"})
+    for name in names:
+        if Path(name).name != name or not (case.path.parent / name).is_file():
+            raise ArtifactError(f"'{case.name}' keeps weights in '{name}', which is not a file beside it; put both in one folder")
+    return names
+
+
 def write_case(case: Case, folder: Path, options: BenchOptions, extra: dict[str, Any]) -> None:
     """Writes everything that a worker needs into an empty folder; ``extra`` goes into each job."""
     model = f"model{case.format.suffix}"
     (folder / model).symlink_to(case.path)
+    for name in _weight_files(case):
+        # ONNX Runtime takes no link to a file that lies outside of the model's folder.
+        shutil.copyfile(case.path.parent / name, folder / name)
     budget_s = options.max_secs / options.processes
     job = {
         "format": case.format.value,
