@@ -62,11 +62,16 @@ def row(name: str, folder: Path, formats: list[Format]) -> dict[str, dict[str, A
 def cell(case: Case, programs: dict[Precision, Program], format: Format, folder: Path) -> dict[str, Any]:
     """The files of one format, ours and those of its runtime's own tool, and their figures."""
     emitter, options = get_emitter(format), EmitOptions(force=True)
-    files = {precision.value: folder / f"{precision.value}{format.suffix}" for precision in programs}
-    for precision, program in programs.items():
-        emitter.emit(lower(program, format=format, precision=precision), options, files[precision.value])
+    files: dict[str, Path] = {}
     failures: dict[str, str] = {}
-    for recipe in RECIPES[format]:
+    for precision, program in programs.items():
+        out = folder / f"{precision.value}{format.suffix}"
+        try:
+            emitter.emit(lower(program, format=format, precision=precision), options, out)
+            files[precision.value] = out
+        except Exception as error:  # a file that cannot be written is a result
+            failures[precision.value] = one_line(error)
+    for recipe in RECIPES[format] if "fp32" in files else ():
         out = folder / f"native-{recipe}{format.suffix}"
         try:
             with converter("native tool", format):
