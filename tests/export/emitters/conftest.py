@@ -20,6 +20,7 @@ from edgefold.export.plan import LoweringPlan
 from edgefold.export.program import LoweredProgram, Program
 from edgefold.models.blocks import SqueezeExcite
 from edgefold.models.nets.hetnet import hetnet
+from edgefold.pipeline import fold
 from edgefold.quantize.calibrate import attach, calibrate
 
 DEFAULT_OPTIONS = EmitOptions()
@@ -123,7 +124,8 @@ def program_of() -> Callable[[str], Program]:
     def get(name: str) -> Program:
         if name not in made:
             module, inputs = _make_net(name)
-            made[name] = capture(module, inputs)
+            # Masks and BatchNorms are gone before a network is quantized.
+            made[name] = fold(module, inputs).program if name == "hetnet" else capture(module, inputs)
         return made[name]
 
     return get
