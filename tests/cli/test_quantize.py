@@ -123,3 +123,15 @@ def test_pictures_calibrate_as_declared_and_the_findings_are_told(cli: Cli, tmp_
     assert ended.code == 0, ended.stderr
     assert ended.data["samples"] == 4
     assert ended.data["findings"] == ["only 4 calibration samples, expected 32 or more: rare values are missed"]
+
+
+def test_a_scheme_without_calibration_tells_no_ranges(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\n\n\n"
+        "def make():\n    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), torch.randn(1, 3, 8, 8)\n"
+    )
+    ended = cli("quantize", f"{tmp_path}/net.py:make", "--scheme", "int8-weight-only")
+    assert ended.code == 0, ended.stderr
+    assert "int8-weight-only, without calibration: " in ended.stdout
+    assert "clipped" not in ended.stdout

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from edgefold.quantize.sensitivity_data import Sensitivity
     from edgefold.report.explanation import Explanation, RuntimeOutlook
 
 
 def explained(found: Explanation) -> Iterable[RenderableType]:
     """The parts of an explanation, in the order in which they are read."""
+    from edgefold.report.explained import rounding
     from edgefold.report.explanation import advice, time_verdict
 
-    yield layers(found.sensitivity)
+    yield layers(found)
     where = f"at the output, over {found.samples} samples"
-    yield f"{found.scheme}, ranges by {found.observer}: {found.sensitivity.output_db:.1f} dB {where}"
+    yield f"{found.scheme}, {rounding(found)}: {found.sensitivity.output_db:.1f} dB {where}"
     yield advice(found)
     if found.float_layers:
         yield f"Left in float: {', '.join(found.float_layers)}"
@@ -48,16 +48,13 @@ def explained(found: Explanation) -> Iterable[RenderableType]:
     yield f"CPU: {found.cpu}; {found.cpu_reason}"
 
 
-def layers(sensitivity: Sensitivity) -> RenderableType:
+def layers(found: Explanation) -> RenderableType:
     """The layers, the most sensitive first."""
     from edgefold.cli.output import table
-    from edgefold.report.explained import layer_cells
+    from edgefold.report.explained import layer_columns, layer_rows
 
-    return table(
-        ("layer", "alone", "up to here", "gain if float", "range", "clipped"),
-        [layer_cells(layer) for layer in sensitivity.layers],
-        "lrrrrr",
-    )
+    columns = layer_columns(found)
+    return table(("layer", *columns), layer_rows(found), "l" + "r" * len(columns))
 
 
 def runtimes(found: Iterable[RuntimeOutlook]) -> RenderableType:

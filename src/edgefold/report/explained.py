@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from edgefold.report.charts import RUNTIME_NAMES
 from edgefold.report.explanation import Explanation, advice, time_verdict
 from edgefold.report.sensitivity_chart import sensitivity_chart
+from edgefold.schemes import scheme_of
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -34,6 +35,7 @@ class ExplainedScheme:
     summary: str
     advice: str
     chart: Markup
+    columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     runtimes: tuple[ExplainedRuntime, ...]
     cpu: str
@@ -50,7 +52,8 @@ def explained_schemes(explanations: Sequence[Explanation]) -> list[ExplainedSche
             advice=advice(found),
             # Markup that svg.py has escaped.
             chart=Markup(sensitivity_chart(found.sensitivity)),
-            rows=tuple(layer_cells(layer) for layer in found.sensitivity.layers),
+            columns=layer_columns(found),
+            rows=tuple(layer_rows(found)),
             runtimes=tuple(
                 ExplainedRuntime(each.format.value, RUNTIME_NAMES[each.format], time_verdict(each), each.reasons)
                 for each in found.runtimes
@@ -61,8 +64,19 @@ def explained_schemes(explanations: Sequence[Explanation]) -> list[ExplainedSche
     ]
 
 
-def layer_cells(layer: LayerSensitivity) -> tuple[str, ...]:
-    """Name, alone, up to here, gain if float, range, clipped."""
+def layer_columns(found: Explanation) -> tuple[str, ...]:
+    """What is told of each layer after its name; without calibration there are no ranges."""
+    ranges = ("range", "clipped") if scheme_of(found.scheme).calibrated else ()
+    return ("alone", "up to here", "gain if float", *ranges)
+
+
+def layer_rows(found: Explanation) -> list[tuple[str, ...]]:
+    """The name and the `layer_columns` of each layer, the most sensitive first."""
+    width = 1 + len(layer_columns(found))
+    return [_layer_cells(layer)[:width] for layer in found.sensitivity.layers]
+
+
+def _layer_cells(layer: LayerSensitivity) -> tuple[str, ...]:
     return (
         layer.name,
         f"{layer.alone_db:.1f} dB",
@@ -73,9 +87,11 @@ def layer_cells(layer: LayerSensitivity) -> tuple[str, ...]:
     )
 
 
+def rounding(found: Explanation) -> str:
+    """How the scheme's numbers were found."""
+    return f"ranges by {found.observer}" if found.observer else "without calibration"
+
+
 def _summary(found: Explanation) -> str:
     left = f" In float by choice: {', '.join(found.float_layers)}." if found.float_layers else ""
-    return (
-        f"{found.sensitivity.output_db:.1f} dB at the output, over {found.samples} calibration samples; "
-        f"ranges by {found.observer}.{left}"
-    )
+    return f"{found.sensitivity.output_db:.1f} dB at the output, over {found.samples} samples; {rounding(found)}.{left}"
