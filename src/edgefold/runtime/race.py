@@ -51,7 +51,7 @@ class Contestant:
     def __init__(self, worker: Any, form: str, path: Path, arrays: list[Any], threads: int) -> None:
         self.model = worker.MODELS[form]()
         self.model.load(str(path), threads)
-        worker.check_inputs(self.model.specs()[0], arrays)
+        worker.check_inputs(self.model.specs()[0], arrays, form == "executorch")
         self.inputs = [np.ascontiguousarray(array[0]) for array in arrays]
         self.turns: list[float] = []
 
