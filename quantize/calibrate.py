@@ -47,6 +47,7 @@ class ScaleTable:
     clipped: dict[str, float] = field(default_factory=dict)  # share of the values outside the range
     observer: str = "minmax"
     samples: int = 0
+    full_range: frozenset[str] = frozenset()  # layers whose weights are not made pair-safe
     dynamic: bool = False  # inputs of the weights are quantized at run time
 
 
@@ -67,6 +68,7 @@ def calibrate(
     observer: str = "auto",
     branch_mask: BranchMask | None = None,
     keep_float: frozenset[str] = frozenset(),
+    full_range: frozenset[str] | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> ScaleTable:
     """Runs the graph over the batches once and makes the table of scales.
@@ -78,6 +80,7 @@ def calibrate(
             quantized network has the best SQNR on some of the batches.
         branch_mask: the group branch of a conv, see `BranchMask`.
         keep_float: convs and linears that are not quantized, by node name.
+        full_range: layers whose weights keep their full range, see `edgefold.quantize.pairs`; by default those that need it.
         progress: called after each batch.
 
     Raises:
@@ -92,13 +95,17 @@ def calibrate(
     table = tables[0]
     if len(tables) > 1:
         table = max(tables, key=lambda table: output_sqnr_db(attach(graph, table), judges))
-    return with_pair_safe_weights(graph, statistics.annotation, table, judges)
+    return with_pair_safe_weights(graph, statistics.annotation, table, judges, full_range)
 
 
 def with_pair_safe_weights(
-    graph: GraphModule, annotation: Annotation, table: ScaleTable, judges: Sequence[tuple[Tensor, ...]]
+    graph: GraphModule,
+    annotation: Annotation,
+    table: ScaleTable,
+    judges: Sequence[tuple[Tensor, ...]],
+    full_range: frozenset[str] | None = None,
 ) -> ScaleTable:
-    """The table with scales that make weights pair-safe, wherever the network can afford them; see `edgefold.quantize.pairs`."""
+    """The table with pair-safe weights in all layers but ``full_range``, by default in those where the network can afford it."""
     safe = _weight_scales(graph, annotation, table.activations, weight_scale)
     nodes = {node.name: node for node in graph.graph.nodes}
     losses = {}
@@ -109,8 +116,11 @@ def with_pair_safe_weights(
         losses[name] = float(added / power.clamp_min(1e-30))
 
     def changed(full: frozenset[str]) -> ScaleTable:
-        return replace(table, weights={name: table.weights[name] if name in full else scale for name, scale in safe.items()})
+        weights = {name: table.weights[name] if name in full else scale for name, scale in safe.items()}
+        return replace(table, weights=weights, full_range=full)
 
+    if full_range is not None:
+        return changed(full_range)
     return changed(layers_of_full_range(losses, lambda full: output_sqnr_db(attach(graph, changed(full)), judges)))
 
 

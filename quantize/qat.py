@@ -24,7 +24,7 @@ from edgefold.quantize.annotate import WEIGHTED, EdgefoldQuantizer, annotate
 from edgefold.quantize.calibrate import ScaleTable
 from edgefold.quantize.graph import constant_of, is_constant
 from edgefold.quantize.insert import WEIGHT_QMAX, WEIGHT_QMIN
-from edgefold.quantize.pairs import weight_scale
+from edgefold.quantize.pairs import full_scale, weight_scale
 from edgefold.quantize.pt2e import FakeQuantizeBase, prepare_qat_pt2e
 from edgefold.quantize.scheme import QParams
 
@@ -58,10 +58,12 @@ class WeightFakeQuantize(FakeQuantizeBase):  # type: ignore[misc]  # torchao is 
         super().__init__()
         self.dtype = dtype
         self.scale = torch.ones(1)
+        self.full_range = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantizes ``x``."""
-        self.scale = weight_scale(x.detach()).clamp_min(1e-12)
+        rule = full_scale if self.full_range else weight_scale
+        self.scale = rule(x.detach()).clamp_min(1e-12)
         zeros = torch.zeros(len(self.scale), dtype=torch.int32)
         return torch.fake_quantize_per_channel_affine(x, self.scale, zeros, 0, WEIGHT_QMIN, WEIGHT_QMAX)
 
@@ -96,6 +98,8 @@ def prepare_qat(graph: GraphModule, table: ScaleTable) -> nn.Module:
             source = node.args[0]
             assert isinstance(source, Node)
             module.fix(table.activations[source.name])
+        elif isinstance(module, WeightFakeQuantize):
+            module.full_range = any(user.name in table.full_range for user in node.users)
     for parameter in prepared.parameters():
         if parameter.requires_grad:
             _keep_zeros(parameter)

@@ -177,7 +177,13 @@ def _scales(folded: FoldResult, weights: Mapping[str, Tensor], program: Quantize
     from edgefold.quantize.calibrate import calibrate
 
     graph = _with(folded.program.graph, weights)
-    table = calibrate(graph, [(sample,) for sample in samples], observer=program.table.observer, branch_mask=group_branch)
+    table = calibrate(
+        graph,
+        [(sample,) for sample in samples],
+        observer=program.table.observer,
+        branch_mask=group_branch,
+        full_range=program.table.full_range,
+    )
     return replace(table, activations=program.table.activations, biases={}, clipped=program.table.clipped)
 
 
