@@ -33,7 +33,7 @@ from typing import Any, Final
 import torch
 from int8_native import RECIPES, quantize_native
 from loop_route import STRAIGHT
-from record import RESULTS, write_result
+from record import earlier, write_result
 from torch import Tensor, nn
 
 import edgefold
@@ -270,13 +270,6 @@ def summary(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def earlier() -> list[dict[str, Any]]:
-    """The cells that were measured before."""
-    path = RESULTS / f"{NAME}.json"
-    cells: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else []
-    return cells
-
-
 def main() -> None:
     """Measures the cells that are missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -289,7 +282,7 @@ def main() -> None:
     parser.add_argument("--emit-only", action="store_true", help="write the files into the cache, measure nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    cells = {key_of(one): one for one in earlier()}
+    cells = {key_of(one): one for one in earlier(NAME).get("cells", [])}
     cache = Cache(arguments.cache)
     with open_runner("host") as host:
         for name in arguments.models:
@@ -308,7 +301,10 @@ def main() -> None:
                         continue
                     found = cell(name, p, made, form, precision, cache, host)
                     print(json.dumps(found), flush=True)
-                    cells = {**{key_of(one): one for one in earlier()}, key: found}  # another run may have added some
+                    cells = {
+                        **{key_of(one): one for one in earlier(NAME).get("cells", [])},
+                        key: found,
+                    }  # another run may have added some
                     rows = sorted(cells.values(), key=key_of)
                     write_result(NAME, {"summary": summary(rows), "cells": rows}, command="python benchmarks/fold_speed.py")
 

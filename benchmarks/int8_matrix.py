@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
-from record import RESULTS, write_result
+from record import earlier, write_result
 
 from edgefold.artifact import Format
 
@@ -120,10 +120,9 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the model files here")
     parser.add_argument("--cap", type=float, default=1200.0, metavar="SECONDS", help="time for one network")
     arguments = parser.parse_args()
-    path = RESULTS / "int8_matrix.json"
     cells: list[dict[str, Any]] = []
-    if arguments.resume and path.exists():
-        cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if "failure" not in cell]
+    if arguments.resume:
+        cells = [cell for cell in earlier("int8_matrix").get("cells", []) if "failure" not in cell]
     known = {(cell["model"], cell["format"]) for cell in cells}
     for model in arguments.models:
         formats = [format for format in arguments.formats if (model, format.value) not in known]

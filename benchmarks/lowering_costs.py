@@ -7,20 +7,19 @@ interleaved turns on one thread, the fastest turn counts; a layer whose two copi
     python benchmarks/lowering_costs.py [--layers N]
 
 writes the table into ``export/lower/tables`` after each layer, keeps what is there already, and records the run under
-``results``.
+``results``, one file a class.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from record import RESULTS, write_result
+from record import earlier, write_result
 
 from edgefold.artifact import Format
 from edgefold.device_bench.costs import PRECISIONS, knows, measure_layer
@@ -60,14 +59,12 @@ LAYERS: Final = (
     het(16, 16, 4, 32),
     het(32, 32, 4, 16),
     het(64, 64, 4, 8),
+    het(16, 32, 4, 32, 2),
+    het(32, 64, 4, 16, 2),
+    het(64, 128, 4, 16),
+    het(128, 256, 4, 8),
+    het(256, 512, 4, 4),
 )
-
-
-def earlier_figures() -> list[dict[str, Any]]:
-    """What earlier runs recorded: a run measures only what the table lacks."""
-    path = RESULTS / "lowering_costs.json"
-    layers: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["layers"] if path.exists() else []
-    return layers
 
 
 def main() -> None:
@@ -80,7 +77,8 @@ def main() -> None:
     if name is None:
         raise SystemExit(f"there is no class for this CPU ({platform.machine()}); add one to export/lower/tables/__init__.py")
     path = TABLES / f"{name}.json"
-    figures = earlier_figures()
+    record = f"lowering_costs-{name}"
+    figures: list[dict[str, Any]] = earlier(record).get("layers", [])  # a run measures only what the table lacks
     before = len(figures)
     with open_runner("host") as host:
         cpu, launchers = host.info().cpu, Launchers(host)
@@ -106,7 +104,7 @@ def main() -> None:
                 table = table.merged(found.table(table.source, host.info()))
                 path.write_text(table.to_json(), encoding="utf-8")
     if len(figures) > before:
-        write_result("lowering_costs", {"layers": figures}, command="python benchmarks/lowering_costs.py")
+        write_result(record, {"layers": figures}, command="python benchmarks/lowering_costs.py")
 
 
 if __name__ == "__main__":

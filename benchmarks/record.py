@@ -15,6 +15,24 @@ from edgefold.shipping import tool_versions
 RESULTS = Path(__file__).parent / "results"
 
 
+def earlier(name: str) -> dict[str, Any]:
+    """What ``results/<name>.json`` holds, for a run that goes on; empty if there is none.
+
+    A run goes on only where it began: figures of two CPUs in one file could not be compared.
+    """
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return {}
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    with open_runner("host") as host:
+        cpu = host.info().cpu
+    if record["machine"]["cpu"] != cpu:
+        raise SystemExit(
+            f"{path} is of another CPU ({record['machine']['cpu']}, here {cpu}); rename or delete it to measure anew"
+        )
+    return record
+
+
 def write_result(name: str, figures: dict[str, Any], *, command: str) -> Path:
     """Write ``results/<name>.json``.
 

@@ -11,13 +11,12 @@ a miss has its cause.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any, Final
 
 from int8_matrix import measure, ratios
-from record import RESULTS, write_result
+from record import earlier, write_result
 
 from edgefold.artifact import Format
 
@@ -70,13 +69,18 @@ def main() -> None:
     parser.add_argument(
         "--models", nargs="+", default=ZOO.read_text(encoding="utf-8").split(), metavar="NAME", help="instead of those in zoo.txt"
     )
-    parser.add_argument("--resume", action="store_true", help="keep the networks that are there, those with a failure excepted")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep what is there and in int8_matrix, but for failures",
+    )
     parser.add_argument("--cap", type=float, default=1800.0, metavar="SECONDS", help="time for one network")
     arguments = parser.parse_args()
-    path = RESULTS / "zoo_matrix.json"
     cells: list[dict[str, Any]] = []
-    if arguments.resume and path.exists():
-        cells = json.loads(path.read_text(encoding="utf-8"))["measured"]
+    if arguments.resume:
+        cells = earlier("zoo_matrix").get("measured", [])
+        measured = {cell["model"] for cell in cells}
+        cells += [cell for cell in earlier("int8_matrix").get("cells", []) if cell["model"] not in measured]
         failed = {cell["model"] for cell in cells if "failure" in cell}
         cells = [cell for cell in cells if cell["model"] not in failed]
     known = {cell["model"] for cell in cells}
