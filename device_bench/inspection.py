@@ -30,7 +30,8 @@ def fallback_ops(path: Path) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one op of a file has to do. ``module`` is empty where the file does not say."""
+    """What one op of a file has to do. ``module`` is empty where the file does not say; ``moved_bytes`` of an ONNX node are
+    those of its weights."""
 
     module: str
     macs: int
@@ -56,6 +57,13 @@ def work_of(path: Path) -> list[Work]:
         except EdgefoldError:
             return []
     return [Work(op.module, op.macs, op.moved_bytes, op.accelerated) for op in ops]
+
+
+def work_by_name(path: Path) -> dict[str, Work]:
+    """The nodes of an .onnx by the names under which ONNX Runtime may tell of them."""
+    from edgefold.export.inspectors import onnx
+
+    return {name: Work(*work, delegated=False) for name, work in onnx.work_by_name(path).items()}
 
 
 def _quiet() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from edgefold.artifact import Artifact, Format
 from edgefold.device_bench.cases import GRACE_S, PROFILE_JOB, Case, make_case
-from edgefold.device_bench.inspection import work_of
+from edgefold.device_bench.inspection import work_by_name, work_of
 from edgefold.device_bench.launch import Launcher, Launchers, Worker
 from edgefold.device_bench.method import START_S, PlacedCase, placed
 from edgefold.device_bench.options import BenchOptions
@@ -89,11 +89,11 @@ def profile_case(case: Case, runner: Runner, launcher: Launcher, options: BenchO
 
 def _rows(answer: dict[str, Any], place: PlacedCase, local: Path) -> list[Row]:
     """The ops in a worker's answer, or in the file that it names."""
-    for key, read in (("ort_trace", read_ort_trace), ("etdump", read_etdump)):
-        if key in answer:
-            place.runner.pull(f"{place.folder}/{answer[key]}", local)
-            rows = read(local)
-            break
-    else:
-        rows = read_litert_trace(answer["ops"])
-    return rows if place.case.format is Format.ONNX else with_work(rows, work_of(place.case.path))
+    model = place.case.path
+    if "ort_trace" in answer:
+        place.runner.pull(f"{place.folder}/{answer['ort_trace']}", local)
+        return read_ort_trace(local, work_by_name(model))
+    if "etdump" in answer:
+        place.runner.pull(f"{place.folder}/{answer['etdump']}", local)
+        return with_work(read_etdump(local), work_of(model))
+    return with_work(read_litert_trace(answer["ops"]), work_of(model))

@@ -1,6 +1,7 @@
 """The times of ops as each runtime writes them, read into one kind of row.
 
-ONNX Runtime tells each node with its shapes; its name begins with its module's path in the files that Edgefold writes.
+ONNX Runtime tells each node by its name or, where it has put it into a blocked layout, by that of its output; modules and
+multiply-accumulates come from the file, since the shapes in the trace are padded to blocks and lack packed weights.
 XNNPACK, in ExecuTorch and LiteRT, tells kernels without modules: convolutions and matrix products run in the order of the
 file, so they get the modules, multiply-accumulates and bytes of its own ops; all others get none.
 """
@@ -8,12 +9,11 @@ file, so they get the modules, multiply-accumulates and bytes of its own ops; al
 from __future__ import annotations
 
 import json
-import math
 import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ WITH_MACS = re.compile(r"^(?:Convolution|Deconvolution|Fully Connected|Batch Mat
 # Rows of an ETDump that hold other rows.
 FRAMES = ("Method::init", "Program::load_method", "Method::execute", "DELEGATE_CALL", "OPERATOR_CALL")
 KERNEL = "_kernel_time"
+# What ONNX Runtime puts behind a name when it replaces a node by one of another layout, or by one that is fused.
+BLOCKED = re.compile(r"(?:_nchwc)?(?:_token_\d+)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,8 @@ class Row:
     position: int = -1
 
 
-def read_ort_trace(path: Path) -> list[Row]:
-    """The median time of each node in ONNX Runtime's trace.
+def read_ort_trace(path: Path, known: Mapping[str, Work] | None = None) -> list[Row]:
+    """The median time of each node in ONNX Runtime's trace; ``known`` is what the file says of its nodes, by their names.
 
     Raises:
         RuntimeFailure: it is no such trace.
@@ -60,40 +62,19 @@ def read_ort_trace(path: Path) -> list[Row]:
                 arguments[name] = event["args"]
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise RuntimeFailure(f"ONNX Runtime's trace cannot be read ({error}); is it of another version?") from error
-    return [
-        Row(name, arguments[name]["op_name"], statistics.median(all_ns), module_of(name), *_work_of_node(arguments[name]))
-        for name, all_ns in times.items()
-    ]
+    rows = []
+    for name, all_ns in times.items():
+        work = (known or {}).get(BLOCKED.sub("", name)) or Work(module_of(name), 0, 0, delegated=False)
+        sizes = [int(arguments[name].get(key, 0)) for key in ("activation_size", "output_size", "parameter_size")]
+        moved = sizes[0] + sizes[1] + max(sizes[2], work.moved_bytes)
+        rows.append(Row(name, arguments[name]["op_name"], statistics.median(all_ns), work.module, work.macs, moved))
+    return rows
 
 
 def module_of(node: str) -> str:
     """The module's path at the beginning of a node's name (``features.0/Conv_token_3``); empty where there is none."""
     path, slash, _ = node.partition("/")
     return path if slash else ""
-
-
-def _work_of_node(arguments: dict[str, Any]) -> tuple[int, int]:
-    """Multiply-accumulates and bytes of a node."""
-    inputs, outputs = (_shapes(arguments.get(key, [])) for key in ("input_type_shape", "output_type_shape"))
-    moved = sum(int(arguments.get(key, 0)) for key in ("activation_size", "parameter_size", "output_size"))
-    # The first input is the activation; the next of the same rank is the weight, after scales and zero points.
-    weight = next((shape for shape in inputs[1:] if len(shape) > 1), None)
-    if weight is None or not outputs:
-        return 0, moved
-    kind = arguments["op_name"]
-    if "ConvTranspose" in kind:
-        return math.prod(inputs[0]) * math.prod(weight[1:]), moved
-    if "Conv" in kind:
-        return math.prod(outputs[0]) * math.prod(weight[1:]), moved
-    if "MatMul" in kind or "Gemm" in kind:
-        # (…, m, k) times (k, n), or the transposed weight of a Gemm: k is what the output does not have.
-        return math.prod(outputs[0]) * math.prod(weight) // max(1, outputs[0][-1]), moved
-    return 0, moved
-
-
-def _shapes(entries: Sequence[dict[str, list[int]]]) -> list[list[int]]:
-    """Shapes out of entries like ``{"float": [1, 3, 16, 16]}``."""
-    return [next(iter(entry.values())) for entry in entries if entry]
 
 
 def read_litert_trace(entries: Sequence[dict[str, Any]]) -> list[Row]:

@@ -19,10 +19,12 @@ from edgefold.export.inspectors.ask import ask
 from edgefold.export.inspectors.base import Kind, Op, Reading
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 _CONVS = frozenset({"Conv", "ConvInteger", "ConvTranspose", "FusedConv", "NhwcFusedConv", "QLinearConv"})
 _PRODUCTS = frozenset({"FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MatMulInteger", "QGemm", "QLinearMatMul"})
+# What ONNX Runtime computes in a convolution's kernel.
+_ACTIVATIONS = frozenset({"Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh"})
 _CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 # Integer inside whatever their inputs are.
 _MIXED = frozenset({"DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits", "DynamicQuantizeLSTM"})
@@ -36,12 +38,8 @@ def read(path: Path) -> Reading:
         ArtifactError: not an ONNX model, or one that the runtime refuses.
     """
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no type information
 
-    try:
-        original = onnx.load(path)
-    except DecodeError as error:
-        raise ArtifactError(f"'{path.name}' is not an ONNX model ({error}); fetch it again") from error
+    original = _load(path)
     with tempfile.TemporaryDirectory(prefix="edgefold-") as folder:
         optimized_path = Path(folder) / "optimized.onnx"
         ask("onnx", path, str(optimized_path))
@@ -126,6 +124,14 @@ def _infer_types(node: NodeProto, types: dict[str, int]) -> None:
 
 def _macs_by_weight(model: ModelProto) -> dict[str, int]:
     """The MACs of every conv and matrix product with a constant weight, by its name; of one sample where any batch goes."""
+    found: dict[str, int] = {}
+    for _, weight, macs in _layers(model):
+        found[weight.name] = found.get(weight.name, 0) + macs
+    return found
+
+
+def _layers(model: ModelProto) -> Iterable[tuple[NodeProto, TensorProto, int]]:
+    """Every conv and matrix product with a constant weight, the weight, and the MACs."""
     import onnx
 
     for value in (*model.graph.input, *model.graph.output):
@@ -138,19 +144,60 @@ def _macs_by_weight(model: ModelProto) -> dict[str, int]:
         value.name: tuple(size.dim_value for size in value.type.tensor_type.shape.dim)
         for value in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
     }
-    constants = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
     sources = {
         node.output[0]: node.input[0]
         for node in model.graph.node
         if node.op_type == "DequantizeLinear" and node.input[0] in constants
     }
-    found: dict[str, int] = {}
     for node in inferred.graph.node:
         if node.op_type in _CONVS | _PRODUCTS:
-            weight = next((sources.get(name, name) for name in node.input[1:] if sources.get(name, name) in constants), None)
-            if weight is not None and len(constants[weight]) > 1:
-                found[weight] = found.get(weight, 0) + _macs(node, constants[weight], shapes)
+            name = next((sources.get(name, name) for name in node.input[1:] if sources.get(name, name) in constants), None)
+            if name is not None and len(constants[name].dims) > 1:
+                yield node, constants[name], _macs(node, tuple(constants[name].dims), shapes)
+
+
+def work_by_name(path: Path) -> dict[str, tuple[str, int, int]]:
+    """Module, MACs and bytes of weights by the names under which ONNX Runtime may tell of a node: its own and its output's.
+
+    A conv that takes an activation in gets the name of the activation's output.
+
+    Raises:
+        ArtifactError: not an ONNX model.
+    """
+    model = _load(path)
+    users: dict[str, list[NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    found = {
+        name: (node.name.rpartition("/")[0], 0, 0) for node in model.graph.node for name in (node.name, *node.output) if name
+    }
+    for node, weight, macs in _layers(model):
+        work = (node.name.rpartition("/")[0], macs, _bytes(weight))
+        while True:
+            found |= {name: work for name in (node.name, node.output[0]) if name}
+            readers = users.get(node.output[0], [])
+            if len(readers) != 1 or readers[0].op_type not in _ACTIVATIONS:
+                break
+            node = readers[0]
     return found
+
+
+def _bytes(tensor: TensorProto) -> int:
+    import onnx
+
+    return math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+
+
+def _load(path: Path) -> ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no type information
+
+    try:
+        return onnx.load(path)
+    except DecodeError as error:
+        raise ArtifactError(f"'{path.name}' is not an ONNX model ({error}); fetch it again") from error
 
 
 def _macs(node: NodeProto, weight: tuple[int, ...], shapes: dict[str, tuple[int, ...]]) -> int:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from edgefold.artifact import Format, Precision
 from edgefold.device_bench.diagnosis import by_profile, by_roofline, cpu_features, diagnose, fallback, float_work, slow_cores
@@ -15,6 +17,7 @@ from edgefold.device_bench.optrace import module_of, read_litert_trace, read_ort
 from edgefold.device_bench.roofline import Roofline
 from edgefold.device_bench.runners.fake import QUIET_DEVICE
 from edgefold.errors import RuntimeFailure
+from edgefold.pipeline import export_model
 from edgefold.results import CoreInfo
 
 
@@ -29,6 +32,24 @@ def test_both_convolutions_are_seen_and_take_the_time(tiny: Path, name: str) -> 
     assert len(convs) == 2
     assert sum(op.share for op in found.ops) == pytest.approx(1)
     assert found.slowest[0].ns == max(op.ns for op in found.ops)
+
+
+@pytest.mark.parametrize("bits", [32, 8])
+def test_onnx_ops_have_their_modules_and_work_whatever_the_layout_of_the_kernel(tmp_path: Path, bits: int) -> None:
+    """8 channels are padded to 16 on some CPUs, packed weights are no inputs any more: neither may be seen."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 24, 3), nn.Flatten(), nn.Linear(24 * 36, 10)
+    ).eval()
+    images = torch.randn(4, 3, 8, 8)
+    precision = f"{'fp' if bits == 32 else 'int'}{bits}"
+    calibration = images if bits == 8 else None
+    export_model(net, images[:1], format="onnx", precision=precision, calibration=calibration, out=tmp_path / "n.onnx")
+    ops = {op.module: op for op in profile(tmp_path / "n.onnx").ops if op.macs}
+    macs = {"0": 3 * 8 * 9 * 64, "2": 8 * 24 * 9 * 36, "4": 24 * 36 * 10}
+    assert {name: op.macs for name, op in ops.items()} == macs
+    weights = {"0": 3 * 8 * 9, "2": 8 * 24 * 9, "4": 24 * 36 * 10}
+    assert all(ops[name].moved_bytes >= size * bits // 8 for name, size in weights.items())
 
 
 def test_an_op_outside_of_the_delegate_is_found_by_its_position() -> None:
