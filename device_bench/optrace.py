@@ -79,7 +79,12 @@ def module_of(node: str) -> str:
 
 def read_litert_trace(entries: Sequence[dict[str, Any]]) -> list[Row]:
     """What the worker told of LiteRT's profiler."""
-    return [Row(entry["name"], entry["op"], entry["ns"], position=entry["position"]) for entry in entries]
+    return [Row(entry["name"], _kernel(entry["op"]), entry["ns"], position=entry["position"]) for entry in entries]
+
+
+def _kernel(name: str) -> str:
+    """XNNPACK calls kernels without a name, such as table lookups of INT8, "Invalid Unary Op"; nothing is wrong with them."""
+    return name.removeprefix("Invalid ")
 
 
 def read_etdump(path: Path) -> list[Row]:
@@ -109,7 +114,7 @@ def read_etdump(path: Path) -> list[Row]:
         raise RuntimeFailure(f"ExecuTorch's reader refused the ETDump: {last_line(done.stderr)}; is it of another version?")
     rows = json.loads(done.stdout.decode().strip().splitlines()[-1])
     # "Convolution (NHWC, F32) IGEMM #2": the number only tells equal names apart. XNNPACK's clock has steps of a microsecond.
-    return [Row(name, re.sub(r" #\d+$", "", name), ns) for name, ns in rows if name not in FRAMES]
+    return [Row(name, _kernel(re.sub(r" #\d+$", "", name)), ns) for name, ns in rows if name not in FRAMES]
 
 
 def with_work(rows: Sequence[Row], work: Sequence[Work]) -> list[Row]:

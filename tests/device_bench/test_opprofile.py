@@ -65,6 +65,11 @@ def test_an_op_outside_of_the_delegate_is_found_by_its_position() -> None:
     assert [row.module for row in with_work(rows[:1], [*work, Work("more", 5, 5, True)])] == [""]
 
 
+def test_a_kernel_without_a_name_is_not_called_invalid() -> None:
+    (row,) = read_litert_trace([{"name": "Invalid Unary Op", "op": "Invalid Unary Op", "position": -1, "ns": 5}])
+    assert row.op == "Unary Op"
+
+
 def test_a_trace_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "trace").write_text("[1]")
     with pytest.raises(RuntimeFailure, match="ONNX Runtime's trace cannot be read"):
