@@ -88,7 +88,7 @@ class _Form:
     def cost_ns(self) -> float | None:
         """The sum of the layers' times; ``None`` if one of those with a choice was not measured."""
         layers = [layer for layer in self.lowered.plan.layers if len(layer.candidates) > 1]
-        if any(layer.chosen.source == "estimated" for layer in layers):
+        if any(layer.chosen.estimated for layer in layers):
             return None
         return sum(layer.chosen.cost_ns for layer in layers)
 

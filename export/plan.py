@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from edgefold.artifact import Format, Precision
 from edgefold.results import Estimate
@@ -72,6 +73,9 @@ class FoldPlan:
     layers: tuple[FoldedLayer, ...]
 
 
+ESTIMATED: Final = "estimated"
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One way to compute a layer. ``cost_ns`` is measured on a device or scaled from FLOPs, as ``source`` says."""
@@ -81,7 +85,12 @@ class Candidate:
     macs: int
     weight_bytes: int
     cost_ns: float
-    source: str  # "measured on host", "table x86-avx2", "estimated"
+    source: str  # "measured on host", "table x86-avx2", "estimated", "estimated from table x86-avx2"
+
+    @property
+    def estimated(self) -> bool:
+        """Whether the cost is no measured time of this layer."""
+        return self.source.startswith(ESTIMATED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,7 +187,7 @@ def work_by_name(path: Path) -> dict[str, tuple[str, int, int]]:
 def _bytes(tensor: TensorProto) -> int:
     import onnx
 
-    return math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return int(math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
 def _load(path: Path) -> ModelProto:

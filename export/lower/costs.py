@@ -2,8 +2,7 @@
 
 A `CostModel` is asked for a time and may not know it. `CostTable` knows what has been measured on a device; it is
 plain JSON (``edgefold.CostTable/1``) and is only valid for the runtime versions that it names. `estimate_ns` always
-answers: multiply-accumulates over a rate that depends on the runtime and the shape, plus a time for each op. Its
-constants are set by hand; what it says is marked `estimated`.
+answers, and what it says is marked `estimated`.
 """
 
 from __future__ import annotations

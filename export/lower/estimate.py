@@ -7,6 +7,8 @@ rate = peak · n / (n + half). What differs between runtimes is ``half`` of the 
 Runtime's INT8 kernel, which runs one im2col and one small matrix product a group. Where a runtime's fast group
 convolution needs groups of a multiple of so many channels, other groups run at a lower rate, and the tensors around them are
 reordered. Only ratios between the lowerings of one layer matter.
+
+The constants stand for a CPU that nothing is known of; `fitted` finds those of a CPU from the layers that were measured on it.
 """
 
 from __future__ import annotations
@@ -48,17 +50,12 @@ RULES: Final[dict[tuple[Format, bool], Rule]] = {
 
 
 def rule_for(format: Format, precision: Precision) -> Rule:
-    """The rule of a runtime; precisions that compute in float share one."""
+    """The rule of a runtime on any CPU; precisions that compute in float share one."""
     return RULES[format, scheme_of(precision).integer]
 
 
-def estimate_ns(geometry: LayerGeometry, lowering: Lowering, format: Format, precision: Precision) -> float:
+def estimate_ns(rule: Rule, geometry: LayerGeometry, lowering: Lowering) -> float:
     """The estimated time of one layer."""
-    return estimate_with(rule_for(format, precision), geometry, lowering)
-
-
-def estimate_with(rule: Rule, geometry: LayerGeometry, lowering: Lowering) -> float:
-    """The estimated time of one layer under a rule."""
     positions = math.prod(geometry.out_space)
     taps = math.prod(geometry.kernel)
     outputs = positions * geometry.out_channels
@@ -84,15 +81,13 @@ def estimate_with(rule: Rule, geometry: LayerGeometry, lowering: Lowering) -> fl
     return time
 
 
-def gather_ns(elements: int, format: Format, precision: Precision) -> float:
+def gather_ns(rule: Rule, elements: int) -> float:
     """The estimated time of a channel gather of so many elements."""
-    rule = rule_for(format, precision)
     return 2.0 * rule.move * elements + 4.0 * rule.overhead
 
 
-def gather_limit(budget_ns: float, format: Format, precision: Precision) -> int:
+def gather_limit(rule: Rule, budget_ns: float) -> int:
     """How many elements a gather may move within a time; below 0 none."""
-    rule = rule_for(format, precision)
     return math.floor((budget_ns - 4.0 * rule.overhead) / (2.0 * rule.move))
 
 

@@ -17,10 +17,11 @@ from torch.fx import Node
 from edgefold.artifact import Format, Precision
 from edgefold.export.lower.budget import caps
 from edgefold.export.lower.candidates import Option, Options
-from edgefold.export.lower.costs import CostModel, known_cost
-from edgefold.export.lower.estimate import estimate_ns, gather_limit
+from edgefold.export.lower.costs import CostModel, CostTable, known_cost
+from edgefold.export.lower.estimate import Rule, estimate_ns, gather_limit, rule_for
+from edgefold.export.lower.fitted import fitted_rule
 from edgefold.export.lower.permute import Orders
-from edgefold.export.plan import Candidate, LoweredLayer, Lowering, NumericClass
+from edgefold.export.plan import ESTIMATED, Candidate, LoweredLayer, Lowering, NumericClass
 from edgefold.quantize.graph import module_path
 from edgefold.schemes import scheme_of
 
@@ -57,6 +58,15 @@ class Pricing:
         """The numbers that a layer computes with."""
         return Precision.FP32 if layer.conv.node in self._floats else self._precision
 
+    def rule(self, layer: Options) -> tuple[Rule, str]:
+        """What estimates the times of a layer that no model knows, and its source: of the first table with enough layers."""
+        precision = self.precision(layer)
+        for model in self._models:
+            fitted = fitted_rule(model, self.format, precision) if isinstance(model, CostTable) else None
+            if fitted is not None:
+                return fitted, f"{ESTIMATED} from {model.source}"
+        return rule_for(self.format, precision), ESTIMATED
+
     def candidates(self, layer: Options) -> tuple[Candidate, ...]:
         """The plan's entries for the options of a layer, in their order.
 
@@ -66,8 +76,8 @@ class Pricing:
         known = [known_cost(self._models, option.geometry, option.lowering, self.format, precision) for option in layer.options]
         measured = [cost for cost in known if cost is not None]
         if len(measured) < len(known):
-            estimates = [estimate_ns(option.geometry, option.lowering, self.format, precision) for option in layer.options]
-            measured = [(estimate, "estimated") for estimate in estimates]
+            rule, source = self.rule(layer)
+            measured = [(estimate_ns(rule, option.geometry, option.lowering), source) for option in layer.options]
         return tuple(
             Candidate(
                 option.lowering,
@@ -135,7 +145,7 @@ def _cheapest(
     for place, (option, candidate) in enumerate(ranked):
         last = most_bytes is not None and place == len(ranked) - 1
         saved = ranked[min(place + 1, len(ranked) - 1)][1].cost_ns - candidate.cost_ns
-        limit = None if last else max(gather_limit(saved, pricing.format, pricing.precision(layer)), 0)
+        limit = None if last else max(gather_limit(pricing.rule(layer)[0], saved), 0)
         wish = option.wish(layer.conv)
         moved = 0 if wish is None else orders.grant(wish, limit=limit)
         if moved is not None:
