@@ -43,7 +43,10 @@ def layer_program(geometry: LayerGeometry, precision: Precision) -> Program:
     program = capture(nn.Sequential(*layers).eval(), examples)
     if not scheme_of(precision).calibrated:
         return program
-    table = calibrate(program.graph, [program.example_inputs], observer="minmax", branch_mask=group_branch)
+    # Random weights lose more by pair-safe scales than trained ones do, and would be timed in kernels that networks seldom use.
+    table = calibrate(
+        program.graph, [program.example_inputs], observer="minmax", branch_mask=group_branch, full_range=frozenset()
+    )
     return Program(attach(program.graph, table), program.example_inputs, program.input_names, program.output_names)
 
 

@@ -216,7 +216,8 @@ def test_few_layers_make_no_rule() -> None:
 def test_estimates_from_a_shipped_table_choose_better_than_those_of_any_cpu(name: str) -> None:
     """A quarter of the layers is estimated from the others: what those choices take more than the best ones."""
     table = CostTable.load(TABLES / f"{name}.json")
-    by_fit, by_default = [], []
+    by_fit: list[float] = []
+    by_default: list[float] = []
     for format, precision in itertools.product(Format, (Precision.FP32, Precision.INT8)):
         layers = list(dict.fromkeys(text for text, _, *numbers in table.times_ns if numbers == [format, precision]))
         for unseen in (layers[place::4] for place in range(4)):
