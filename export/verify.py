@@ -3,7 +3,8 @@
 Criteria:
 
 * computed in float: the largest error is at most the scheme's tolerance, a share of the output's range (`edgefold.schemes`).
-* computed in integers, against the fake-quantized graph: SQNR = 10 log10(sum ref^2 / sum (ref - y)^2) of at least 30 dB.
+* computed in integers, against the fake-quantized graph: SQNR = 10 log10(sum ref^2 / sum (ref - y)^2) of at least the scheme's,
+  30 dB for 8-bit activations.
 * rounded weights against a float network: at least 10 dB. This only tells a working file from a broken one: what quantization
   costs is seen in the accuracy.
 
@@ -34,7 +35,6 @@ from edgefold.schemes import scheme_of
 
 Arrays = tuple[NDArray[Any], ...]
 
-SQNR_TO_QUANTIZED_DB: Final = 30.0
 SQNR_TO_FLOAT_DB: Final = 10.0
 OTHER_BATCH: Final = 3
 
@@ -206,7 +206,7 @@ def _judge(precision: Precision, parities: tuple[OutputParity, ...], *, quantize
     if tolerance is not None and (quantized or not scheme.rounded):
         worst = max(parity.max_relative_error for parity in parities)
         return worst <= tolerance, f"largest error at most {tolerance:g} of the output range"
-    limit = SQNR_TO_QUANTIZED_DB if quantized else SQNR_TO_FLOAT_DB
+    limit = scheme.sqnr_db if quantized else SQNR_TO_FLOAT_DB
     against = "the fake-quantized graph" if quantized else "the float network"
     passed = all(parity.sqnr_db is None or parity.sqnr_db >= limit for parity in parities)
     return passed, f"SQNR of at least {limit:g} dB against {against}"

@@ -7,7 +7,7 @@ The rules (for integer kernels that all three runtimes have):
   the clip. A scale taken before it wastes the integers on values that the clip removes.
 * Ops that only move values (pooling by maximum, reshape, slice, concat) share one set of parameters with their inputs.
 * A constant that is added, subtracted or multiplied may be one number.
-* Sigmoid, tanh and softmax have the ranges that the integer kernels fix: [0, 1) and [-1, 1).
+* Sigmoid, tanh and softmax have the ranges that the integer kernels fix: [0, 1) and [-1, 1), in 16 bits all [-1, 1).
 * Everything else stays float.
 
 `annotate` says so as data; `EdgefoldQuantizer` says the same to PT2E (`prepare_pt2e`, `prepare_qat_pt2e`).
@@ -32,7 +32,7 @@ from edgefold.quantize.pt2e import (
     Quantizer,
     SharedQuantizationSpec,
 )
-from edgefold.quantize.scheme import FIXED, QParams
+from edgefold.quantize.scheme import FIXED, INT8, INT16, Grid, QParams
 
 _ATEN = torch.ops.aten
 CONVS: Final = frozenset({_ATEN.conv1d.default, _ATEN.conv2d.default})
@@ -81,6 +81,7 @@ _FIXED: Final[dict[object, QParams]] = {
     _ATEN._softmax.default: QParams(1 / 256, -128),
     _ATEN.tanh.default: QParams(1 / 128, 0),
 }
+_FIXED_16: Final = QParams(1 / 32768, 0, INT16.qmin, INT16.qmax)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +99,13 @@ class Annotation:
     constants: tuple[str, ...] = ()  # single numbers that integer ops take
 
 
-def annotate(graph: GraphModule, keep_float: frozenset[str] = frozenset()) -> Annotation:
+def annotate(graph: GraphModule, keep_float: frozenset[str] = frozenset(), grid: Grid = INT8) -> Annotation:
     """What of a graph is quantized.
 
     Args:
         graph: ATen graph, float32, after fold.
         keep_float: names of convs and linears that stay float.
+        grid: the integers of activations.
     """
     nodes: list[Node] = [node for node in graph.graph.nodes if _is_activation(node)]
     integer = {node for node in nodes if node.name not in keep_float and _is_integer_op(node)}
@@ -127,7 +129,7 @@ def annotate(graph: GraphModule, keep_float: frozenset[str] = frozenset()) -> An
         if node in parents and node.target not in _SPLITS:
             members.setdefault(_root(parents, node), []).append(node.name)
     groups = tuple(tuple(names) for names in members.values())
-    fixed_by_name = {node.name: _FIXED[node.target] for node in nodes if node.target in _FIXED}
+    fixed_by_name = {node.name: _FIXED[node.target] if grid is INT8 else _FIXED_16 for node in nodes if node.target in _FIXED}
     fixed_by_name |= {node.name: node.meta[FIXED] for node in nodes if FIXED in node.meta}
     fixed = {names[0]: fixed_by_name[names[0]] for names in groups if names[0] in fixed_by_name}
     weighted = tuple(node.name for node in nodes if node in integer and node.target in WEIGHTED)
@@ -189,7 +191,7 @@ class EdgefoldQuantizer(Quantizer):  # type: ignore[misc]  # torchao is untyped
         fixed = self._annotation.fixed.get(name)
         if fixed is not None:
             return FixedQParamsQuantizationSpec(
-                dtype=torch.int8,
+                dtype=fixed.dtype,
                 scale=fixed.scale,
                 zero_point=fixed.zero_point,
                 quant_min=fixed.qmin,

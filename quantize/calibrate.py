@@ -21,11 +21,11 @@ from torch.fx import GraphModule, Interpreter, Node
 from edgefold.errors import DataError
 from edgefold.quantize.annotate import Annotation, EdgefoldQuantizer, annotate
 from edgefold.quantize.graph import add_buffer, constant_of, groups_of, is_constant, output_nodes
-from edgefold.quantize.observers import OBSERVERS, HistogramObserver, Range, get_observer, qparams_of_range
+from edgefold.quantize.observers import OBSERVERS, HistogramObserver, Rule, get_observer, qparams_of_range
 from edgefold.quantize.paired import walk
 from edgefold.quantize.pairs import full_scale, layers_of_full_range, weight_scale
 from edgefold.quantize.pt2e import prepare_pt2e
-from edgefold.quantize.scheme import BRANCH_Q, DYNAMIC, WEIGHT_SCALE, Q, QParams
+from edgefold.quantize.scheme import BRANCH_Q, DYNAMIC, INT8, WEIGHT_SCALE, Grid, Q, QParams
 
 # Which taps of a conv weight (N, M/G, *kernel) belong to the group branch when the layer is lowered to two branches;
 # ``None`` where it never is. Injected by the caller, who knows the structure of folded layers.
@@ -59,6 +59,7 @@ class Statistics:
     activations: dict[str, HistogramObserver]
     branches: dict[str, dict[str, HistogramObserver]]
     samples: int
+    grid: Grid = INT8
 
 
 def calibrate(
@@ -69,6 +70,7 @@ def calibrate(
     branch_mask: BranchMask | None = None,
     keep_float: frozenset[str] = frozenset(),
     full_range: frozenset[str] | None = None,
+    grid: Grid = INT8,
     progress: Callable[[], None] = lambda: None,
 ) -> ScaleTable:
     """Runs the graph over the batches once and makes the table of scales.
@@ -80,7 +82,9 @@ def calibrate(
             quantized network has the best SQNR on some of the batches.
         branch_mask: the group branch of a conv, see `BranchMask`.
         keep_float: convs and linears that are not quantized, by node name.
-        full_range: layers whose weights keep their full range, see `edgefold.quantize.pairs`; by default those that need it.
+        full_range: layers whose weights keep their full range, see `edgefold.quantize.pairs`; by default those that need it,
+            and all where activations have more than 8 bits.
+        grid: the integers of activations.
         progress: called after each batch.
 
     Raises:
@@ -89,12 +93,14 @@ def calibrate(
     """
     names = list(OBSERVERS) if observer == "auto" else [observer]
     rules = {name: get_observer(name) for name in names}
-    statistics = collect(graph, batches, branch_mask=branch_mask, keep_float=keep_float, progress=progress)
+    statistics = collect(graph, batches, branch_mask=branch_mask, keep_float=keep_float, grid=grid, progress=progress)
     tables = [make_table(graph, statistics, name, rule) for name, rule in rules.items()]
     judges = batches[:: max(1, len(batches) // _JUDGES)][:_JUDGES]
     table = tables[0]
     if len(tables) > 1:
         table = max(tables, key=lambda table: output_sqnr_db(attach(graph, table), judges))
+    if grid is not INT8:  # what saturates is a product of 8-bit integers
+        full_range = frozenset(statistics.annotation.weighted)
     return with_pair_safe_weights(graph, statistics.annotation, table, judges, full_range)
 
 
@@ -130,10 +136,11 @@ def collect(
     *,
     branch_mask: BranchMask | None = None,
     keep_float: frozenset[str] = frozenset(),
+    grid: Grid = INT8,
     progress: Callable[[], None] = lambda: None,
 ) -> Statistics:
     """Runs the graph over the batches and keeps a histogram of each quantized value; see `calibrate`."""
-    annotation = annotate(graph, keep_float)
+    annotation = annotate(graph, keep_float, grid)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecation notes inside torchao
         prepared = prepare_pt2e(copy.deepcopy(graph), EdgefoldQuantizer(annotation, HistogramObserver))
@@ -148,11 +155,12 @@ def collect(
             progress()
     if not samples:
         raise DataError("calibration data is empty, expected at least one batch; give some inputs as the model sees them in use")
-    return Statistics(annotation, _observers_by_node(prepared), runner.branches, samples)
+    return Statistics(annotation, _observers_by_node(prepared), runner.branches, samples, grid)
 
 
-def make_table(graph: GraphModule, statistics: Statistics, name: str, rule: Callable[[HistogramObserver], Range]) -> ScaleTable:
+def make_table(graph: GraphModule, statistics: Statistics, name: str, rule: Rule) -> ScaleTable:
     """The table of scales that the observer ``name``, with the given rule, makes of one calibration."""
+    grid = statistics.grid
     activations: dict[str, QParams] = {}
     clipped: dict[str, float] = {}
     for first, *others in statistics.annotation.groups:
@@ -160,14 +168,16 @@ def make_table(graph: GraphModule, statistics: Statistics, name: str, rule: Call
         params = statistics.annotation.fixed.get(first)
         if params is None:
             assert seen is not None
-            params = qparams_of_range(*rule(seen))
+            params = qparams_of_range(*rule(seen, grid), grid)
         activations.update(dict.fromkeys((first, *others), params))
         if seen is not None:
             clipped[first] = seen.clipped_share(params)
     nodes = {node.name: node for node in graph.graph.nodes}
-    activations.update({name: qparams_of_number(constant_of(graph, nodes[name])) for name in statistics.annotation.constants})
+    activations.update(
+        {name: qparams_of_number(constant_of(graph, nodes[name]), grid) for name in statistics.annotation.constants}
+    )
     branches = {
-        layer: {branch: qparams_of_range(*rule(seen)) for branch, seen in pair.items()}
+        layer: {branch: qparams_of_range(*rule(seen, grid), grid) for branch, seen in pair.items()}
         for layer, pair in statistics.branches.items()
     }
     weights = _weight_scales(graph, statistics.annotation, activations, full_scale)
@@ -222,10 +232,10 @@ def without(table: ScaleTable, graph: GraphModule, names: frozenset[str]) -> Sca
     )
 
 
-def qparams_of_number(value: Tensor) -> QParams:
+def qparams_of_number(value: Tensor, grid: Grid = INT8) -> QParams:
     """Parameters that hold one number exactly, as an integer far from the ends of the range: a step of 1/64 of it."""
     number = abs(float(value))
-    return QParams(number / 64 if number > 0 else 1.0, 0)
+    return QParams(number / 64 if number > 0 else 1.0, 0, grid.qmin, grid.qmax)
 
 
 def _set_bias(module: GraphModule, node: Node, bias: Tensor) -> None:

@@ -66,7 +66,7 @@ def quantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
 
 def _quantize_output(module: GraphModule, node: Node) -> None:
     params: QParams = node.meta[Q]
-    arguments = (params.scale, params.zero_point, params.qmin, params.qmax, torch.int8)
+    arguments = (params.scale, params.zero_point, params.qmin, params.qmax, params.dtype)
     users = list(node.users)
     with module.graph.inserting_after(_last_placeholder(module) if node.op == "placeholder" else node):
         quantize = module.graph.call_function(_OPS.quantize_per_tensor.default, (node, *arguments))
@@ -95,9 +95,9 @@ def _quantize_at_run_time(module: GraphModule, node: Node) -> None:
 
 
 def _quantize_constant(module: GraphModule, node: Node, *, fold_weights: bool) -> None:
-    """A constant of its own for each consumer: int8 behind a dequantize node, or float behind a pair."""
+    """A constant of its own for each consumer: integers behind a dequantize node, or float behind a pair."""
     params: QParams = node.meta[Q]
-    arguments = (params.scale, params.zero_point, params.qmin, params.qmax, torch.int8)
+    arguments = (params.scale, params.zero_point, params.qmin, params.qmax, params.dtype)
     value: Tensor = constant_of(module, node)
     integers = _OPS.quantize_per_tensor.default(value, *arguments)
     for user in list(node.users):

@@ -13,8 +13,7 @@ Zero always lies in the range, so that zero padding is exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -23,21 +22,22 @@ from torch import Tensor
 
 from edgefold.errors import unknown_name
 from edgefold.quantize.pt2e import ObserverBase
-from edgefold.quantize.scheme import QParams
+from edgefold.quantize.scheme import INT8, Grid, QParams
 
 BINS: Final = 4096
-LEVELS: Final = 256
+CUT: Final = 1e-4  # of the percentile observer
 _SMALLEST_SCALE: Final = 1e-30  # far above the denormals of float32, which kernels flush to zero
 Histogram = NDArray[np.float64]
 Range = tuple[float, float]
 
 
-def qparams_of_range(low: float, high: float, qmin: int = -128, qmax: int = 127) -> QParams:
+def qparams_of_range(low: float, high: float, grid: Grid = INT8) -> QParams:
     """The affine parameters that cover [low, high] widened to hold zero; the scale is a float32 value."""
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = float(np.float32(max((high - low) / (qmax - qmin), _SMALLEST_SCALE)))
-    zero_point = int(np.clip(round(qmin - low / scale), qmin, qmax))
-    return QParams(scale, zero_point, qmin, qmax)
+    span = max(-low, high) / grid.qmax if grid.symmetric else (high - low) / (grid.qmax - grid.qmin)
+    scale = float(np.float32(max(span, _SMALLEST_SCALE)))
+    zero_point = 0 if grid.symmetric else int(np.clip(round(grid.qmin - low / scale), grid.qmin, grid.qmax))
+    return QParams(scale, zero_point, grid.qmin, grid.qmax)
 
 
 class HistogramObserver(ObserverBase):  # type: ignore[misc]  # torchao is untyped
@@ -94,27 +94,35 @@ class HistogramObserver(ObserverBase):  # type: ignore[misc]  # torchao is untyp
             self._edge *= 2
 
 
-def minmax_range(seen: HistogramObserver) -> Range:
+class Rule(Protocol):
+    """Takes a range from what was seen, for values that will lie on a grid."""
+
+    def __call__(self, seen: HistogramObserver, grid: Grid = INT8) -> Range:
+        """The range."""
+        ...
+
+
+def minmax_range(seen: HistogramObserver, grid: Grid = INT8) -> Range:
     """The whole range."""
     return seen.low, seen.high
 
 
-def percentile_range(seen: HistogramObserver, cut: float = 1e-4) -> Range:
-    """The range without the share ``cut`` of the values at the far end of each side."""
+def percentile_range(seen: HistogramObserver, grid: Grid = INT8) -> Range:
+    """The range without the share `CUT` of the values at the far end of each side."""
     cumulated = np.cumsum(seen.counts) / max(seen.counts.sum(), 1.0)
     edges = seen.edges()
-    low = edges[np.searchsorted(cumulated, cut, side="right")]
-    high = edges[min(int(np.searchsorted(cumulated, 1 - cut)) + 1, BINS)]
+    low = edges[np.searchsorted(cumulated, CUT, side="right")]
+    high = edges[min(int(np.searchsorted(cumulated, 1 - CUT)) + 1, BINS)]
     return max(seen.low, float(low)), min(seen.high, float(high))
 
 
-def mse_range(seen: HistogramObserver) -> Range:
+def mse_range(seen: HistogramObserver, grid: Grid = INT8) -> Range:
     """The range with the least mean squared error of quantization, clipping included."""
     inside = seen.counts > 0
     values, weights = seen.centres()[inside], seen.counts[inside]
 
     def error(limits: Range) -> float:
-        params = qparams_of_range(*limits)
+        params = qparams_of_range(*limits, grid)
         integers = np.clip(np.round(values / params.scale) + params.zero_point, params.qmin, params.qmax)
         residual = np.abs((integers - params.zero_point) * params.scale - values)
         # Inside the range the error is uniform whatever the bin's centre is: scale^2 / 12.
@@ -124,23 +132,23 @@ def mse_range(seen: HistogramObserver) -> Range:
     return min(_candidates(seen), key=error)
 
 
-def entropy_range(seen: HistogramObserver) -> Range:
-    """The range whose quantized histogram diverges least from the clipped original."""
+def entropy_range(seen: HistogramObserver, grid: Grid = INT8) -> Range:
+    """The range whose quantized histogram diverges least from the clipped original; all of it where the integers are finer."""
     centres = seen.centres()
 
     def divergence(limits: Range) -> float:
         low, high = limits
         inside = (centres >= low) & (centres <= high)
         original = seen.counts[inside]
-        if original.size < LEVELS or not original.any():
+        if original.size < grid.levels or not original.any():
             return float("inf")
         reference = original.copy()
         reference[0] += seen.counts[centres < low].sum()
         reference[-1] += seen.counts[centres > high].sum()
-        level = np.floor(np.linspace(0, LEVELS, original.size, endpoint=False)).astype(np.intp)
+        level = np.floor(np.linspace(0, grid.levels, original.size, endpoint=False)).astype(np.intp)
         occupied = original > 0
-        sums = np.bincount(level, weights=original, minlength=LEVELS)
-        members = np.bincount(level, weights=occupied.astype(np.float64), minlength=LEVELS)
+        sums = np.bincount(level, weights=original, minlength=grid.levels)
+        members = np.bincount(level, weights=occupied.astype(np.float64), minlength=grid.levels)
         spread = np.where(occupied, (sums / np.maximum(members, 1))[level], 0.0)
         p, q = reference / reference.sum(), spread / spread.sum()
         both = p > 0
@@ -149,7 +157,7 @@ def entropy_range(seen: HistogramObserver) -> Range:
     return min(_candidates(seen), key=divergence)
 
 
-OBSERVERS: Final[dict[str, Callable[[HistogramObserver], Range]]] = {
+OBSERVERS: Final[dict[str, Rule]] = {
     "minmax": minmax_range,
     "percentile": percentile_range,
     "mse": mse_range,
@@ -157,7 +165,7 @@ OBSERVERS: Final[dict[str, Callable[[HistogramObserver], Range]]] = {
 }
 
 
-def get_observer(name: str) -> Callable[[HistogramObserver], Range]:
+def get_observer(name: str) -> Rule:
     """The rule of that name.
 
     Raises:

@@ -27,7 +27,7 @@ Visit = Callable[[Node, list[Any], list[Any]], None]
 
 def fake_quantize(value: Tensor, params: QParams) -> Tensor:
     """The value on its grid of integers, as float32."""
-    arguments = (params.scale, params.zero_point, params.qmin, params.qmax, torch.int8)
+    arguments = (params.scale, params.zero_point, params.qmin, params.qmax, params.dtype)
     integers = _OPS.quantize_per_tensor.default(value, *arguments)
     result: Tensor = _OPS.dequantize_per_tensor.default(integers, *arguments)
     return result

@@ -1,7 +1,8 @@
 """How numbers become integers: the parameters of one tensor, and where a graph carries them.
 
 Affine quantization (Jacob et al., CVPR 2018, eq. 1): real = scale * (integer - zero_point), integer in [qmin, qmax].
-Activations are per tensor and asymmetric, weights per output channel and symmetric.
+Activations are per tensor, weights per output channel and symmetric. `Grid` says which integers activations have:
+8 bits and a zero point, or 16 bits and none (TFLite's specification of int16x8).
 
 A graph carries its parameters in the ``meta`` of its nodes, under the keys below, so that a rewrite keeps them by copying
 ``meta``:
@@ -19,6 +20,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import torch
+
 Q: Final = "edgefold_q"
 WEIGHT_SCALE: Final = "edgefold_wscale"
 BRANCH_Q: Final = "edgefold_branch_q"
@@ -34,3 +37,27 @@ class QParams:
     zero_point: int
     qmin: int = -128
     qmax: int = 127
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The smallest signed type that holds the integers."""
+        return torch.int8 if self.qmin >= -128 and self.qmax <= 127 else torch.int16
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The integers that activations have, and whether real 0 is always integer 0."""
+
+    qmin: int
+    qmax: int
+    symmetric: bool
+
+    @property
+    def levels(self) -> int:
+        """How many integers there are."""
+        return self.qmax - self.qmin + 1
+
+
+INT8: Final = Grid(-128, 127, symmetric=False)
+INT16: Final = Grid(-32768, 32767, symmetric=True)
+GRIDS: Final = {8: INT8, 16: INT16}  # by the bits of activations

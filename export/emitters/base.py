@@ -21,11 +21,11 @@ Layout = Literal["nchw", "nhwc"]
 class EmitOptions:
     """What the ends of a file look like.
 
-    ``io`` is the element type of the quantized inputs and outputs (``int8`` and ``uint8`` need a calibrated precision, and of
-    ``int8-full`` it is ``int8`` even where it says ``float32``),
-    ``layout`` the order of 4-D inputs and outputs; ``force`` allows an existing file to be replaced. ``pixels`` is set when the
-    graph takes camera pixels, and then ``io`` is ``uint8``. With ``dynamic_batch`` the file takes any batch of at least 1;
-    ExecuTorch plans its memory for ``max_batch``, the other formats have no limit.
+    ``io`` is the element type of the quantized inputs and outputs (``int8`` and ``uint8`` need a precision with 8-bit activations
+    from calibration, and of ``int8-full`` it is ``int8`` even where it says ``float32``), ``layout`` the order of 4-D inputs and
+    outputs; ``force`` allows an existing file to be replaced. ``pixels`` is set when the graph takes camera pixels, and then
+    ``io`` is ``uint8``. With ``dynamic_batch`` the file takes any batch of at least 1; ExecuTorch plans its memory for
+    ``max_batch``, the other formats have no limit.
 
     Raises:
         UsageError: an unknown name, pixels in another type than uint8, or a ``max_batch`` below 2.
@@ -90,7 +90,7 @@ def checked_options(format: Format, precision: Precision, options: EmitOptions) 
         UsageError: ``options.io`` does not go with ``precision``.
     """
     scheme = check_format(format, precision)
-    if options.io != "float32" and not scheme.calibrated:
+    if options.io != "float32" and not scheme.integer_ends:
         raise UsageError(
             f"--io {options.io} does not go with precision '{precision}', whose ends are float; use --precision int8"
         )

@@ -14,9 +14,11 @@ from edgefold.artifact import Artifact, Format, Precision, TensorSpec, atomic_pa
 from edgefold.export.emitters import metadata
 from edgefold.export.emitters.base import EmitOptions
 from edgefold.export.emitters.integer_only import check_integer_only
-from edgefold.export.emitters.prepare import Prepared, prepare
+from edgefold.export.emitters.prepare import Prepared, add_values, prepare
 from edgefold.export.emitters.quiet import converter
+from edgefold.export.passes.hold_moves import HOLD_MOVES
 from edgefold.export.passes.infra import run_passes
+from edgefold.export.passes.subtract_constants import SUBTRACT_CONSTANTS
 from edgefold.export.passes.tflite_batch import open_batch
 from edgefold.export.passes.tflite_ends import check_ends, name_ends, set_metadata
 from edgefold.export.passes.tflite_io import convert_ends
@@ -37,6 +39,9 @@ class TfliteEmitter:
     def emit(self, lowered: LoweredProgram, options: EmitOptions, out: Path) -> Artifact:
         """See `edgefold.export.emitters.base.Emitter.emit`."""
         prepared = prepare(lowered, options, fold_weights=False)
+        if scheme_of(lowered.precision).activation_bits == 16:
+            add_values(prepared.graph, prepared.example_inputs)
+            prepared = replace(prepared, graph=run_passes(prepared.graph, (SUBTRACT_CONSTANTS, HOLD_MOVES))[0])
         with converter("litert_torch", self.format):
             data = _convert(prepared)
         inputs, outputs = (tuple(_without_64_bits(spec) for spec in specs) for specs in (prepared.inputs, prepared.outputs))

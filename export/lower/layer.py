@@ -22,6 +22,7 @@ from edgefold.export.lower.lower import lower
 from edgefold.export.plan import Lowering
 from edgefold.export.program import LoweredProgram, Program
 from edgefold.quantize.calibrate import attach, calibrate
+from edgefold.quantize.scheme import GRIDS
 from edgefold.schemes import scheme_of
 
 REPEATS: Final = 4
@@ -45,7 +46,12 @@ def layer_program(geometry: LayerGeometry, precision: Precision) -> Program:
         return program
     # Random weights lose more by pair-safe scales than trained ones do, and would be timed in kernels that networks seldom use.
     table = calibrate(
-        program.graph, [program.example_inputs], observer="minmax", branch_mask=group_branch, full_range=frozenset()
+        program.graph,
+        [program.example_inputs],
+        observer="minmax",
+        branch_mask=group_branch,
+        full_range=frozenset(),
+        grid=GRIDS[scheme_of(precision).activation_bits],
     )
     return Program(attach(program.graph, table), program.example_inputs, program.input_names, program.output_names)
 

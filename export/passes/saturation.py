@@ -2,7 +2,8 @@
 
 A value that is quantized right after a clip is saturated at the ends of its integers. When the bounds of the clip are these ends
 (Q(low) = qmin and Q(high) = qmax) the clip says nothing more, and goes: Q(clip(x)) = Q(x). The layer before it then carries
-the parameters. Backends that fuse only some clips would leave the others as ops of their own.
+the parameters. Where only the upper bound is one and the lower is 0, what is left is a ReLU. Backends that fuse only some clips
+would leave the others as ops of their own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _DEFAULTS: Final[dict[object, tuple[float, float]]] = {
     _ATEN.relu6.default: (0.0, 6.0),
     _ATEN.hardtanh.default: (-1.0, 1.0),
 }
+_CLIPPED: Final = frozenset({_ATEN.relu6.default, _ATEN.hardtanh.default, _ATEN.clamp.default})
 _BOUNDED: Final = frozenset({_ATEN.clamp.default, _ATEN.clamp_min.default, _ATEN.hardtanh.default})
 
 
@@ -37,6 +39,9 @@ def saturation(graph: GraphModule) -> tuple[GraphModule, bool]:
             node.replace_all_uses_with(source)
             graph.graph.erase_node(node)
             modified = True
+        elif _is_relu(node):
+            node.target, node.args, node.kwargs = _ATEN.relu.default, node.args[:1], {}
+            modified = True
     graph.graph.lint()
     graph.recompile()
     return graph, modified
@@ -49,6 +54,15 @@ def _is_redundant(node: Node) -> bool:
         return False
     low, high = _bounds(node)
     return _integer(low, params) == params.qmin and _integer(high, params) == params.qmax
+
+
+def _is_relu(node: Node) -> bool:
+    """Whether a clip computes a ReLU on signed integers, since its upper bound is their end."""
+    params: QParams | None = node.meta.get(Q)
+    if params is None or node.target not in _CLIPPED:
+        return False
+    low, high = _bounds(node)
+    return low == 0.0 and _integer(low, params) != params.qmin and _integer(high, params) == params.qmax
 
 
 def _bounds(node: Node) -> tuple[float, float]:
@@ -66,7 +80,7 @@ def _integer(value: float, params: QParams) -> int:
 
 
 def _none_left(graph: GraphModule) -> str | None:
-    names = [node.name for node in graph.graph.nodes if _is_redundant(node)]
+    names = [node.name for node in graph.graph.nodes if _is_redundant(node) or _is_relu(node)]
     return f"clip '{names[0]}' says what saturation says" if names else None
 
 

@@ -1,7 +1,7 @@
 """The element type of a fully integer TFLite model's ends.
 
-The converter makes int8 ends. Float ends get a QUANTIZE or DEQUANTIZE operator, uint8 ones a QUANTIZE operator that moves the
-zero point by 128; the integers inside are the same in all three.
+The converter makes int8 or int16 ends. Float ends get a QUANTIZE or DEQUANTIZE operator, uint8 ones a QUANTIZE operator that
+moves the zero point by 128; the integers inside are the same in all three.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import copy
 from typing import Any
 
 from edgefold.artifact import TensorSpec
-from edgefold.export.passes.tflite_model import TfliteModel, schema, type_number
+from edgefold.export.passes.tflite_model import TfliteModel, schema, type_name, type_number
 
-# Operator versions whose kernels take int8 on the one side and float32 or uint8 on the other.
-_VERSIONS = {"QUANTIZE": 1, "DEQUANTIZE": 2}
+# Operator versions whose kernels take such integers on the one side and float32 or uint8 on the other.
+_VERSIONS = {"int8": {"QUANTIZE": 1, "DEQUANTIZE": 2}, "int16": {"QUANTIZE": 2, "DEQUANTIZE": 3}}
 
 
 def convert_ends(model: TfliteModel, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
@@ -36,8 +36,8 @@ def convert_ends(model: TfliteModel, inputs: tuple[TensorSpec, ...], outputs: tu
 
 
 def _differs(model: TfliteModel, index: int, spec: TensorSpec) -> bool:
-    found = model.tensor(index).type
-    return bool(found == type_number("int8") and spec.dtype != "int8")
+    found = type_name(model.tensor(index).type)
+    return found in _VERSIONS and spec.dtype != found
 
 
 def _end(model: TfliteModel, inner: int, spec: TensorSpec) -> int:
@@ -51,13 +51,15 @@ def _end(model: TfliteModel, inner: int, spec: TensorSpec) -> int:
         tensor.quantization = schema().QuantizationParametersT()
         tensor.quantization.scale, tensor.quantization.zeroPoint = [spec.scale], [spec.zero_point]
     # Inside, the name of the end is taken from now on.
-    model.tensor(inner).name = f"{spec.name}/int8"
+    model.tensor(inner).name = f"{spec.name}/{type_name(model.tensor(inner).type)}"
     return model.add_tensor(tensor)
 
 
 def _operator(model: TfliteModel, kind: str, source: int, target: int) -> Any:
     operator = schema().OperatorT()
-    operator.opcodeIndex = model.opcode(kind, _VERSIONS[kind])
+    types = (type_name(model.tensor(index).type) for index in (source, target))
+    inner = next(name for name in types if name in _VERSIONS)
+    operator.opcodeIndex = model.opcode(kind, _VERSIONS[inner][kind])
     operator.inputs, operator.outputs = [source], [target]
     names = schema().BuiltinOptions
     operator.builtinOptionsType = {"QUANTIZE": names.QuantizeOptions, "DEQUANTIZE": names.DequantizeOptions}[kind]

@@ -99,6 +99,13 @@ class TfliteModel:
         self.root.operatorCodes.append(code)
         return len(self.root.operatorCodes) - 1
 
+    def drop_unused_opcodes(self) -> None:
+        """Remove the entries of the list of operator kinds and versions that no operator has."""
+        used = sorted({operator.opcodeIndex for operator in self.graph.operators})
+        self.root.operatorCodes = [self.root.operatorCodes[index] for index in used]
+        for operator in self.graph.operators:
+            operator.opcodeIndex = used.index(operator.opcodeIndex)
+
     def consumers(self, index: int) -> list[Any]:
         """The operators that read a tensor."""
         return [operator for operator in self.graph.operators if index in operator.inputs]

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from edgefold.artifact import Precision
 from edgefold.export.passes.infra import GraphPass
 from edgefold.export.passes.tflite_half_weights import HALF_WEIGHTS
+from edgefold.export.passes.tflite_integer_moves import INTEGER_MOVES
 from edgefold.export.passes.tflite_integer_weights import integer_weights
 from edgefold.export.passes.tflite_model import TfliteModel
 from edgefold.export.passes.tflite_names import NAME_BY_MODULE
+from edgefold.export.passes.tflite_wide_biases import WIDE_BIASES
 from edgefold.quantize.weights import RoundedWeight
 from edgefold.schemes import scheme_of
 
@@ -18,4 +20,6 @@ def pipeline(precision: Precision, weights: Sequence[RoundedWeight]) -> tuple[Gr
     """The passes of a precision; ``weights`` are those that shall be integers beside float activations."""
     if weights:
         return (integer_weights(weights, widened=not scheme_of(precision).integer), NAME_BY_MODULE)
+    if scheme_of(precision).activation_bits == 16:
+        return (INTEGER_MOVES, WIDE_BIASES, NAME_BY_MODULE)
     return (HALF_WEIGHTS, NAME_BY_MODULE) if precision is Precision.FP16 else (NAME_BY_MODULE,)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgefold.artifact import MAX_BATCH, Artifact, Format, Precision
 from edgefold.errors import UsageError, unknown_name
-from edgefold.schemes import scheme_of
+from edgefold.schemes import check_format, scheme_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -87,6 +87,7 @@ def quantize_model(
     from edgefold.quantize.correct import equalize as equalize_layers
     from edgefold.quantize.graph import layer_nodes
     from edgefold.quantize.pixels import PixelInput, absorb
+    from edgefold.quantize.scheme import GRIDS
 
     precision = as_precision(scheme)
     form = scheme_of(precision)
@@ -110,12 +111,24 @@ def quantize_model(
     if not samples:
         raise DataError("calibration data is empty, expected at least one batch; give some inputs as the model sees them in use")
     floats = layer_nodes(program.graph, exclude)
+    if pixels is not None and not form.integer_ends:
+        raise UsageError(
+            f"precision '{precision}' has no 8-bit inputs that could be camera pixels; leave --io uint8 out or give int8"
+        )
     camera = None if pixels is None else PixelInput.of(pixels)
     if camera is not None:
         examples = camera.first(program.example_inputs)
         program = Program(absorb(program.graph, camera), examples, program.input_names, program.output_names)
         samples = [camera.first(sample) for sample in samples]
-    table = calibrate(program.graph, samples, observer=observer, branch_mask=group_branch, keep_float=floats, progress=progress)
+    table = calibrate(
+        program.graph,
+        samples,
+        observer=observer,
+        branch_mask=group_branch,
+        keep_float=floats,
+        grid=GRIDS[form.activation_bits],
+        progress=progress,
+    )
     table = correct_biases(program.graph, table, samples[:JUDGED])
     quantized = Program(attach(program.graph, table), program.example_inputs, program.input_names, program.output_names)
     return QuantizedProgram(quantized, table, precision, folded.plan, program, tuple(dict.fromkeys(exclude)), pairs, camera)
@@ -236,6 +249,7 @@ def export_with_plan(
     options = EmitOptions(io=io, layout=layout, force=force, pixels=camera, dynamic_batch=dynamic_batch, max_batch=max_batch)
     target = as_output(Path(out), form)
     check_free(target, force=force)
+    check_format(form, model.scheme if isinstance(model, QuantizedProgram) else as_precision(precision or Precision.FP32))
     program, chosen = _prepared(model, example_inputs, precision, calibration)
     choices = _agreed(program, chosen, lowering, device, costs)[form] if agree else None
     request = Request(

@@ -27,22 +27,30 @@ class Scheme:
 
     ``rounded`` says whether the weights are other numbers than those of the float network. ``integer_only`` files hold no
     float op, their ends included. ``tolerance`` is the largest error against torch, as a share of the output's range, of a file
-    that computes in float; ``None`` where a few steps of the integers are the measure. ``missing`` says why other formats
-    have none.
+    that computes in float; ``None`` where the integers are the measure: at least ``sqnr_db`` against the fake-quantized graph.
+    ``missing`` says why other formats have none, ``note`` what a user should know before choosing it.
     """
 
     weight_bytes: int
     activations: Activations
+    activation_bits: int = 8
     rounded: bool = True
     integer_only: bool = False
     tolerance: float | None = None
+    sqnr_db: float = 30.0
     formats: tuple[Format, ...] = tuple(Format)
     missing: str = ""
+    note: str = ""
 
     @property
     def calibrated(self) -> bool:
-        """Whether activations need ranges from calibration data, and files of it can have integer ends."""
+        """Whether activations need ranges from calibration data."""
         return self.activations is Activations.STATIC
+
+    @property
+    def integer_ends(self) -> bool:
+        """Whether files of it can have inputs and outputs of 8 bits."""
+        return self.calibrated and self.activation_bits == 8
 
     @property
     def integer(self) -> bool:
@@ -64,7 +72,17 @@ SCHEMES: Final[dict[Precision, Scheme]] = {
         formats=(Format.ONNX, Format.TFLITE),
         missing="XNNPACK takes int8 weights with integer activations only, and float ones would not be smaller",
     ),
-    Precision.INT16X8: Scheme(1, Activations.STATIC, formats=(), missing="nothing writes it yet"),
+    Precision.INT16X8: Scheme(
+        1,
+        Activations.STATIC,
+        activation_bits=16,
+        # The kernels scale their 64-bit sums by a factor of 15 bits.
+        sqnr_db=50.0,
+        formats=(Format.TFLITE,),
+        missing="only TFLite has kernels that multiply 16-bit activations with 8-bit weights",
+        note="int16x8 runs in TFLite's reference kernels on CPUs, far slower than fp32 and int8 there: take it for accuracy, "
+        "or for a chip that has 16-bit activations",
+    ),
 }
 
 

@@ -167,7 +167,7 @@ def ship_network(network: Network, out: Path, options: ShipOptions | None = None
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             description=network.description,
             parameters=sum(layer.parameters for layer in folded.plan.layers) or None,
-            notes=(*network.notes, *_notes(network), *_data_notes(findings)),
+            notes=(*network.notes, *_notes(network), *_data_notes(findings), *_scheme_notes(variants)),
             agreement=agreements,
             explanations=explanations,
         )
@@ -247,6 +247,12 @@ def _notes(network: Network) -> tuple[str, ...]:
 
 def _data_notes(findings: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{text[0].upper()}{text[1:]}." for text in findings)
+
+
+def _scheme_notes(variants: Sequence[Variant]) -> tuple[str, ...]:
+    """What is to be known of the precisions of the files that were made."""
+    notes = dict.fromkeys(scheme_of(variant.precision).note for variant in variants if variant.artifact is not None)
+    return tuple(f"{note[0].upper()}{note[1:]}." for note in notes if note)
 
 
 def _calibration(network: Network, samples: Sequence[tuple[Tensor, ...]], findings: tuple[str, ...]) -> Any:

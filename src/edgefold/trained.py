@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgefold.artifact import Precision, atomic_path
 from edgefold.errors import ArtifactError, DataError, UsageError
+from edgefold.schemes import scheme_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +81,7 @@ def quantize_network(
         progress: see there.
 
     Raises:
-        UsageError: options of the calibration for a network that is trained.
+        UsageError: options of the calibration for a network that is trained, or a scheme that its scales are not for.
     """
     from edgefold.pipeline import quantize_model
 
@@ -96,6 +97,8 @@ def quantize_network(
             pixels=pixels,
             progress=progress,
         )
+    if not scheme_of(scheme).integer_ends:
+        raise UsageError(f"--qat brings scales of 8-bit activations, which '{scheme}' does not have; leave --qat out or use int8")
     given = {
         "--observer": observer != "auto",
         "--equalize": equalize,

@@ -49,7 +49,7 @@ def quantize_all(
             observer=options.observer if calibrated else "auto",
             equalize=options.equalize,
             exclude=options.exclude,
-            pixels=network.preprocessing if options.io == "uint8" and calibrated else None,
+            pixels=network.preprocessing if options.io == "uint8" and scheme_of(scheme).integer_ends else None,
             progress=progress.step,
         )
         budget = Budget(
@@ -122,10 +122,10 @@ def emit_all(
 
 
 def _ends(program: QuantizedProgram | None, options: ShipOptions) -> EmitOptions:
-    """What the ends of a file look like; only integer files have integer ends."""
+    """What the ends of a file look like; only files whose activations have 8 bits have integer ends."""
     from edgefold.export.emitters.base import EmitOptions
 
-    if program is None or not scheme_of(program.scheme).calibrated:
+    if program is None or not scheme_of(program.scheme).integer_ends:
         return EmitOptions(layout=options.layout, dynamic_batch=options.dynamic_batch, max_batch=options.max_batch)
     return EmitOptions(
         io=options.io,

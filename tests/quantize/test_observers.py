@@ -4,7 +4,7 @@ import torch
 
 from edgefold.errors import UsageError
 from edgefold.quantize.observers import OBSERVERS, HistogramObserver, get_observer, qparams_of_range
-from edgefold.quantize.scheme import QParams
+from edgefold.quantize.scheme import INT16, QParams
 
 
 def _quantization_error(values: torch.Tensor, params: QParams) -> float:
@@ -81,3 +81,19 @@ def test_clipped_share_counts_what_lies_outside() -> None:
 def test_unknown_observer_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'minmax'"):
         get_observer("minmac")
+
+
+def test_16_bits_are_symmetric_and_hold_the_range() -> None:
+    for low, high in ((0.5, 2.0), (-3.0, -1.0), (0.0, 0.0), (-1e-3, 10.0)):
+        params = qparams_of_range(low, high, INT16)
+        assert (params.zero_point, params.qmin, params.qmax) == (0, -32768, 32767)
+        assert params.scale * 32767 >= max(-low, high) * (1 - 1e-6)
+        assert params.dtype is torch.int16
+
+
+@pytest.mark.parametrize("name", ["minmax", "mse", "entropy"])
+def test_16_bits_are_too_many_to_clip_anything(name: str, heavy_tailed: torch.Tensor) -> None:
+    observer = HistogramObserver()
+    observer(heavy_tailed)
+    low, high = get_observer(name)(observer, INT16)
+    assert (low, high) == pytest.approx((float(heavy_tailed.min()), float(heavy_tailed.max())), rel=0.05)

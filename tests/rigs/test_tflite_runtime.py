@@ -37,3 +37,34 @@ def test_the_worker_answers_with_the_old_runtime(old_python: Path, tiny: Path, t
         assert np.abs(output.astype(int) - expected.astype(int)).max() <= 1
     else:
         np.testing.assert_allclose(output, expected, atol=1e-5)
+
+
+def test_16_bit_activations_run_in_the_old_runtime(old_python: Path, tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    import edgefold
+
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.ReLU6(),
+        nn.MaxPool2d(3, 2, 1),
+        nn.Conv2d(16, 16, 3, groups=16),
+        nn.Hardswish(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 5),
+    ).eval()
+    images = torch.randn(4, 3, 16, 16)
+    artifact = edgefold.export_model(
+        net, images[:1], format="tflite", precision="int16x8", calibration=images, timing=False, out=tmp_path / "net"
+    )
+    (expected,) = edgefold.run(artifact, images.numpy())
+    names = save_inputs(tmp_path, [images.numpy()[:, None]])
+    job = {"mode": "run", "format": "tflite", "model": str(artifact.path), "threads": 1, "inputs": names}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    done = subprocess.run([str(old_python), "-I", str(WORKER), str(tmp_path / "job.json")], capture_output=True, timeout=120)
+    answer = read_answer(done.returncode, done.stdout, done.stderr, model=artifact.path.name, format=Format.TFLITE)
+    output = np.load(tmp_path / answer["outputs"][0]).reshape(expected.shape)
+    np.testing.assert_allclose(output, expected, atol=1e-3 * float(np.abs(expected).max()))

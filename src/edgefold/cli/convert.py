@@ -128,10 +128,10 @@ def export(
     from edgefold.cli.sources import ModelChoice
     from edgefold.pipeline import as_output, check_free
     from edgefold.report.table import size
-    from edgefold.schemes import scheme_of
+    from edgefold.schemes import check_format
 
-    rounded = scheme_of(precision).rounded
     with output(as_json) as out:
+        scheme = check_format(format, precision)
         choice = ModelChoice(model, arg, weights, trust, preprocess, qat)
         named = Path(f"{choice.short_name}-{precision}{format.suffix}") if out_file is None else out_file
         target = as_output(named, format)
@@ -146,7 +146,7 @@ def export(
         with progress(f"exporting {model} to {format}"):
             network = choice.load(calibration)
             source: nn.Module | QuantizedProgram = network.module
-            if rounded:
+            if scheme.rounded:
                 source = quantize_network(
                     network,
                     fold_model(network.module, network.example_inputs),
@@ -161,7 +161,7 @@ def export(
                 source,
                 network.example_inputs,
                 format=format,
-                precision=None if rounded else precision,
+                precision=None if scheme.rounded else precision,
                 lowering=lowering.value if lowering is not None else "auto",
                 agree=agree,
                 io=io,
@@ -176,8 +176,8 @@ def export(
         artifact, plan = written.artifact, written.plan
         lines = (*(_end("input", spec) for spec in artifact.inputs), *(_end("output", spec) for spec in artifact.outputs))
         out.show(
-            {**to_dict(artifact), "lowering": plan},
-            lambda: [f"{artifact.path}: {size(artifact.size_bytes)}", *lines, *_lowered(plan)],
+            {**to_dict(artifact), "lowering": plan, "note": scheme.note},
+            lambda: [f"{artifact.path}: {size(artifact.size_bytes)}", *lines, *_lowered(plan), *_noted(scheme.note)],
         )
 
 
@@ -217,6 +217,11 @@ def _lowered(plan: LoweringPlan) -> Iterable[RenderableType]:
     closing = closing_text(plan)
     if closing:
         yield closing
+
+
+def _noted(note: str) -> Iterable[str]:
+    """What a user should know of a precision."""
+    return [f"Note: {note}"] if note else []
 
 
 def _end(kind: str, spec: TensorSpec) -> str:

@@ -56,6 +56,7 @@ class Quantization:
     findings: tuple[str, ...] = ()  # on the calibration data
     equalized: tuple[EqualizedPair, ...] = ()
     mixture: Mixture | None = None
+    note: str = ""  # on the scheme
 
 
 def quantize(
@@ -88,13 +89,15 @@ def quantize(
     with output(as_json) as out:
         from edgefold.cli.sources import ModelChoice
         from edgefold.mixing import Budget
+        from edgefold.schemes import scheme_of
 
         with progress(f"quantizing {model}") as say:
             work = _Work(ModelChoice(model, arg, weights, trust, preprocess, qat), scheme, calibration, evaluation, say)
-            budget = Budget(max_drop, max_ms, tuple(formats or Format), device)
+            wanted = tuple(formats or scheme_of(scheme).formats)
+            budget = Budget(max_drop, max_ms, wanted, device)
             found = work.quantize(observer, budget, exclude or [], equalize=equalize)
             if explain:
-                found = replace(found, explanation=work.explain(found, tuple(formats or Format), device, max_secs, agree=agree))
+                found = replace(found, explanation=work.explain(found, wanted, device, max_secs, agree=agree))
         out.show({"schema": "edgefold.Quantization/1", **vars(found)}, lambda: _quantized(found))
 
 
@@ -124,6 +127,7 @@ class _Work:
         from edgefold.device_bench.runners import open_runner
         from edgefold.explaining import explain_accuracy
         from edgefold.mixing import mix
+        from edgefold.schemes import scheme_of
         from edgefold.trained import quantize_network
 
         self._say(f"calibrating with {len(self.samples)} samples" if self.calibrated else "rounding the weights")
@@ -152,6 +156,7 @@ class _Work:
             findings=self.findings,
             equalized=program.equalized,
             mixture=mixture,
+            note=scheme_of(self.scheme).note,
         )
         evaluation = self.network.evaluation
         if evaluation is None:
@@ -198,7 +203,7 @@ def _quantized(found: Quantization) -> Iterable[RenderableType]:
     from edgefold.report.table import percent
 
     yield from explained(found.explanation)
-    yield from (f"Note: {text}" for text in found.findings)
+    yield from (f"Note: {text}" for text in (*found.findings, found.note) if text)
     if found.equalized:
         done = [f"{pair.first} → {pair.second}" for pair in found.equalized if not pair.reason]
         yield f"Equalized: {', '.join(done) or 'no pair of layers'}"

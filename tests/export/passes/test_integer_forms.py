@@ -21,6 +21,7 @@ from edgefold.pipeline import export_model, quantize_model
 from edgefold.quantize.annotate import annotate
 from edgefold.quantize.calibrate import attach, calibrate
 from edgefold.quantize.insert import insert_qdq
+from edgefold.quantize.scheme import INT16
 from edgefold.runtime import run
 
 _ATEN = torch.ops.aten
@@ -127,6 +128,20 @@ def test_clips_go_where_saturation_makes_them_and_stay_elsewhere() -> None:
             node.meta[Q] = QParams(0.05, 0)
     graph, _ = run_passes(attached, (SATURATION,))
     assert _ATEN.relu.default in {node.target for node in graph.graph.nodes}
+
+
+def test_a_clip_at_the_end_of_signed_integers_is_a_relu() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU6(), nn.Conv2d(4, 4, 1), nn.Hardtanh(0.0, 0.2)).eval()
+    program = capture(module, torch.randn(1, 3, 6, 6))
+    batches = [(torch.randn(1, 3, 6, 6) * 4,) for _ in range(3)]
+    attached = attach(program.graph, calibrate(program.graph, batches, observer="minmax", grid=INT16))
+    graph, modified = run_passes(attached, (SATURATION,))
+    assert modified
+    assert sum(node.target is _ATEN.relu.default for node in graph.graph.nodes) == 2
+    before, after = (insert_qdq(one, fold_weights=True) for one in (attached, graph))
+    for batch in batches:
+        torch.testing.assert_close(after(*batch), before(*batch), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("format", list(Format))
