@@ -25,7 +25,7 @@ from edgefold.quantize.observers import OBSERVERS, HistogramObserver, Rule, get_
 from edgefold.quantize.paired import walk
 from edgefold.quantize.pairs import full_scale, layers_of_full_range, weight_scale
 from edgefold.quantize.pt2e import prepare_pt2e
-from edgefold.quantize.scheme import BRANCH_Q, DYNAMIC, INT8, WEIGHT_SCALE, Grid, Q, QParams
+from edgefold.quantize.scheme import BRANCH_Q, DYNAMIC, EXPONENT_BITS, INT8, WEIGHT_SCALE, Grid, Q, QParams
 
 # Which taps of a conv weight (N, M/G, *kernel) belong to the group branch when the layer is lowered to two branches;
 # ``None`` where it never is. Injected by the caller, who knows the structure of folded layers.
@@ -49,6 +49,7 @@ class ScaleTable:
     samples: int = 0
     full_range: frozenset[str] = frozenset()  # layers whose weights are not made pair-safe
     dynamic: bool = False  # inputs of the weights are quantized at run time
+    exponent_bits: int = 0  # of weights that are powers of two; 0: they are int8
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +214,8 @@ def attach(graph: GraphModule, table: ScaleTable) -> GraphModule:
                 node.meta[key] = values[node.name]
         if table.dynamic and node.name in table.weights:
             node.meta[DYNAMIC] = True
+        if table.exponent_bits and node.name in table.weights:
+            node.meta[EXPONENT_BITS] = table.exponent_bits
         if node.name in table.biases:
             _set_bias(result, node, table.biases[node.name])
     result.recompile()

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgefold.quantize.graph import add_buffer, constant_of, is_constant
-from edgefold.quantize.scheme import DYNAMIC, WEIGHT_SCALE, Q, QParams
+from edgefold.quantize.powers import round_to_powers
+from edgefold.quantize.scheme import DYNAMIC, EXPONENT_BITS, WEIGHT_SCALE, Q, QParams
 
 _OPS = torch.ops.quantized_decomposed
 WEIGHT_QMIN, WEIGHT_QMAX = -127, 127
@@ -38,7 +39,9 @@ def insert_qdq(graph: GraphModule, *, fold_weights: bool, run_time_scales: bool 
     result = copy.deepcopy(graph)
     nodes = list(result.graph.nodes)
     for node in nodes:
-        if WEIGHT_SCALE in node.meta:
+        if EXPONENT_BITS in node.meta:
+            _round_to_powers(result, node)
+        elif WEIGHT_SCALE in node.meta:
             _quantize_parameters(result, node, fold_weights=fold_weights)
         if DYNAMIC in node.meta and run_time_scales:
             _quantize_at_run_time(result, node)
@@ -62,6 +65,16 @@ def quantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
     """The int8 weight (N, ...) for one symmetric scale (N,) an output channel."""
     shape = (-1, *[1] * (weight.ndim - 1))
     return torch.clamp(torch.round(weight / scale.reshape(shape)), WEIGHT_QMIN, WEIGHT_QMAX).to(torch.int8)
+
+
+def _round_to_powers(module: GraphModule, node: Node) -> None:
+    weight = node.args[1]
+    assert isinstance(weight, Node)
+    rounded = round_to_powers(constant_of(module, weight), node.meta[EXPONENT_BITS])
+    with module.graph.inserting_before(node):
+        node.args = (node.args[0], add_buffer(module, f"{node.name}_weight_powers", rounded), *node.args[2:])
+    if not weight.users:
+        module.graph.erase_node(weight)
 
 
 def _quantize_output(module: GraphModule, node: Node) -> None:

@@ -17,7 +17,8 @@ from torch.fx.node import map_arg
 
 from edgefold.quantize.graph import constant_of
 from edgefold.quantize.insert import SMALLEST_SCALE, WEIGHT_QMAX, WEIGHT_QMIN, quantize_weight, round_bias
-from edgefold.quantize.scheme import DYNAMIC, WEIGHT_SCALE, Q, QParams
+from edgefold.quantize.powers import round_to_powers
+from edgefold.quantize.scheme import DYNAMIC, EXPONENT_BITS, WEIGHT_SCALE, Q, QParams
 
 _OPS = torch.ops.quantized_decomposed
 
@@ -111,6 +112,8 @@ def _quantized_parameters(graph: GraphModule, node: Node) -> dict[Node, Tensor]:
     source, weight, *rest = node.args
     assert isinstance(source, Node)
     assert isinstance(weight, Node)
+    if EXPONENT_BITS in node.meta:  # sums of shifts are exact, and so is the bias
+        return {weight: round_to_powers(constant_of(graph, weight), node.meta[EXPONENT_BITS])}
     found = {weight: fake_quantize_weight(constant_of(graph, weight), scale)}
     if rest and isinstance(rest[0], Node) and Q in source.meta:
         found[rest[0]] = round_bias(constant_of(graph, rest[0]), source.meta[Q].scale, scale)

@@ -10,6 +10,7 @@ A graph carries its parameters in the ``meta`` of its nodes, under the keys belo
 * ``Q`` on each node whose output is quantized: a `QParams`. A conv that is fused with the activation after it has none; the
   activation has them.
 * ``WEIGHT_SCALE`` on conv and linear nodes: float32 tensor of shape (N,), one scale an output channel.
+* ``EXPONENT_BITS`` on conv and linear nodes whose weights are powers of two (see `edgefold.quantize.powers`): an int.
 * ``FIXED`` on inputs whose integers are given from outside (camera pixels): a `QParams` that calibration takes as it is.
 * ``DYNAMIC`` on conv and linear nodes whose input is quantized at run time, by its own range.
 * ``BRANCH_Q`` on conv nodes that may be lowered to two branches: ``{"group": QParams, "point": QParams}``.
@@ -26,6 +27,7 @@ Q: Final = "edgefold_q"
 WEIGHT_SCALE: Final = "edgefold_wscale"
 BRANCH_Q: Final = "edgefold_branch_q"
 DYNAMIC: Final = "edgefold_dynamic"
+EXPONENT_BITS: Final = "edgefold_exponent_bits"
 FIXED: Final = "edgefold_fixed_q"
 
 

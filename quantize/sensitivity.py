@@ -25,7 +25,7 @@ from edgefold.quantize.paired import walk
 from edgefold.quantize.scheme import WEIGHT_SCALE, Q
 from edgefold.quantize.sensitivity_data import LayerSensitivity, Sensitivity
 
-__all__ = ["LayerSensitivity", "Sensitivity", "analyse", "cumulative_db", "output_of"]
+__all__ = ["LayerSensitivity", "Sensitivity", "analyse", "cumulative_db", "only", "output_of"]
 
 
 def analyse(
@@ -56,7 +56,7 @@ def analyse(
             LayerSensitivity(
                 name=module_path(node),
                 node=node.name,
-                alone_db=output_sqnr_db(_only(attached, node), samples),
+                alone_db=output_sqnr_db(only(attached, node.name), samples),
                 cumulative_db=cumulative.get(output.name, total),
                 gain_db=output_sqnr_db(attach(graph, without(table, graph, frozenset({node.name}))), samples) - total,
                 low=0.0 if params is None else params.scale * (params.qmin - params.zero_point),
@@ -88,13 +88,14 @@ def output_of(node: Node) -> Node:
     return node if Q in node.meta or len(node.users) != 1 else next(iter(node.users))
 
 
-def _only(attached: GraphModule, layer: Node) -> GraphModule:
-    """A copy in which only ``layer`` is quantized: its weights, its input and its output."""
+def only(attached: GraphModule, name: str) -> GraphModule:
+    """A copy in which only one layer is quantized: its weights, its input and its output."""
     result = copy.deepcopy(attached)
-    kept = {layer.name, output_of(layer).name, *(source.name for source in layer.all_input_nodes)}
+    layer = next(node for node in result.graph.nodes if node.name == name)
+    kept = {name, output_of(layer).name, *(source.name for source in layer.all_input_nodes)}
     for node in result.graph.nodes:
         if node.name not in kept:
             node.meta.pop(Q, None)
-        if node.name != layer.name:
+        if node.name != name:
             node.meta.pop(WEIGHT_SCALE, None)
     return result

@@ -41,6 +41,7 @@ class Precision(StrEnum):
     INT8_DYNAMIC = "int8-dynamic"
     INT8_WEIGHT_ONLY = "int8-weight-only"
     INT16X8 = "int16x8"
+    LOG2 = "log2"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgefold.artifact import MAX_BATCH, Artifact, Format, Precision
 from edgefold.errors import UsageError, unknown_name
-from edgefold.schemes import check_format, scheme_of
+from edgefold.schemes import DEFAULT_EXPONENT_BITS, check_format, scheme_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,6 +56,7 @@ def quantize_model(
     equalize: bool = False,
     exclude: Sequence[str] = (),
     pixels: Preprocessing | None = None,
+    exponent_bits: int = DEFAULT_EXPONENT_BITS,
     progress: Callable[[], None] = lambda: None,
 ) -> QuantizedProgram:
     """Calibrates the canonical network once; the result can be exported to every format.
@@ -69,6 +70,7 @@ def quantize_model(
         equalize: scale the channels of layers that follow each other against each other first (`edgefold.quantize.correct`).
         exclude: layers (module paths) that stay in float.
         pixels: the network's preprocessing; with it the program takes camera pixels, and normalises them in its first layer.
+        exponent_bits: of the weights of ``log2``.
         progress: called after each calibration sample.
 
     Raises:
@@ -129,6 +131,8 @@ def quantize_model(
         grid=GRIDS[form.activation_bits],
         progress=progress,
     )
+    if precision is Precision.LOG2:
+        table = replace(table, exponent_bits=exponent_bits)
     table = correct_biases(program.graph, table, samples[:JUDGED])
     quantized = Program(attach(program.graph, table), program.example_inputs, program.input_names, program.output_names)
     return QuantizedProgram(quantized, table, precision, folded.plan, program, tuple(dict.fromkeys(exclude)), pairs, camera)

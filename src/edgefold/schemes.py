@@ -5,12 +5,15 @@ Whatever depends on a precision asks this table; a new scheme is a line here and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from edgefold.artifact import Format, Precision
 from edgefold.errors import UnsupportedError
+
+DEFAULT_EXPONENT_BITS: Final = 4  # of log2 weights
 
 
 class Activations(StrEnum):
@@ -53,6 +56,11 @@ class Scheme:
         return self.calibrated and self.activation_bits == 8
 
     @property
+    def trainable(self) -> bool:
+        """Whether the scales of a training as INT8 are those of its files."""
+        return self.integer_ends and bool(self.formats)
+
+    @property
     def integer(self) -> bool:
         """Whether multiply-accumulates are computed in integers."""
         return self.activations is not Activations.FLOAT
@@ -83,6 +91,12 @@ SCHEMES: Final[dict[Precision, Scheme]] = {
         note="int16x8 runs in TFLite's reference kernels on CPUs, far slower than fp32 and int8 there: take it for accuracy, "
         "or for a chip that has 16-bit activations",
     ),
+    Precision.LOG2: Scheme(
+        1,
+        Activations.STATIC,
+        formats=(),
+        missing="it is a study in torch, as no runtime has kernels that shift; 'edgefold quantize --scheme log2' shows its error",
+    ),
 }
 
 
@@ -102,3 +116,26 @@ def check_format(format: Format, precision: Precision) -> Scheme:
         known = ", ".join(name for name, other in SCHEMES.items() if format in other.formats)
         raise UnsupportedError(f"precision '{precision}' has no form in {format} ({scheme.missing}), expected one of: {known}")
     return scheme
+
+
+def combinations(formats: Sequence[Format], precisions: Sequence[Precision]) -> tuple[tuple[Format, Precision], ...]:
+    """Each format with each precision that it has a form for.
+
+    Raises:
+        UnsupportedError: a precision is in none of the formats.
+    """
+    found = tuple((format, precision) for format in formats for precision in precisions if format in SCHEMES[precision].formats)
+    for precision in precisions:
+        if formats and precision not in {held for _, held in found}:
+            check_format(formats[0], precision)
+    return found
+
+
+def left_out(formats: Sequence[Format], precisions: Sequence[Precision]) -> tuple[str, ...]:
+    """A sentence for each precision that some of the formats have no form for."""
+    found = []
+    for precision in precisions:
+        without = [format.value for format in formats if format not in SCHEMES[precision].formats]
+        if without:
+            found.append(f"There is no {precision} in {' and '.join(without)}: {SCHEMES[precision].missing}.")
+    return tuple(found)

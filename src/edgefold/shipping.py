@@ -25,7 +25,7 @@ from edgefold.network import (
     ShipOptions,
 )
 from edgefold.report.content import Shipment, Variant
-from edgefold.schemes import scheme_of
+from edgefold.schemes import combinations, left_out, scheme_of
 from edgefold.variants import emit_all, explain_all, measure_all, quantize_all, verify_all
 
 if TYPE_CHECKING:
@@ -148,6 +148,7 @@ def ship_network(network: Network, out: Path, options: ShipOptions | None = None
     progress = progress or Quiet()
     if not options.formats or not options.precisions:
         raise UsageError("nothing to ship: give at least one format and one precision")
+    combinations(options.formats, options.precisions)  # refuses a precision that is in none
     check_output(out, force=options.force)
     progress.stage("fold")
     folded = fold(network.module, network.example_inputs)
@@ -167,7 +168,7 @@ def ship_network(network: Network, out: Path, options: ShipOptions | None = None
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             description=network.description,
             parameters=sum(layer.parameters for layer in folded.plan.layers) or None,
-            notes=(*network.notes, *_notes(network), *_data_notes(findings), *_scheme_notes(variants)),
+            notes=(*network.notes, *_notes(network), *_data_notes(findings), *_scheme_notes(variants, options)),
             agreement=agreements,
             explanations=explanations,
         )
@@ -249,10 +250,11 @@ def _data_notes(findings: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{text[0].upper()}{text[1:]}." for text in findings)
 
 
-def _scheme_notes(variants: Sequence[Variant]) -> tuple[str, ...]:
-    """What is to be known of the precisions of the files that were made."""
+def _scheme_notes(variants: Sequence[Variant], options: ShipOptions) -> tuple[str, ...]:
+    """What is to be known of the precisions of the files that were made, and which files there cannot be."""
+    missing = left_out(options.formats, options.precisions)
     notes = dict.fromkeys(scheme_of(variant.precision).note for variant in variants if variant.artifact is not None)
-    return tuple(f"{note[0].upper()}{note[1:]}." for note in notes if note)
+    return (*missing, *(f"{note[0].upper()}{note[1:]}." for note in notes if note))
 
 
 def _calibration(network: Network, samples: Sequence[tuple[Tensor, ...]], findings: tuple[str, ...]) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgefold.artifact import Precision, atomic_path
 from edgefold.errors import ArtifactError, DataError, UsageError
-from edgefold.schemes import scheme_of
+from edgefold.schemes import DEFAULT_EXPONENT_BITS, scheme_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +65,7 @@ def quantize_network(
     equalize: bool = False,
     exclude: Sequence[str] = (),
     pixels: Preprocessing | None = None,
+    exponent_bits: int = DEFAULT_EXPONENT_BITS,
     progress: Callable[[], None] = lambda: None,
 ) -> QuantizedProgram:
     """The network in integers: with the weights and scales of its training as INT8, if it had one, or else calibrated.
@@ -78,6 +79,7 @@ def quantize_network(
         equalize: see there.
         exclude: see there.
         pixels: see there.
+        exponent_bits: see there.
         progress: see there.
 
     Raises:
@@ -95,10 +97,13 @@ def quantize_network(
             equalize=equalize,
             exclude=exclude,
             pixels=pixels,
+            exponent_bits=exponent_bits,
             progress=progress,
         )
-    if not scheme_of(scheme).integer_ends:
-        raise UsageError(f"--qat brings scales of 8-bit activations, which '{scheme}' does not have; leave --qat out or use int8")
+    if not scheme_of(scheme).trainable:
+        raise UsageError(
+            f"--qat brings scales of 8-bit weights and activations, which '{scheme}' does not have; leave --qat out or use int8"
+        )
     given = {
         "--observer": observer != "auto",
         "--equalize": equalize,

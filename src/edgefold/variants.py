@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgefold.artifact import Precision
+from edgefold.artifact import Format, Precision
 from edgefold.errors import EdgefoldError
 from edgefold.network import Network, Progress, ShipOptions
 from edgefold.report.content import Accuracy, Failure, Variant
-from edgefold.schemes import scheme_of
+from edgefold.schemes import combinations, scheme_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,12 +53,22 @@ def quantize_all(
             progress=progress.step,
         )
         budget = Budget(
-            options.mixed_drop, options.max_ms, options.formats, options.device, lowering=options.lowering, bench=options.bench
+            options.mixed_drop,
+            options.max_ms,
+            _held(scheme, options),
+            options.device,
+            lowering=options.lowering,
+            bench=options.bench,
         )
         if budget.given:
             progress.stage("mix")
             programs[scheme], _ = mix(programs[scheme], network, samples, budget, progress=progress.step)
     return programs, samples
+
+
+def _held(precision: Precision, options: ShipOptions) -> tuple[Format, ...]:
+    """The formats that are wanted and have a form for a precision."""
+    return tuple(format for format in options.formats if format in scheme_of(precision).formats)
 
 
 def calibration_samples(network: Network, folded: FoldResult, schemes: Sequence[Precision]) -> list[tuple[Tensor, ...]]:
@@ -87,37 +97,37 @@ def emit_all(
     from edgefold.export.lower.agree import agree
 
     runs = RaceOptions() if options.bench is None else RaceOptions(threads=options.bench.threads, cores=options.bench.cores)
-    progress.stage("export", len(options.formats) * len(options.precisions))
+    wanted = combinations(options.formats, options.precisions)
+    progress.stage("export", len(wanted))
     agreed = {
         precision: agree(
-            each.program, formats=options.formats, precision=precision, lowering=options.lowering, device=options.device
+            each.program, formats=_held(precision, options), precision=precision, lowering=options.lowering, device=options.device
         )
         for precision, each in quantized.items()
         if options.agree and scheme_of(precision).calibrated
     }
     variants = []
-    for format in options.formats:
-        for precision in options.precisions:
-            variant = Variant(f"{format}-{precision}", format, precision)
-            request = Request(
-                format,
-                precision,
-                options.lowering,
-                options.device,
-                timing=options.timing,
-                max_size_bytes=options.max_size_bytes,
-                race=runs,
-                choices=agreed[precision][format] if precision in agreed else None,
-            )
-            try:
-                program = quantized[precision].program if precision in quantized else folded.program
-                out = folder / f"{variant.name}{format.suffix}"
-                written = emit_fastest(program, request, _ends(quantized.get(precision), options), out, lambda: None)
-                variant = replace(variant, lowering=written.plan, artifact=written.artifact)
-            except EdgefoldError as error:
-                variant = replace(variant, failure=_failure("emit", error))
-            variants.append(variant)
-            progress.step()
+    for format, precision in wanted:
+        variant = Variant(f"{format}-{precision}", format, precision)
+        request = Request(
+            format,
+            precision,
+            options.lowering,
+            options.device,
+            timing=options.timing,
+            max_size_bytes=options.max_size_bytes,
+            race=runs,
+            choices=agreed[precision][format] if precision in agreed else None,
+        )
+        try:
+            program = quantized[precision].program if precision in quantized else folded.program
+            out = folder / f"{variant.name}{format.suffix}"
+            written = emit_fastest(program, request, _ends(quantized.get(precision), options), out, lambda: None)
+            variant = replace(variant, lowering=written.plan, artifact=written.artifact)
+        except EdgefoldError as error:
+            variant = replace(variant, failure=_failure("emit", error))
+        variants.append(variant)
+        progress.step()
     return variants
 
 

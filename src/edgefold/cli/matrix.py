@@ -64,6 +64,7 @@ def matrix(
         from edgefold.matrix.cells import Caps, CellOptions
         from edgefold.matrix.matrix import run_matrix
         from edgefold.pipeline import as_format, as_precision
+        from edgefold.schemes import combinations, left_out
 
         entries = _entries(models)
         wanted_formats = [as_format(name) for name in _names(formats, Format)]
@@ -76,7 +77,8 @@ def matrix(
             threads=threads,
             trust=trust,
         )
-        total = len(entries) * len(wanted_formats) * len(wanted_precisions)
+        total = len(entries) * len(combinations(wanted_formats, wanted_precisions))
+        notes = left_out(wanted_formats, wanted_precisions)
         with progress(f"{total} cells") as say:
             done = 0
 
@@ -98,7 +100,7 @@ def matrix(
                 retry=retry,
                 progress=step,
             )
-        out.show(found, lambda: _shown(found, out_dir))
+        out.show(found, lambda: [*_shown(found, out_dir), *(f"Note: {note}" for note in notes)])
     raise typer.Exit(0 if found.passed else 1)
 
 

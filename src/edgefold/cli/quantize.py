@@ -29,10 +29,12 @@ from edgefold.cli.options import (
     Trust,
     Weights,
 )
+from edgefold.schemes import DEFAULT_EXPONENT_BITS, scheme_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from edgefold.cli.powers import PowerComparison
     from edgefold.cli.sources import ModelChoice
     from edgefold.export.program import Program, QuantizedProgram
     from edgefold.mixing import Budget, Mixture
@@ -74,6 +76,16 @@ def quantize(
     exclude: Exclude = None,
     max_drop: MaxDrop = None,
     max_ms: MaxMs = None,
+    exponent_bits: Annotated[
+        int | None,
+        typer.Option(
+            "--exponent-bits",
+            min=1,
+            max=8,
+            help="Bits of the exponents of log2 weights.",
+            show_default=str(DEFAULT_EXPONENT_BITS),
+        ),
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Also write the files and measure them: does INT8 save time, and why?")
     ] = False,
@@ -87,12 +99,24 @@ def quantize(
     from edgefold.cli.output import output, progress
 
     with output(as_json) as out:
+        from edgefold.cli.powers import compared, refuse
         from edgefold.cli.sources import ModelChoice
         from edgefold.mixing import Budget
-        from edgefold.schemes import scheme_of
 
+        without_files = {
+            "--explain": explain,
+            "--agree": agree,
+            "--max-drop": max_drop is not None,
+            "--max-ms": max_ms is not None,
+            "--format": bool(formats),
+        }
+        refuse(without_files, exponent_bits, scheme)
         with progress(f"quantizing {model}") as say:
             work = _Work(ModelChoice(model, arg, weights, trust, preprocess, qat), scheme, calibration, evaluation, say)
+            if scheme is Precision.LOG2:
+                powers = work.compare_powers(observer, exclude or [], exponent_bits or DEFAULT_EXPONENT_BITS, equalize=equalize)
+                out.show({"schema": "edgefold.PowerComparison/1", **vars(powers)}, lambda: compared(powers))
+                return
             wanted = tuple(formats or scheme_of(scheme).formats)
             budget = Budget(max_drop, max_ms, wanted, device)
             found = work.quantize(observer, budget, exclude or [], equalize=equalize)
@@ -109,7 +133,6 @@ class _Work:
     ) -> None:
         from edgefold.pipeline import fold
         from edgefold.quantize.lint import lint
-        from edgefold.schemes import scheme_of
         from edgefold.variants import calibration_samples
 
         self._say = say
@@ -127,7 +150,6 @@ class _Work:
         from edgefold.device_bench.runners import open_runner
         from edgefold.explaining import explain_accuracy
         from edgefold.mixing import mix
-        from edgefold.schemes import scheme_of
         from edgefold.trained import quantize_network
 
         self._say(f"calibrating with {len(self.samples)} samples" if self.calibrated else "rounding the weights")
@@ -164,6 +186,22 @@ class _Work:
         self._say(f"evaluating on {evaluation.data}")
         top1 = [self._top1(net) for net in (program, self.folded.program)]
         return replace(found, evaluated=len(evaluation.labels), top1=top1[0], top1_reference=top1[1])
+
+    def compare_powers(self, observer: str, exclude: list[str], exponent_bits: int, *, equalize: bool) -> PowerComparison:
+        """Compares weights that are powers of two with int8 ones."""
+        from edgefold.cli.powers import compare_powers
+
+        found = compare_powers(
+            self.network,
+            self.folded,
+            self.samples,
+            observer=observer,
+            equalize=equalize,
+            exclude=exclude,
+            exponent_bits=exponent_bits,
+            say=self._say,
+        )
+        return replace(found, findings=self.findings)
 
     def explain(
         self, found: Quantization, formats: tuple[Format, ...], device: str, max_secs: float, *, agree: bool

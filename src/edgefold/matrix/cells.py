@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edgefold.artifact import Format, Precision, sha256_of
+from edgefold.schemes import combinations
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +100,14 @@ class CellResult:
 
 
 def cells_of(entries: Sequence[Entry], formats: Sequence[Format], precisions: Sequence[Precision]) -> tuple[Cell, ...]:
-    """Every combination, model by model."""
-    return tuple(Cell(entry, form, precision) for entry in entries for precision in precisions for form in formats)
+    """Every combination that there is, model by model.
+
+    Raises:
+        UnsupportedError: a precision is in none of the formats.
+    """
+    held = combinations(formats, precisions)
+    pairs = [(form, precision) for precision in precisions for form in formats if (form, precision) in held]
+    return tuple(Cell(entry, form, precision) for entry in entries for form, precision in pairs)
 
 
 def cell_key(cell: Cell, options: CellOptions) -> str:
