@@ -34,7 +34,7 @@ class Racer:
 
     def files(self) -> list[Path]:
         """What must lie in the folder of a race: the program and the worker that it builds upon."""
-        return [RACE, WORKER] if self.sent else []
+        return [RACE, *WORKER_FILES] if self.sent else []
 
     def argv(self, folder: RemotePath, job: str) -> list[str]:
         """The command; the job is a name in the folder."""

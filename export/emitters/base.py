@@ -25,7 +25,8 @@ class EmitOptions:
     from calibration, and of ``int8-full`` it is ``int8`` even where it says ``float32``), ``layout`` the order of 4-D inputs and
     outputs; ``force`` allows an existing file to be replaced. ``pixels`` is set when the graph takes camera pixels, and then
     ``io`` is ``uint8``. With ``dynamic_batch`` the file takes any batch of at least 1; ExecuTorch plans its memory for
-    ``max_batch``, the other formats have no limit.
+    ``max_batch``, the other formats have no limit. The integers of an ONNX file are exact on ARM, on x86 CPUs of this machine's
+    kind, and on every x86 CPU if it is ``portable``.
 
     Raises:
         UsageError: an unknown name, pixels in another type than uint8, or a ``max_batch`` below 2.
@@ -37,6 +38,7 @@ class EmitOptions:
     pixels: PixelInput | None = None
     dynamic_batch: bool = False
     max_batch: int = MAX_BATCH
+    portable: bool = False
 
     def __post_init__(self) -> None:
         if self.io not in get_args(IoType):

@@ -7,6 +7,8 @@
 
 It is held by ONNX in ``metadata_props["edgefold"]``, by TFLite in the metadata buffer ``edgefold``, and by ExecuTorch in the
 constant method ``edgefold_metadata``; there ``"modules"`` maps debug handles to module paths, which the others have as names.
+``"x86": "vnni"`` stands in an ONNX file whose sums may saturate on x86 CPUs without VNNI, unless ONNX Runtime's session option
+``session.x64quantprecision`` is 1.
 """
 
 from __future__ import annotations
@@ -25,11 +27,16 @@ SCHEMA = "edgefold.artifact/1"
 
 
 def encode(
-    precision: Precision, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], modules: dict[int, str] | None = None
+    precision: Precision,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    modules: dict[int, str] | None = None,
+    *,
+    needs_vnni: bool = False,
 ) -> str:
     """The JSON string; fields that are not set are left out.
 
-    ``modules`` maps the handles of a format that has no names for its ops to module paths.
+    ``modules`` maps the handles of a format that has no names for its ops to module paths; ``needs_vnni`` is meant for x86 CPUs.
     """
     data: dict[str, Any] = {
         "schema": SCHEMA,
@@ -38,6 +45,8 @@ def encode(
         "inputs": [_plain(spec) for spec in inputs],
         "outputs": [_plain(spec) for spec in outputs],
     }
+    if needs_vnni:
+        data["x86"] = "vnni"
     if modules:
         data["modules"] = {str(handle): path for handle, path in modules.items()}
     return json.dumps(data, separators=(",", ":"), allow_nan=False)

@@ -17,6 +17,8 @@ from edgefold.export.emitters.base import EmitOptions
 from edgefold.export.emitters.integer_only import check_integer_only
 from edgefold.export.emitters.prepare import BATCH, Prepared, prepare
 from edgefold.export.emitters.quiet import converter
+from edgefold.export.lower.tables import has_exact_products
+from edgefold.export.lower.tables.cache import HOST
 from edgefold.export.program import LoweredProgram
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class OnnxEmitter:
         prepared = prepare(lowered, options, fold_weights=True)
         with converter("torch.onnx", self.format):
             model = _convert(prepared)
-        _finish(model, prepared)
+        _finish(model, prepared, exact_products=lowered.plan.device == HOST and not options.portable and has_exact_products())
         with atomic_path(out, force=options.force) as temporary:
             _write(model, temporary)
             check_integer_only(temporary, lowered.precision)
@@ -59,20 +61,26 @@ def _convert(prepared: Prepared) -> ir.Model:
     return program.model
 
 
-def _finish(model: ir.Model, prepared: Prepared) -> None:
+def _finish(model: ir.Model, prepared: Prepared, *, exact_products: bool) -> None:
     from edgefold.export.passes.infra import run_passes
     from edgefold.export.passes.onnx_io import convert_ends
     from edgefold.export.passes.onnx_pipeline import CLEAN, pipeline
+    from edgefold.export.passes.onnx_unsigned import OWN_ZERO_POINTS, can_saturate
 
-    run_passes(model, pipeline(prepared.precision))
+    run_passes(model, pipeline(prepared.precision, exact_products=exact_products))
+    needs_vnni = exact_products and can_saturate(model)
     convert_ends(model, prepared.inputs, prepared.outputs)
     run_passes(model, CLEAN)
+    if needs_vnni:
+        run_passes(model, (OWN_ZERO_POINTS,))
     if prepared.dynamic_batch:
         _name_batch(model)
     model.ir_version = IR_VERSION
     model.producer_name, _, model.producer_version = metadata.producer().partition(" ")
     model.graph.name = "edgefold"
-    model.metadata_props[metadata.KEY] = metadata.encode(prepared.precision, prepared.inputs, prepared.outputs)
+    model.metadata_props[metadata.KEY] = metadata.encode(
+        prepared.precision, prepared.inputs, prepared.outputs, needs_vnni=needs_vnni
+    )
     for kind, values, specs in (
         ("input", model.graph.inputs, prepared.inputs),
         ("output", model.graph.outputs, prepared.outputs),

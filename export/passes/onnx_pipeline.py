@@ -17,7 +17,7 @@ from edgefold.export.passes.onnx_dynamic import DYNAMIC_INPUTS
 from edgefold.export.passes.onnx_global_pool import GLOBAL_POOL
 from edgefold.export.passes.onnx_half_weights import HALF_WEIGHTS
 from edgefold.export.passes.onnx_names import NAME_BY_MODULE
-from edgefold.export.passes.onnx_unsigned import UNSIGNED
+from edgefold.export.passes.onnx_unsigned import UNSIGNED, UNSIGNED_ACTIVATIONS
 
 
 def _library(name: str, one: ir.passes.InPlacePass) -> GraphPass[ir.Model]:
@@ -34,7 +34,7 @@ CLEAN: tuple[GraphPass[ir.Model], ...] = (
     _library("onnx-drop-unused", RemoveUnusedNodesPass()),
     NAME_BY_MODULE,
 )
-_CALIBRATED = (INTEGER_BIAS, INTEGER_CLIP, UNSIGNED)
+_CALIBRATED = (INTEGER_BIAS, INTEGER_CLIP)
 _NUMBERS: dict[Precision, tuple[GraphPass[ir.Model], ...]] = {
     Precision.FP16: (HALF_WEIGHTS,),
     Precision.INT8: _CALIBRATED,
@@ -43,6 +43,12 @@ _NUMBERS: dict[Precision, tuple[GraphPass[ir.Model], ...]] = {
 }
 
 
-def pipeline(precision: Precision) -> tuple[GraphPass[ir.Model], ...]:
-    """The passes of a precision, before the ends get their types."""
-    return (GLOBAL_POOL, *_NUMBERS.get(precision, ()))
+def pipeline(precision: Precision, *, exact_products: bool = False) -> tuple[GraphPass[ir.Model], ...]:
+    """The passes of a precision, before the ends get their types.
+
+    With ``exact_products`` the file is for a CPU that adds 8-bit products without saturation.
+    """
+    passes = _NUMBERS.get(precision, ())
+    if passes is _CALIBRATED:
+        passes = (*passes, UNSIGNED_ACTIVATIONS if exact_products else UNSIGNED)
+    return (GLOBAL_POOL, *passes)

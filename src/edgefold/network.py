@@ -71,7 +71,8 @@ class ShipOptions:
     ``explain`` says whether the report tells which layers lose accuracy. ``parity_samples`` are compared element by element with
     the torch reference. ``timing`` lets the lowering ``auto`` end with a measurement of the whole network, by default where
     ``device`` is this machine; ``max_size_bytes`` is the most that a file may have. With ``dynamic_batch`` the files take any
-    batch, in ExecuTorch up to ``max_batch``.
+    batch, in ExecuTorch up to ``max_batch``. ``portable`` integer ONNX files are exact on every x86 CPU, also on those that are
+    unlike this machine's.
     """
 
     formats: tuple[Format, ...] = ALL_FORMATS
@@ -95,6 +96,7 @@ class ShipOptions:
     max_size_bytes: int | None = None
     dynamic_batch: bool = False
     max_batch: int = MAX_BATCH
+    portable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,6 +168,7 @@ def export_model(
     timing: bool | None = None,
     max_size: int | None = None,
     dynamic_batch: bool = False,
+    portable: bool = False,
     max_batch: int = MAX_BATCH,
     out: Path | str,
     force: bool = False,
@@ -191,6 +192,7 @@ def export_model(
             by default where ``device`` is this machine.
         max_size: the most bytes that the file may have; layers take smaller forms for it where they are slower.
         dynamic_batch: make a file that takes any number of samples at once.
+        portable: make an integer ONNX file exact on every x86 CPU, also on those that are unlike this one.
         max_batch: the most samples at once in an ExecuTorch file with a dynamic batch; the other formats have no limit.
         out: the file; without a suffix it gets the format's own.
         force: replace an existing file.
@@ -216,6 +218,7 @@ def export_model(
         timing=timing,
         max_size=max_size,
         dynamic_batch=dynamic_batch,
+        portable=portable,
         max_batch=max_batch,
         out=out,
         force=force,
@@ -238,6 +241,7 @@ def export_with_plan(
     timing: bool | None = None,
     max_size: int | None = None,
     dynamic_batch: bool = False,
+    portable: bool = False,
     max_batch: int = MAX_BATCH,
     out: Path | str,
     force: bool = False,
@@ -250,7 +254,7 @@ def export_with_plan(
 
     form = as_format(format)
     camera = model.pixels if isinstance(model, QuantizedProgram) else None
-    options = EmitOptions(io=io, layout=layout, force=force, pixels=camera, dynamic_batch=dynamic_batch, max_batch=max_batch)
+    options = EmitOptions(io, layout, force, camera, dynamic_batch, max_batch, portable)
     target = as_output(Path(out), form)
     check_free(target, force=force)
     check_format(form, model.scheme if isinstance(model, QuantizedProgram) else as_precision(precision or Precision.FP32))

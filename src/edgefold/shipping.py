@@ -57,6 +57,7 @@ def ship(
     timing: bool | None = None,
     max_size: int | None = None,
     dynamic_batch: bool = False,
+    portable: bool = False,
     max_batch: int = MAX_BATCH,
     out: Path | str,
     force: bool = False,
@@ -84,6 +85,7 @@ def ship(
             by default where ``device`` is this machine.
         max_size: the most bytes that a file may have; layers take smaller forms for it where they are slower.
         dynamic_batch: make files that take any number of samples at once.
+        portable: make integer ONNX files exact on every x86 CPU, also on those that are unlike this one.
         max_batch: the most samples at once in an ExecuTorch file with a dynamic batch; the other formats have no limit.
         out: the folder; its zip is put beside it.
         force: replace an existing bundle.
@@ -125,6 +127,7 @@ def ship(
         timing=timing,
         max_size_bytes=max_size,
         dynamic_batch=dynamic_batch,
+        portable=portable,
         max_batch=max_batch,
     )
     return ship_network(network, Path(out), options, progress)

@@ -143,6 +143,7 @@ def _ends(program: QuantizedProgram | None, options: ShipOptions) -> EmitOptions
         pixels=program.pixels,
         dynamic_batch=options.dynamic_batch,
         max_batch=options.max_batch,
+        portable=options.portable,
     )
 
 

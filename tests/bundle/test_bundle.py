@@ -13,6 +13,7 @@ import pytest
 
 from edgefold.artifact import Artifact, Format, Precision, sha256_of
 from edgefold.bundle import results as results_module
+from edgefold.bundle.card import model_card
 from edgefold.bundle.manifest import Calibration, Manifest
 from edgefold.bundle.reader import Prediction, load_bundle
 from edgefold.bundle.writer import Contract, write_bundle, zip_path
@@ -78,6 +79,19 @@ def test_the_card_says_what_matters(shipment: Shipment, tmp_path: Path) -> None:
     ):
         assert words in card
     assert 'bundle.run("executorch-int8", image)' in card
+    assert "x64quantprecision" not in card
+
+
+def test_the_card_warns_of_a_file_that_needs_vnni(shipment: Shipment, tmp_path: Path) -> None:
+    first = next(variant.artifact for variant in shipment.variants if variant.artifact is not None)
+    marked = tmp_path / first.path.name
+    marked.write_bytes(first.path.read_bytes() + b'{"x86":"vnni"}')
+    variants = tuple(
+        replace(variant, artifact=replace(first, path=marked)) if variant.artifact is first else variant
+        for variant in shipment.variants
+    )
+    card = model_card(replace(shipment, variants=variants), CONTRACT)
+    assert "`session.x64quantprecision` to 1" in card
 
 
 def test_equal_content_gives_an_equal_zip(shipment: Shipment, tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ def test_the_worker_is_python_3_9_and_needs_only_numpy(path: Path) -> None:
         "numpy",
         "os",
         "pathlib",
+        "platform",
         "signal",
         "subprocess",
         "sys",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgefold.report.content import Shipment
+from edgefold.report.content import Shipment, Variant
 from edgefold.report.table import markdown, rows
 from edgefold.report.verdict import verdict
+from edgefold.runtime.worker_x86 import is_for_vnni
 
 if TYPE_CHECKING:
     from edgefold.bundle.writer import Contract
@@ -33,4 +34,11 @@ def model_card(shipment: Shipment, contract: Contract) -> str:
         example=made[-1].name if made else "",
         table=markdown(rows(shipment)),
         verdict=verdict(shipment),
+        for_vnni=[variant.name for variant in made if _is_for_vnni(variant)],
     )
+
+
+def _is_for_vnni(variant: Variant) -> bool:
+    """Whether sums in the file may saturate on x86 CPUs without VNNI."""
+    assert variant.artifact is not None
+    return is_for_vnni(str(variant.artifact.path))

@@ -29,6 +29,7 @@ from edgefold.cli.options import (
     OneFormat,
     OnePrecision,
     Out,
+    Portable,
     Precisions,
     Preprocess,
     Qat,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from torch import nn
 
-    from edgefold.artifact import TensorSpec
+    from edgefold.artifact import Artifact, TensorSpec
     from edgefold.export.plan import FoldPlan, LoweringPlan
     from edgefold.export.program import QuantizedProgram
 
@@ -120,6 +121,7 @@ def export(
     layout: Layout = "nchw",
     dynamic_batch: DynamicBatch = False,
     max_batch: MaxBatch = MAX_BATCH,
+    portable: Portable = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -167,6 +169,7 @@ def export(
                 io=io,
                 layout=layout,
                 dynamic_batch=dynamic_batch,
+                portable=portable,
                 max_batch=max_batch,
                 timing=timing,
                 max_size=most_bytes,
@@ -177,7 +180,13 @@ def export(
         lines = (*(_end("input", spec) for spec in artifact.inputs), *(_end("output", spec) for spec in artifact.outputs))
         out.show(
             {**to_dict(artifact), "lowering": plan, "note": scheme.note},
-            lambda: [f"{artifact.path}: {size(artifact.size_bytes)}", *lines, *_lowered(plan), *_noted(scheme.note)],
+            lambda: [
+                f"{artifact.path}: {size(artifact.size_bytes)}",
+                *lines,
+                *_lowered(plan),
+                *_noted(scheme.note),
+                *_limits(artifact),
+            ],
         )
 
 
@@ -222,6 +231,16 @@ def _lowered(plan: LoweringPlan) -> Iterable[RenderableType]:
 def _noted(note: str) -> Iterable[str]:
     """What a user should know of a precision."""
     return [f"Note: {note}"] if note else []
+
+
+def _limits(artifact: Artifact) -> Iterable[RenderableType]:
+    from edgefold.runtime.worker_x86 import is_for_vnni
+
+    if is_for_vnni(str(artifact.path)):
+        yield (
+            "exact on ARM and on x86 CPUs with VNNI; on others set ONNX Runtime's session option session.x64quantprecision to 1, "
+            "or export with --portable"
+        )
 
 
 def _end(kind: str, spec: TensorSpec) -> str:

@@ -123,6 +123,12 @@ MaxBatch = Annotated[
     int,
     typer.Option("--max-batch", min=2, help="The most samples at once with --dynamic-batch in ExecuTorch; others have no limit."),
 ]
+Portable = Annotated[
+    bool,
+    typer.Option(
+        "--portable", help="Make integer ONNX files exact on every x86 CPU, not only on ARM and on x86 CPUs like this one."
+    ),
+]
 Qat = Annotated[
     Path | None,
     typer.Option("--qat", metavar="FILE", help="Weights and scales that `edgefold train --qat` wrote, for integer files."),

@@ -15,7 +15,7 @@ from edgefold.errors import ArtifactError, RuntimeFailure
 WORKER = Path(__file__).with_name("worker.py")
 RACE = Path(__file__).with_name("race.py")
 # Everything that a device needs; the worker finds its parts beside it.
-WORKER_FILES = (WORKER, *(WORKER.with_name(f"worker_{part}.py") for part in ("timing", "trace", "roofline")))
+WORKER_FILES = (WORKER, *(WORKER.with_name(f"worker_{part}.py") for part in ("timing", "trace", "roofline", "x86")))
 PROTOCOL = 1
 JOB_FILE = "job.json"
 

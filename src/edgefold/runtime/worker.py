@@ -103,6 +103,8 @@ class OnnxModel:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        if part("worker_x86").needs_exact_kernels(path):
+            options.add_session_config_entry("session.x64quantprecision", "1")
         self.session = self.module.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.binding = self.session.io_binding()
 
