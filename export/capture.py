@@ -125,7 +125,8 @@ def first_line(error: BaseException) -> str:
 
 def _output_names(spec: pytree.TreeSpec) -> tuple[str, ...]:
     count = spec.num_leaves
-    if spec.type is dict and len(spec.context) == count:
+    # The graph of an `torch.fx` module gives its own kind of dict.
+    if isinstance(spec.type, type) and issubclass(spec.type, dict) and len(spec.context) == count:
         return tuple(str(key) for key in spec.context)
     return ("output",) if count == 1 else tuple(f"output_{index}" for index in range(count))
 

@@ -4,6 +4,7 @@
     timm:mobilenetv3_small_100   of timm or torchvision (extra ``zoo``), random weights unless ``weights`` or ``pretrained=True``
     torchvision:mobilenet_v2
     path/file.py:factory         ``factory(**kwargs)`` of the user's file
+    path/model.onnx              an ONNX file, rebuilt as a module (see `edgefold.models.from_onnx`)
     path/model.pt2               an exported program; it can run code when loaded, hence ``trust``
     path/network.json            what ``edgefold prune``, ``distill`` or a recipe made of another source
 
@@ -19,6 +20,7 @@ from typing import Any
 
 from edgefold.errors import ModelError, UsageError
 from edgefold.models.derived import read_record, rebuilt
+from edgefold.models.from_onnx.source import from_onnx
 from edgefold.models.loaded import LabelledImages, LoadedModel, checked, example_image
 from edgefold.models.recipe import checkpoint_names, load_recipe
 from edgefold.models.registry import builtin_slice, get_model
@@ -29,7 +31,8 @@ from edgefold.preprocess import Preprocessing
 __all__ = ["LabelledImages", "LoadedModel", "Preprocessing", "load_source"]
 
 _WEIGHTS_ONLY = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
-_ARTIFACTS = (".onnx", ".tflite", ".pte")
+_ONNX = ".onnx"
+_ARTIFACTS = (".tflite", ".pte")
 
 
 def load_source(
@@ -39,13 +42,14 @@ def load_source(
 
     Args:
         spec: see the module docstring.
-        kwargs: arguments for the function that makes the model.
+        kwargs: arguments for the function that makes the model; for an ``.onnx`` file, sizes of dimensions that it leaves open.
         weights: a file of weights to load into it.
         trust: allow a ``.pt2`` file, which can run code when loaded.
 
     Raises:
         UsageError: an unknown name or argument, or options that do not go together.
         ModelError: no such file, not a model, weights that do not fit, NaN in the weights, or an untrusted ``.pt2``.
+        UnsupportedError: an ``.onnx`` file with an op that is not read, or of a quantized network.
         MissingExtraError: the zoo is not installed.
     """
     arguments = dict(kwargs or {})
@@ -67,7 +71,7 @@ def _load(spec: str, kwargs: dict[str, Any], trust: bool) -> LoadedModel:
     if colon and file.endswith(".py"):
         return from_python(Path(file), factory, kwargs)
     path = Path(spec)
-    if path.suffix in (".py", ".pt2", ".json", *_WEIGHTS_ONLY, *_ARTIFACTS) or path.exists() or len(path.parts) > 1:
+    if path.suffix in (".py", ".pt2", ".json", _ONNX, *_WEIGHTS_ONLY, *_ARTIFACTS) or path.exists() or len(path.parts) > 1:
         return _from_path(path, kwargs, trust)
     return _builtin(spec, kwargs)
 
@@ -83,12 +87,16 @@ def _from_path(path: Path, kwargs: dict[str, Any], trust: bool) -> LoadedModel:
             f"as in 'model.py:make_model --weights {path}'"
         )
     if path.suffix in _ARTIFACTS:
-        raise ModelError(f"'{path}' is an exported artifact, expected a PyTorch model; give the model that it was made from")
+        raise ModelError(
+            f"'{path}' is an exported artifact, expected a PyTorch or ONNX model; give the model that it was made from"
+        )
+    if path.suffix == _ONNX:
+        return from_onnx(path, kwargs)
     if path.suffix == ".json":
         return _derived(path, kwargs, trust)
     if path.suffix != ".pt2":
         raise ModelError(
-            f"'{path}' is not a model file; expected file.py:function, a .pt2 file, a network.json or a built-in name"
+            f"'{path}' is not a model file; expected file.py:function, an .onnx or .pt2 file, a network.json or a built-in name"
         )
     if kwargs:
         raise UsageError(f"'{path}' is an exported program and takes no arguments, but {', '.join(sorted(kwargs))} was given")

@@ -112,7 +112,7 @@ class _Copier:
             return module
         if id(module) in self._copies:
             return self._copies[id(module)]
-        copy = type(module).__new__(type(module))
+        copy: nn.Module = object.__new__(type(module))  # an fx graph's own __new__ would make a class without its forward
         self._copies[id(module)] = copy
         state = vars(copy)
         state.update(vars(module))

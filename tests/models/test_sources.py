@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edgefold.errors import InputError, MissingExtraError, ModelError, UsageError
+from edgefold.export.fold import fold_module
 from edgefold.models.packing import save_weights
 from edgefold.models.sources import Preprocessing, load_source
 
@@ -113,6 +114,9 @@ def test_an_exported_program_needs_trust(tmp_path: Path) -> None:
     loaded = load_source(str(path), trust=True)
     assert torch.equal(loaded.example_inputs[0], x)
     assert torch.equal(loaded.module(x), module(x))
+    assert [
+        layer.geometry for layer in fold_module(loaded.module, loaded.example_inputs).plan.layers
+    ]  # its shell is an fx module
 
 
 def test_a_program_in_train_mode_is_refused(tmp_path: Path) -> None:
@@ -205,7 +209,8 @@ def test_bad_code(code: Path, tmp_path: Path) -> None:
 
 def test_not_a_model(tmp_path: Path) -> None:
     for name, message in {
-        "net.onnx": "is an exported artifact",
+        "net.tflite": "is an exported artifact",
+        "net.onnx": "is no ONNX model|is not an ONNX model",
         "net.safetensors": "holds weights and no network",
         "net.txt": "is not a model file",
     }.items():

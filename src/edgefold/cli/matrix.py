@@ -124,7 +124,7 @@ def _entries(models: str) -> list[Entry]:
     path = Path(models)
     if path.suffix == ".txt" and not path.is_file():
         raise UsageError(f"there is no list '{models}'; give a file with one model a line, or names with commas between them")
-    is_list = path.is_file() and path.suffix not in (".pt2", ".py")
+    is_list = path.is_file() and path.suffix not in (".onnx", ".pt2", ".py")
     lines = path.read_text(encoding="utf-8").splitlines() if is_list else models.split(",")
     found = []
     for line in lines:

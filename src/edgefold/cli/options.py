@@ -23,7 +23,10 @@ SshConfig = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")]
 Model = Annotated[
-    str, typer.Argument(help="A built-in name (see `edgefold models`), FILE.py:FACTORY, or another source.", show_default=False)
+    str,
+    typer.Argument(
+        help="A built-in name (see `edgefold models`), FILE.py:FACTORY, FILE.onnx, or another source.", show_default=False
+    ),
 ]
 Arg = Annotated[
     list[str] | None,
