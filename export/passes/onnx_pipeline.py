@@ -34,7 +34,7 @@ CLEAN: tuple[GraphPass[ir.Model], ...] = (
     _library("onnx-drop-unused", RemoveUnusedNodesPass()),
     NAME_BY_MODULE,
 )
-_CALIBRATED = (INTEGER_BIAS, INTEGER_CLIP)
+_CALIBRATED = (INTEGER_BIAS,)
 _NUMBERS: dict[Precision, tuple[GraphPass[ir.Model], ...]] = {
     Precision.FP16: (HALF_WEIGHTS,),
     Precision.INT8: _CALIBRATED,
@@ -50,5 +50,6 @@ def pipeline(precision: Precision, *, exact_products: bool = False) -> tuple[Gra
     """
     passes = _NUMBERS.get(precision, ())
     if passes is _CALIBRATED:
-        passes = (*passes, UNSIGNED_ACTIVATIONS if exact_products else UNSIGNED)
+        # The bounds of a clip are integers of the type that its input has in the end.
+        passes = (*passes, UNSIGNED_ACTIVATIONS if exact_products else UNSIGNED, INTEGER_CLIP)
     return (GLOBAL_POOL, *passes)

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from edgefold.artifact import Precision
 from edgefold.errors import RuntimeFailure
 from edgefold.export.passes.infra import GraphPass, run_passes
 from edgefold.export.passes.onnx_bias import INTEGER_BIAS
@@ -19,6 +20,7 @@ from edgefold.export.passes.onnx_clip import INTEGER_CLIP
 from edgefold.export.passes.onnx_global_pool import GLOBAL_POOL
 from edgefold.export.passes.onnx_half_weights import HALF_WEIGHTS
 from edgefold.export.passes.onnx_names import NAME_BY_MODULE
+from edgefold.export.passes.onnx_pipeline import pipeline
 from edgefold.export.passes.onnx_qdq import constant, producer
 from edgefold.export.passes.onnx_unsigned import UNSIGNED, UNSIGNED_ACTIVATIONS, can_saturate
 
@@ -159,6 +161,18 @@ def test_clip_moves_behind_the_quantization_bit_for_bit(bounds: tuple[float, flo
     expected, before = run(model, x, optimize=False)
     assert before.index("Clip") < before.index("QuantizeLinear", 1)
     model, _ = run_passes(model, (INTEGER_CLIP,))
+    found, after = run(model, x, optimize=False)
+    assert after.index("Clip") > after.index("QuantizeLinear", 1)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("exact_products", [False, True])
+def test_the_bounds_of_a_clip_have_the_type_of_its_input_in_the_end(exact_products: bool) -> None:
+    """As behind a ReLU whose result shares its scale with negative values, in a concat."""
+    model = quantized_conv(8, clip=(0.0, 6.1))
+    x = np.random.default_rng(2).uniform(-3, 5, (1, 8, 9, 9)).astype(np.float32)
+    expected, _ = run(model, x, optimize=False)
+    model, _ = run_passes(model, pipeline(Precision.INT8, exact_products=exact_products))
     found, after = run(model, x, optimize=False)
     assert after.index("Clip") > after.index("QuantizeLinear", 1)
     np.testing.assert_array_equal(found, expected)
