@@ -65,7 +65,7 @@ def test_built_in_networks(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dynamo", [False, True])
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2_x0_5", "lraspp_mobilenet_v3_large", "googlenet"])
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2_x0_5", "lraspp_mobilenet_v3_large", "densenet121"])
 def test_networks_of_torchvision(name: str, dynamo: bool, tmp_path: Path) -> None:
     pytest.importorskip("torchvision", reason="the extra zoo is not installed")
     torch.manual_seed(0)
