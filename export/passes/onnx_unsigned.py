@@ -34,7 +34,7 @@ def unsigned(model: ir.Model, *, weights: bool = True) -> tuple[ir.Model, bool]:
     """
     modified = False
     for node in model.graph:
-        affine = _signed(node) if weights or not is_weight(node) else None
+        affine = _signed(node) if weights or not _is_layer_weight(node) else None
         if affine is None:
             continue
         zero_point = _raised(affine.zero_point)
@@ -50,7 +50,7 @@ def unsigned(model: ir.Model, *, weights: bool = True) -> tuple[ir.Model, bool]:
 
 def can_saturate(model: ir.Model) -> bool:
     """Whether a sum of two products of 8 bits can leave 16 bits in some layer."""
-    return any(is_weight(node) and _signed(node) is not None for node in model.graph)
+    return any(_is_layer_weight(node) and _signed(node) is not None for node in model.graph)
 
 
 def own_zero_points(model: ir.Model) -> tuple[ir.Model, bool]:
@@ -82,6 +82,13 @@ def _signed(node: ir.Node) -> Affine | None:
     return affine if affine is not None and affine.zero_point.dtype == np.int8 else None
 
 
+def _is_layer_weight(node: ir.Node) -> bool:
+    """Whether a node dequantizes the weight of layers; a constant that is added or multiplied counts as an activation."""
+    users = [use.node for use in node.outputs[0].uses()]
+    layers = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+    return is_weight(node) and bool(users) and all(user.op_type in layers for user in users)
+
+
 def _is_depthwise(node: ir.Node) -> bool:
     """Whether a node dequantizes the weight (N, 1, *kernel) of convs with one input channel a group."""
     users = [use.node for use in node.outputs[0].uses()]
@@ -110,7 +117,7 @@ def _all_unsigned(model: ir.Model) -> str | None:
 
 
 def _activations_unsigned(model: ir.Model) -> str | None:
-    names = [node.name for node in model.graph if not is_weight(node) and _signed(node) is not None]
+    names = [node.name for node in model.graph if not _is_layer_weight(node) and _signed(node) is not None]
     return f"'{names[0]}' is int8" if names else None
 
 

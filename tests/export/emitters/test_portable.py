@@ -17,6 +17,7 @@ from edgefold.artifact import Artifact, Format, Precision
 from edgefold.export.capture import capture
 from edgefold.export.emitters import onnx as emitter
 from edgefold.export.emitters.base import EmitOptions, get_emitter
+from edgefold.export.inspect import inspect
 from edgefold.export.lower.lower import lower
 from edgefold.export.lower.tables import has_exact_products
 from edgefold.export.program import LoweredProgram, Program
@@ -31,7 +32,7 @@ IMAGE = torch.randn(1, 4, 10, 10, generator=torch.Generator().manual_seed(0))
 def lowered() -> LoweredProgram:
     """Two convolutions whose weights keep their full range: neighbours of 127 are in one pair."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).eval()
+    net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Hardswish(), nn.Conv2d(8, 8, 3)).eval()
     for weight in (net[0].weight, net[2].weight):
         assert isinstance(weight, nn.Parameter)
         nn.init.uniform_(weight, 0.9, 1.0)
@@ -63,6 +64,12 @@ def test_a_file_for_this_machine_uses_what_its_cpu_can(emit: Callable[..., Artif
     assert (weight_types(fast), weight_types(slow)) == ({"INT8"}, {"UINT8"})
     assert (is_for_vnni(str(fast.path)), is_for_vnni(str(slow.path))) == (True, False)
     np.testing.assert_array_equal(run(fast.path, IMAGE.numpy())[0], run(slow.path, IMAGE.numpy())[0])
+
+
+def test_constants_of_elementwise_ops_have_the_type_of_activations(emit: Callable[..., Artifact]) -> None:
+    """Hard-swish adds a constant: of another type than its input, the addition would be computed in float."""
+    fast, slow = (inspect(emit(vnni=vnni).path) for vnni in (True, False))
+    assert (fast.float_ops, fast.conversions_inside) == (slow.float_ops, slow.conversions_inside)
 
 
 @pytest.mark.parametrize("vnni", [True, False])
