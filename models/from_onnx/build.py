@@ -20,7 +20,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from edgefold.errors import ModelError
 
-_MAX_ELEMENTS: Final = 2**31
+MAX_ELEMENTS: Final = 2**28  # of one value: 1 GB of float32
 _MAX_FOLDED_BYTES: Final = 2**30  # of all constants that are computed
 
 
@@ -162,8 +162,8 @@ class Builder:
         return found[1]
 
     def _check(self, value: Tensor) -> None:
-        if value.numel() > _MAX_ELEMENTS:
-            raise ModelError(f"its result of shape {tuple(value.shape)} has more than {_MAX_ELEMENTS} values")
+        if value.numel() > MAX_ELEMENTS:
+            raise ModelError(f"its result of shape {tuple(value.shape)} has more than {MAX_ELEMENTS} values")
 
 
 def identifier(name: str) -> str:

@@ -110,8 +110,7 @@ class Op:
     def module(self, module: nn.Module, operand: Operand) -> Operand:
         """The result of a module of this op's own name; a constant is put through at once."""
         if operand.constant:
-            with torch.no_grad():
-                return Operand(module.eval()(operand.value))
+            return self.builder.call(module.eval(), operand)
         return self.builder.module(self.path, module, operand)
 
     def axis(self, value: int, rank: int) -> int:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from edgefold.models.from_onnx.build import Operand
 from edgefold.models.from_onnx.op import Op
 
+_MAX_SIDE = 2**14
 _LINEAR = {3: "linear", 4: "bilinear"}
 
 
@@ -28,8 +29,8 @@ def resize(op: Op) -> Operand:
         op.refuse(f"turns shape {x.shape} into {sizes}, expected new sizes in the last one or two of three or four dimensions")
     if sizes == x.shape:
         return x
-    if min(sizes) < 1:
-        op.refuse(f"gives the empty shape {sizes}")
+    if min(sizes) < 1 or max(sizes) > _MAX_SIDE:
+        op.refuse(f"gives the shape {sizes}, expected sides of 1 to {_MAX_SIDE}")
     mode = op.text("mode", "nearest")
     how = op.text("coordinate_transformation_mode", "asymmetric" if _is_old(op) else "half_pixel")
     if how == "tf_crop_and_resize" or op.integer("antialias", 0) or op.integer("exclude_outside", 0):

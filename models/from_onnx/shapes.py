@@ -83,10 +83,10 @@ def split(op: Op) -> Result:
     axis = op.axis(op.integer("axis", 0), len(x.shape))
     size, count = x.shape[axis], op.integer("num_outputs", len(op.node.outputs))
     lengths = op.ints(1, "split")
-    if lengths is None:
+    if lengths is None and count == len(op.node.outputs):
         part = -(-size // count)  # the last one may be smaller
         lengths = [max(0, min(part, size - part * index)) for index in range(count)]
-    if sum(lengths) != size or len(lengths) != len(op.node.outputs) or min(lengths) < 0:
+    if lengths is None or sum(lengths) != size or len(lengths) != len(op.node.outputs) or min(lengths) < 0:
         op.refuse(f"cuts a size of {size} into {lengths}")
     start, parts = 0, []
     for length in lengths:
@@ -105,24 +105,20 @@ def slice_(op: Op) -> Operand:
         op.refuse("has starts, ends, axes and steps that do not fit each other")
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         places = range(*slice(start, end, step).indices(x.shape[axis]))
-        x = _picked(op, x, axis, list(places))
+        x = _picked(op, x, axis, places)
     return x
 
 
-def _picked(op: Op, x: Operand, axis: int, places: list[int]) -> Operand:
-    """Some places along an axis: all, a part, every so many, or any."""
-    size = x.shape[axis]
-    if places == list(range(size)):
+def _picked(op: Op, x: Operand, axis: int, places: range) -> Operand:
+    """Places along an axis: all, a part, every so many, or backwards."""
+    if places == range(x.shape[axis]):
         return x
-    if not places:
-        return op.call(torch.narrow, x, axis, 0, 0)
-    step = places[1] - places[0] if len(places) > 1 else 1
-    if step >= 1 and places == list(range(places[0], places[-1] + 1, step)):
-        if step == 1:
-            return op.call(torch.narrow, x, axis, places[0], len(places))
-        cut = [slice(None)] * axis + [slice(places[0], places[-1] + 1, step)]
-        return op.call(_cut, x, tuple(cut))
-    return op.call(torch.index_select, x, axis, Operand(torch.tensor(places)))
+    if places.step == 1 or len(places) < 2:
+        return op.call(torch.narrow, x, axis, places[0] if places else 0, len(places))
+    if places.step > 1:
+        return op.call(_cut, x, (*[slice(None)] * axis, slice(places[0], places[-1] + 1, places.step)))
+    indices = torch.arange(places.start, places.stop, places.step)
+    return op.call(torch.index_select, x, axis, Operand(indices))
 
 
 def _cut(x: Tensor, places: tuple[slice, ...]) -> Tensor:
@@ -138,7 +134,13 @@ def gather(op: Op) -> Operand:
     places = [int(place) for place in indices.reshape(-1).tolist()]
     if any(not -size <= place < size for place in places):
         op.refuse(f"has an index out of a size of {size}")
-    found = _picked(op, x, axis, [place % size for place in places])
+    places = [place % size for place in places]
+    step = places[1] - places[0] if len(places) > 1 else 1
+    line = range(places[0], places[-1] + (1 if step > 0 else -1), step) if places and step else range(0)
+    if len(line) == len(places) and list(line) == places:
+        found = _picked(op, x, axis, line)
+    else:
+        found = op.call(torch.index_select, x, axis, Operand(torch.tensor(places, dtype=torch.int64)))
     return op.reshape(found, (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
 
 

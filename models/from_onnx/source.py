@@ -7,6 +7,7 @@ of 1, and any other must be given by its name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from edgefold.errors import EdgefoldError, ModelError, UnsupportedError, UsageError
-from edgefold.models.from_onnx.build import Builder, Operand, identifier
+from edgefold.models.from_onnx.build import MAX_ELEMENTS, Builder, Operand, identifier
 from edgefold.models.from_onnx.elementwise import DTYPES
 from edgefold.models.from_onnx.op import Op, Result
 from edgefold.models.from_onnx.read import read_model
@@ -86,6 +87,8 @@ def _examples(values: Iterable[ir.Value], given: dict[str, Any], path: Path) -> 
                 )
         if min(shape, default=1) < 1:
             raise ModelError(f"input '{value.name}' of '{path}' has shape {tuple(shape)}, expected sizes of at least 1")
+        if math.prod(shape) > MAX_ELEMENTS:
+            raise ModelError(f"input '{value.name}' of '{path}' has shape {tuple(shape)}, expected at most {MAX_ELEMENTS} values")
         dtype = DTYPES[value.dtype.value]
         examples.append(torch.randn(shape, generator=generator) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype))
     if unused:

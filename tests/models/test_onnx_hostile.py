@@ -153,6 +153,13 @@ def test_memory_is_not_taken_on_trust(tmp_path: Path) -> None:
     many = [helper.make_node("ConstantOfShape", ["n"], [f"c{place}"]) for place in range(40)]
     some = np.array([2**24], np.int64)
     refused(model_of([*many, add], {"x": (1, 1)}, {"n": some}), tmp_path, ModelError, "more than 1 GB")
+    refused(op_model("Relu", (1, 2**40)), tmp_path, ModelError, "expected at most")
+    refused(op_model("Resize", IMAGE, None, None, np.array([1, 2, 2**40, 6])), tmp_path, UnsupportedError, "expected sides of")
+    refused(op_model("Split", IMAGE, axis=1, num_outputs=2**40), tmp_path, UnsupportedError, "cuts a size")
+    pads = [2**20] * 4
+    weights = {"c": np.ones(IMAGE, np.float32), "w": np.ones((3, 2, 3, 3), np.float32)}
+    nodes = [helper.make_node("Conv", ["c", "w"], ["d"], pads=pads), helper.make_node("Add", ["x", "d"], ["y"])]
+    refused(model_of(nodes, {"x": (1, 1)}, weights), tmp_path, ModelError, "more than")
 
 
 def test_names_become_no_code(tmp_path: Path) -> None:
