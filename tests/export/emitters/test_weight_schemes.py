@@ -82,7 +82,7 @@ def test_weight_only_is_the_float_network_with_rounded_weights(format: Format, t
     expected = torch.cat(reference(dynamic=False)).numpy()
     assert np.abs(found - expected).max() <= 1e-5 * np.ptp(expected)
     parameters = sum(parameter.numel() for parameter in make_net().parameters())
-    assert artifact.size_bytes < 2 * parameters
+    assert artifact.size_bytes < 2.5 * parameters
     inside = inspect(artifact.path)
     assert (inside.integer_macs, inside.dynamic_macs) == (0, 0)
     assert inside.macs > 0
