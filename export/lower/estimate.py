@@ -47,11 +47,14 @@ RULES: Final[dict[tuple[Format, bool], Rule]] = {
     (Format.EXECUTORCH, False): Rule(60.0, 8.0, 10.0, 0.15, 1_000.0),
     (Format.EXECUTORCH, True): Rule(200.0, 16.0, 16.0, 0.05, 1_000.0),
 }
+# TFLite's reference kernels for 16-bit activations: every multiply-add takes its time.
+REFERENCE: Final = Rule(2.0, 0.0, 0.0, 1.5, 500.0)
 
 
 def rule_for(format: Format, precision: Precision) -> Rule:
     """The rule of a runtime on any CPU; precisions that compute in float share one."""
-    return RULES[format, scheme_of(precision).integer]
+    scheme = scheme_of(precision)
+    return REFERENCE if scheme.activation_bits == 16 else RULES[format, scheme.integer]
 
 
 def estimate_ns(rule: Rule, geometry: LayerGeometry, lowering: Lowering) -> float:

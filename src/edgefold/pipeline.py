@@ -97,7 +97,8 @@ def quantize_model(
         raise UsageError(f"scheme '{precision}' is not quantized; give 'int8'")
     check_calibration(precision, given=calibration is not None)
     if calibration is None and (observer != "auto" or pixels is not None):
-        raise UsageError(f"scheme '{precision}' has no ranges of activations; leave the observer and --io uint8 out")
+        unused = "--io uint8" if observer == "auto" else f"--observer {observer}"
+        raise UsageError(f"scheme '{precision}' has no ranges of activations from data; leave {unused} out")
     folded = as_folded(model, example_inputs)
     program = folded.program
     pairs: tuple[EqualizedPair, ...] = ()

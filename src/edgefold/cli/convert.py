@@ -37,6 +37,7 @@ from edgefold.cli.options import (
     Trust,
     Weights,
     byte_count,
+    refuse_unused,
 )
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ def export(
 
     with output(as_json) as out:
         scheme = check_format(format, precision)
+        refuse_unused([precision], qat=qat, observer=observer, equalize=equalize, exclude=exclude)
         choice = ModelChoice(model, arg, weights, trust, preprocess, qat)
         named = Path(f"{choice.short_name}-{precision}{format.suffix}") if out_file is None else out_file
         target = as_output(named, format)

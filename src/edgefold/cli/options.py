@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -136,6 +137,23 @@ Qat = Annotated[
     Path | None,
     typer.Option("--qat", metavar="FILE", help="Weights and scales that `edgefold train --qat` wrote, for integer files."),
 ]
+
+
+def refuse_unused(
+    precisions: Iterable[Precision], *, qat: Path | None, observer: str, equalize: bool, exclude: Sequence[str] | None
+) -> None:
+    """Refuses options of quantization where no precision has integers.
+
+    Raises:
+        UsageError: see there.
+    """
+    given = {"--qat": qat is not None, "--observer": observer != "auto", "--equalize": equalize, "--exclude": bool(exclude)}
+    names = [name for name, there in given.items() if there]
+    wanted = list(precisions)
+    if names and not any(precision not in (Precision.FP32, Precision.FP16) for precision in wanted):
+        raise UsageError(
+            f"{names[0]} is for integers, and precision '{' and '.join(wanted)}' has none; leave it out or give --precision int8"
+        )
 
 
 def byte_count(text: str | None) -> int | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from edgefold.artifact import MAX_BATCH, Format
+from edgefold.artifact import MAX_BATCH, Format, Precision
 from edgefold.cli.options import (
     Agree,
     Arg,
@@ -40,6 +40,7 @@ from edgefold.cli.options import (
     Trust,
     Weights,
     byte_count,
+    refuse_unused,
 )
 from edgefold.errors import UsageError
 
@@ -108,13 +109,24 @@ def ship(
     if recipe is None and model is not None and model.endswith(".toml"):
         recipe, model = Path(model), None
     if recipe is not None:
-        others = (qat, preprocess, exclude, max_drop, max_ms)
+        changed = (
+            observer != "auto",
+            equalize,
+            agree,
+            io != "float32",
+            layout != "nchw",
+            dynamic_batch,
+            timing is not None,
+            device != "host",
+        )
+        others = (qat, preprocess, exclude, max_drop, max_ms, any(changed) or None)
         _refuse_options(model, arg, weights, formats, precisions, calibration, evaluation, lowering, max_size, *others)
         _ship_recipe(recipe, out_dir, skip or [], force, as_json)
     if model is None:
         raise UsageError("the model is missing; name one (see `edgefold models`), or give a recipe")
     if skip:
         raise UsageError(f"--skip {skip[0]} leaves out a stage of a recipe, but there is none; give --recipe FILE.toml")
+    refuse_unused(precisions or [Precision.INT8], qat=qat, observer=observer, equalize=equalize, exclude=exclude)
     with output(as_json) as out:
         choice = ModelChoice(model, arg, weights, trust, preprocess, qat)
         target = Path(choice.short_name) if out_dir is None else out_dir

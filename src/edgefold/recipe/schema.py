@@ -36,6 +36,7 @@ from typing import Any, Final
 from edgefold.artifact import Format, Precision
 from edgefold.errors import UsageError, unknown_name
 from edgefold.network import ALL_FORMATS, DEFAULT_PRECISIONS
+from edgefold.schemes import check_format, combinations
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,7 @@ def read_recipe(path: Path) -> ShipRecipe:
 
     Raises:
         UsageError: no such file, not TOML, an unknown section or key, a value of the wrong type, or no or two targets of pruning.
+        UnsupportedError: a precision that has no file in the formats asked for.
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -187,9 +189,12 @@ def _table(path: Path, name: str, values: object) -> Mapping[str, Any]:
 
 
 def _check(path: Path, recipe: ShipRecipe) -> None:
+    combinations(recipe.ship.formats, recipe.ship.precisions)  # refuses a precision that is in none
     prune = recipe.prune
     if prune is None:
         return
+    if prune.latency_ms is not None:
+        check_format(prune.format, prune.precision)
     given = targets(prune)
     if len(given) != 1:
         found = " and ".join(given) or "nothing"

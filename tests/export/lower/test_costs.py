@@ -233,3 +233,9 @@ def test_estimates_from_a_shipped_table_choose_better_than_those_of_any_cpu(name
                     regrets.append(times[chosen] / min(times.values()))
     assert len(by_fit) > 100
     assert statistics.geometric_mean(by_fit) < min(1.05, statistics.geometric_mean(by_default))
+
+
+def test_reference_kernels_pay_for_every_multiply_add() -> None:
+    rule = rule_for(Format.TFLITE, Precision.INT16X8)
+    wide = layer(size=28)
+    assert estimate_ns(rule, wide, Lowering.GROUPED) < 0.5 * estimate_ns(rule, wide, Lowering.DENSE)
