@@ -81,8 +81,8 @@ def quantize_model(
     from edgefold.batch import samples_like
     from edgefold.errors import DataError
     from edgefold.export.lower.branches import group_branch
-    from edgefold.export.passes.hard_activations import HARD_ACTIVATIONS
     from edgefold.export.passes.infra import run_passes
+    from edgefold.export.passes.integer_activations import INTEGER_ACTIVATIONS
     from edgefold.export.program import Program, QuantizedProgram
     from edgefold.quantize.calibrate import attach, calibrate
     from edgefold.quantize.correct import correct_biases
@@ -106,7 +106,7 @@ def quantize_model(
         graph, pairs = equalize_layers(program.graph)
         program = Program(graph, program.example_inputs, program.input_names, program.output_names)
     if form.calibrated:
-        graph, _ = run_passes(program.graph, (HARD_ACTIVATIONS,))
+        graph, _ = run_passes(program.graph, (INTEGER_ACTIVATIONS,))
         program = Program(graph, program.example_inputs, program.input_names, program.output_names)
     if calibration is None:
         return _rounded(program, folded, precision, exclude, pairs)

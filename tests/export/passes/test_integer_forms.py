@@ -1,10 +1,11 @@
-"""Hard-swish and hard-sigmoid in integer ops, and clips that saturation makes."""
+"""Hard-swish, hard-sigmoid and swish in integer ops, and clips that saturation makes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,8 @@ from edgefold.artifact import Format
 from edgefold.export.capture import capture
 from edgefold.export.emitters.prepare import add_values
 from edgefold.export.inspect import inspect
-from edgefold.export.passes.hard_activations import HARD_ACTIVATIONS
 from edgefold.export.passes.infra import run_passes
+from edgefold.export.passes.integer_activations import INTEGER_ACTIVATIONS
 from edgefold.export.passes.saturation import SATURATION
 from edgefold.pipeline import export_model, quantize_model
 from edgefold.quantize.annotate import annotate
@@ -57,8 +58,8 @@ class Gated(nn.Module):
 
 @pytest.mark.parametrize(
     "function",
-    [functional.hardswish, functional.hardsigmoid, lambda x: functional.hardswish(torch.tanh(x) * 5)],
-    ids=["hard-swish", "hard-sigmoid", "hard-swish alone"],
+    [functional.hardswish, functional.hardsigmoid, lambda x: functional.hardswish(torch.tanh(x) * 5), functional.silu],
+    ids=["hard-swish", "hard-sigmoid", "hard-swish alone", "swish"],
 )
 def test_the_rewrite_computes_the_same(function: Callable[[Tensor], Tensor]) -> None:
     torch.manual_seed(0)
@@ -71,16 +72,18 @@ def test_the_rewrite_computes_the_same(function: Callable[[Tensor], Tensor]) -> 
     module, x = Direct(function).eval(), torch.randn(2, 3, 6, 6) * 8
     program = capture(module, x)
     add_values(program.graph, program.example_inputs)
-    graph, modified = run_passes(program.graph, (HARD_ACTIVATIONS,))
+    graph, modified = run_passes(program.graph, (INTEGER_ACTIVATIONS,))
     assert modified
-    assert not {_ATEN.hardswish.default, _ATEN.hardsigmoid.default} & {node.target for node in graph.graph.nodes}
+    assert not {_ATEN.hardswish.default, _ATEN.hardsigmoid.default, _ATEN.silu.default} & {
+        node.target for node in graph.graph.nodes
+    }
     torch.testing.assert_close(graph(x)[0].double(), module.double()(x.double()), rtol=1e-5, atol=1e-5)
 
 
 def test_a_hard_sigmoid_that_is_no_layers_own_stays() -> None:
     program = capture(Around(functional.hardsigmoid).eval(), torch.randn(1, 3, 6, 6))
     add_values(program.graph, program.example_inputs)
-    graph, modified = run_passes(program.graph, (HARD_ACTIVATIONS,))
+    graph, modified = run_passes(program.graph, (INTEGER_ACTIVATIONS,))
     assert not modified
     assert _ATEN.hardsigmoid.default in {node.target for node in graph.graph.nodes}
 
@@ -89,7 +92,7 @@ def test_every_value_is_quantized_the_constants_included() -> None:
     torch.manual_seed(0)
     program = capture(Gated().eval(), torch.randn(1, 4, 8, 8))
     add_values(program.graph, program.example_inputs)
-    graph, _ = run_passes(program.graph, (HARD_ACTIVATIONS,))
+    graph, _ = run_passes(program.graph, (INTEGER_ACTIVATIONS,))
     annotation = annotate(graph)
     assert len(annotation.constants) == 2
     table = calibrate(graph, [(torch.randn(1, 4, 8, 8),) for _ in range(3)], observer="minmax")
@@ -165,3 +168,20 @@ def test_a_mobile_block_is_integer_throughout_and_matches_the_reference(format: 
     difference = abs(outputs - expected) / step
     assert difference.max() < 2.01
     assert (difference > 0.5).mean() < 0.02
+
+
+@pytest.mark.parametrize("format", [Format.ONNX, Format.TFLITE])
+def test_swish_is_integer_where_the_runtime_has_a_table_for_the_sigmoid(format: Format, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 8, 3), nn.SiLU()).eval()
+    images = torch.randn(4, 4, 16, 16) * 2
+    artifact = export_model(
+        net, images[:1], format=format, precision="int8", calibration=images, out=tmp_path / f"net{format.suffix}"
+    )
+    found = inspect(artifact.path)
+    assert (found.float_ops, found.conversions_inside, found.integer_mac_share) == (0, 0, 1.0)
+    (outputs,) = run(artifact, [images.numpy()])
+    with torch.no_grad():
+        expected = net.double()(images.double()).numpy()
+    error = 10 * np.log10((expected**2).sum() / ((outputs - expected) ** 2).sum())
+    assert error > 30  # dB

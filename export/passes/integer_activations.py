@@ -1,8 +1,8 @@
-"""Hard-swish and hard-sigmoid in the ops that every integer backend has: convolution, addition, product, saturation.
+"""Hard-swish, hard-sigmoid and swish in the ops that integer backends have: convolution, addition, product, saturation, sigmoid.
 
-Integer kernels of their own exist for neither in XNNPACK's delegate for LiteRT, ONNX Runtime or ExecuTorch, so a quantized
-network leaves the delegate, or turns to float, at each of them. Both are piecewise quadratic at most, and a constant factor goes
-into the weights of the layer before them without changing one integer of it:
+Integer kernels of their own exist for none in XNNPACK's delegate for LiteRT, ONNX Runtime or ExecuTorch, so a quantized
+network leaves the delegate, or turns to float, at each of them. The hard ones are piecewise quadratic at most, and a constant
+factor goes into the weights of the layer before them without changing one integer of it:
 
     hard-sigmoid(x) = clip(x / 6 + 1/2, 0, 1)         is the layer itself, with weights / 6 and bias / 6 + 1/2, clipped;
     hard-swish(x)   = x * clip(x + 3, 0, 6) / 6       is, with a = 1 / sqrt(6) and z = max(a x, -3 a) made by the layer,
@@ -10,6 +10,8 @@ into the weights of the layer before them without changing one integer of it:
 
 The lower bound of z spares the integers of the values that hard-swish makes zero. A hard-swish after anything else than a
 layer takes its factor 1/6 in one more product: z = x / 6, hard-swish(x) = x * clip(z + 1/2, 0, 1).
+
+Swish (SiLU) is x * sigmoid(x); the sigmoid is a table of 256 integers in LiteRT and ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -28,10 +30,11 @@ from edgefold.quantize.graph import add_buffer, constant_of, is_constant
 _ATEN = torch.ops.aten
 _HARD_SIGMOID: Final = _ATEN.hardsigmoid.default
 _HARD_SWISH: Final = _ATEN.hardswish.default
+_SWISH: Final = _ATEN.silu.default
 
 
-def hard_activations(graph: GraphModule) -> tuple[GraphModule, bool]:
-    """Rewrite every hard-swish, and every hard-sigmoid that alone reads a conv or linear with constant weights; needs
+def integer_activations(graph: GraphModule) -> tuple[GraphModule, bool]:
+    """Rewrite every hard-swish and swish, and every hard-sigmoid that alone reads a conv or linear with constant weights; needs
     ``meta["val"]``."""
     graph = clone(graph)
     modified = False
@@ -40,8 +43,10 @@ def hard_activations(graph: GraphModule) -> tuple[GraphModule, bool]:
         if node.target is _HARD_SIGMOID and layer is not None:
             _sigmoid_in_layer(graph, node, layer)
         elif node.target is _HARD_SWISH and layer is not None:
-            _swish_after_layer(graph, node, layer)
+            _hard_swish_after_layer(graph, node, layer)
         elif node.target is _HARD_SWISH:
+            _hard_swish(graph, node)
+        elif node.target is _SWISH:
             _swish(graph, node)
         else:
             continue
@@ -68,7 +73,7 @@ def _sigmoid_in_layer(graph: GraphModule, node: Node, layer: Node) -> None:
     _replace(node, clip)
 
 
-def _swish_after_layer(graph: GraphModule, node: Node, layer: Node) -> None:
+def _hard_swish_after_layer(graph: GraphModule, node: Node, layer: Node) -> None:
     factor = 1 / math.sqrt(6)
     _scale_layer(graph, layer, factor)
     with graph.graph.inserting_before(node):
@@ -79,7 +84,7 @@ def _swish_after_layer(graph: GraphModule, node: Node, layer: Node) -> None:
     _replace(node, product)
 
 
-def _swish(graph: GraphModule, node: Node) -> None:
+def _hard_swish(graph: GraphModule, node: Node) -> None:
     source = node.args[0]
     assert isinstance(source, Node)
     with graph.graph.inserting_before(node):
@@ -87,6 +92,15 @@ def _swish(graph: GraphModule, node: Node) -> None:
         z = graph.graph.call_function(_ATEN.mul.Tensor, (source, sixth))
         z.meta = dict(node.meta)
         gate = _gate(graph, node, z, 0.5)
+        product = graph.graph.call_function(_ATEN.mul.Tensor, (source, gate))
+    _replace(node, product)
+
+
+def _swish(graph: GraphModule, node: Node) -> None:
+    source = node.args[0]
+    with graph.graph.inserting_before(node):
+        gate = graph.graph.call_function(_ATEN.sigmoid.default, (source,))
+        gate.meta = dict(node.meta)
         product = graph.graph.call_function(_ATEN.mul.Tensor, (source, gate))
     _replace(node, product)
 
@@ -125,8 +139,8 @@ def _replace(node: Node, result: Node) -> None:
 
 
 def _none_left(graph: GraphModule) -> str | None:
-    names = [node.name for node in graph.graph.nodes if node.target is _HARD_SWISH]
+    names = [node.name for node in graph.graph.nodes if node.target in (_HARD_SWISH, _SWISH)]
     return f"'{names[0]}' is left" if names else None
 
 
-HARD_ACTIVATIONS: GraphPass[GraphModule] = GraphPass("hard-activations", hard_activations, ensures=(_none_left,))
+INTEGER_ACTIVATIONS: GraphPass[GraphModule] = GraphPass("integer-activations", integer_activations, ensures=(_none_left,))
