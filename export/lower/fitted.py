@@ -37,13 +37,19 @@ Row = tuple[str, Lowering, float]
 
 def fitted_rule(table: CostTable, format: Format, precision: Precision) -> Rule | None:
     """The rule of a table's CPU for one runtime, None where the table has too few layers of it."""
-    integer = scheme_of(precision).integer
+    kernels = _kernels(precision)
     rows = tuple(
         (layer, lowering, ns)
         for (layer, lowering, of, numbers), ns in sorted(table.times_ns.items())
-        if of is format and scheme_of(numbers).integer is integer
+        if of is format and _kernels(numbers) == kernels
     )
     return _fit(rule_for(format, precision), rows) if len({layer for layer, *_ in rows}) >= MIN_LAYERS else None
+
+
+def _kernels(precision: Precision) -> tuple[bool, int]:
+    """What precisions with the same kernels have in common."""
+    scheme = scheme_of(precision)
+    return scheme.integer, scheme.activation_bits
 
 
 @functools.lru_cache(maxsize=64)
