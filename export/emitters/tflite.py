@@ -24,6 +24,7 @@ from edgefold.export.passes.tflite_ends import check_ends, name_ends, set_metada
 from edgefold.export.passes.tflite_io import convert_ends
 from edgefold.export.passes.tflite_model import dump, load
 from edgefold.export.passes.tflite_pipeline import pipeline
+from edgefold.export.passes.uneven_biases import UNEVEN_BIASES
 from edgefold.export.program import LoweredProgram
 from edgefold.schemes import scheme_of
 
@@ -39,6 +40,8 @@ class TfliteEmitter:
     def emit(self, lowered: LoweredProgram, options: EmitOptions, out: Path) -> Artifact:
         """See `edgefold.export.emitters.base.Emitter.emit`."""
         prepared = prepare(lowered, options, fold_weights=False)
+        if scheme_of(lowered.precision).calibrated:
+            prepared = replace(prepared, graph=run_passes(prepared.graph, (UNEVEN_BIASES,))[0])
         if scheme_of(lowered.precision).activation_bits == 16:
             add_values(prepared.graph, prepared.example_inputs)
             prepared = replace(prepared, graph=run_passes(prepared.graph, (SUBTRACT_CONSTANTS, HOLD_MOVES))[0])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import edgefold
-from edgefold.artifact import Format
+from edgefold.artifact import Format, Precision
 from edgefold.errors import UnsupportedError, UsageError
+from edgefold.export.capture import capture
 from edgefold.export.inspect import inspect, read
 from edgefold.export.inspectors.base import Kind
 from edgefold.export.verify import verify
+from edgefold.quantize.calibrate import attach, calibrate
+from edgefold.quantize.scheme import INT16
 
 IMAGES = torch.randn(6, 3, 12, 12, generator=torch.Generator().manual_seed(3))
 Round = Callable[[str, Tensor], Tensor]
@@ -181,3 +185,20 @@ def test_built_in_network_from_end_to_end(tmp_path: Path) -> None:
     scales = {scale.scheme: scale for scale in bundle.manifest.scales}["int16x8"]
     assert {(entry.zero_point, entry.qmin, entry.qmax) for entry in scales.activations} == {(0, -32768, 32767)}
     assert any("reference kernels" in note for note in summary["notes"])
+
+
+def test_a_bias_of_equal_numbers_is_right_in_every_channel(emit: Callable[..., edgefold.Artifact], tmp_path: Path) -> None:
+    """The converter takes it for one number, and for one integer though each channel has a scale of its own."""
+    torch.manual_seed(5)
+    conv = nn.Conv2d(3, 6, 1).eval()
+    with torch.no_grad():
+        conv.weight.mul_(torch.linspace(0.002, 0.01, 6).reshape(6, 1, 1, 1))
+        conv.bias.fill_(0.5)  # type: ignore[union-attr]  # it has one
+    program = capture(conv, IMAGES[:1])
+    table = calibrate(program.graph, [(image[None],) for image in IMAGES], observer="minmax", grid=INT16)
+    quantized = replace(program, graph=attach(program.graph, table))
+    artifact = emit(quantized, Format.TFLITE, tmp_path / "net.tflite", Precision.INT16X8)
+    (found,) = edgefold.run(artifact, IMAGES.numpy())
+    with torch.no_grad():
+        exact = conv.double()(IMAGES.double()).numpy()
+    assert sqnr_db(exact, found.astype(np.float64)) >= 50
