@@ -1,7 +1,8 @@
 """The times of ops as each runtime writes them, read into one kind of row.
 
 ONNX Runtime tells each node by its name or, where it has put it into a blocked layout, by that of its output; modules and
-multiply-accumulates come from the file, since the shapes in the trace are padded to blocks and lack packed weights.
+multiply-accumulates come from the file, since the shapes in the trace are padded to blocks and lack packed weights. Only nodes
+without a name, in files of other makers, are taken as the trace has them.
 XNNPACK, in ExecuTorch and LiteRT, tells kernels without modules: convolutions and matrix products run in the order of the
 file, so they get the modules, multiply-accumulates and bytes of its own ops; all others get none.
 """
@@ -9,6 +10,7 @@ file, so they get the modules, multiply-accumulates and bytes of its own ops; al
 from __future__ import annotations
 
 import json
+import math
 import re
 import statistics
 import subprocess
@@ -64,7 +66,9 @@ def read_ort_trace(path: Path, known: Mapping[str, Work] | None = None) -> list[
         raise RuntimeFailure(f"ONNX Runtime's trace cannot be read ({error}); is it of another version?") from error
     rows = []
     for name, all_ns in times.items():
-        work = (known or {}).get(BLOCKED.sub("", name)) or Work(module_of(name), 0, 0, delegated=False)
+        work = (known or {}).get(BLOCKED.sub("", name)) or Work(
+            module_of(name), _macs_of_node(arguments[name]), 0, delegated=False
+        )
         sizes = [int(arguments[name].get(key, 0)) for key in ("activation_size", "output_size", "parameter_size")]
         moved = sizes[0] + sizes[1] + max(sizes[2], work.moved_bytes)
         rows.append(Row(name, arguments[name]["op_name"], statistics.median(all_ns), work.module, work.macs, moved))
@@ -75,6 +79,29 @@ def module_of(node: str) -> str:
     """The module's path at the beginning of a node's name (``features.0/Conv_token_3``); empty where there is none."""
     path, slash, _ = node.partition("/")
     return path if slash else ""
+
+
+def _macs_of_node(arguments: dict[str, Any]) -> int:
+    """Multiply-accumulates of a node by the shapes in the trace, which some layouts pad."""
+    inputs, outputs = (_shapes(arguments.get(key, [])) for key in ("input_type_shape", "output_type_shape"))
+    # The first input is the activation; the next of the same rank is the weight, after scales and zero points.
+    weight = next((shape for shape in inputs[1:] if len(shape) > 1), None)
+    if weight is None or not outputs:
+        return 0
+    kind = arguments["op_name"]
+    if "ConvTranspose" in kind:
+        return math.prod(inputs[0]) * math.prod(weight[1:])
+    if "Conv" in kind:
+        return math.prod(outputs[0]) * math.prod(weight[1:])
+    if "MatMul" in kind or "Gemm" in kind:
+        # (…, m, k) times (k, n), or the transposed weight of a Gemm: k is what the output does not have.
+        return math.prod(outputs[0]) * math.prod(weight) // max(1, outputs[0][-1])
+    return 0
+
+
+def _shapes(entries: Sequence[dict[str, list[int]]]) -> list[list[int]]:
+    """Shapes out of entries like ``{"float": [1, 3, 16, 16]}``."""
+    return [next(iter(entry.values())) for entry in entries if entry]
 
 
 def read_litert_trace(entries: Sequence[dict[str, Any]]) -> list[Row]:
