@@ -167,5 +167,6 @@ def test_an_image_of_impulses_keeps_to_its_limit() -> None:
     weight = torch.randn(4, 96, 13, 13)
     call = Field((Axis(1, -6, 6), Axis(1, -6, 6)), 1)
     kernel = probe(wide, (1, 96, 20, 20), (1, 4, 20, 20), call, torch.float32, resize=True)
-    torch.testing.assert_close(kernel.weight, weight, rtol=1e-4, atol=1e-5)
+    rounding = 32 * torch.finfo(torch.float32).eps * float(weight.abs().amax())  # weights below it are set to zero
+    torch.testing.assert_close(kernel.weight, weight, rtol=1e-4, atol=rounding)
     assert max(sizes) <= 2 << 23
