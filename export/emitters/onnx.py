@@ -17,9 +17,9 @@ from edgefold.export.emitters.base import EmitOptions
 from edgefold.export.emitters.integer_only import check_integer_only
 from edgefold.export.emitters.prepare import BATCH, Prepared, prepare
 from edgefold.export.emitters.quiet import converter
-from edgefold.export.lower.tables import has_exact_products
 from edgefold.export.lower.tables.cache import HOST
 from edgefold.export.program import LoweredProgram
+from edgefold.runtime.worker_x86 import has_vnni
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -39,7 +39,7 @@ class OnnxEmitter:
         prepared = prepare(lowered, options, fold_weights=True)
         with converter("torch.onnx", self.format):
             model = _convert(prepared)
-        _finish(model, prepared, exact_products=lowered.plan.device == HOST and not options.portable and has_exact_products())
+        _finish(model, prepared, exact_products=lowered.plan.device == HOST and not options.portable and has_vnni())
         with atomic_path(out, force=options.force) as temporary:
             _write(model, temporary)
             check_integer_only(temporary, lowered.precision)

@@ -34,11 +34,6 @@ def shipped_table() -> CostTable | None:
     return CostTable.from_json(file.read_text(encoding="utf-8"), file.name) if file.is_file() else None
 
 
-def has_exact_products() -> bool:
-    """Whether this CPU is an x86 one that adds products of 8 bits without saturation."""
-    return platform.machine() == "x86_64" and not {"avx512_vnni", "avx_vnni"}.isdisjoint(cpu_features())
-
-
 def cpu_features() -> frozenset[str]:
     """The feature flags of this CPU; empty where the system does not tell."""
     path = Path("/proc/cpuinfo")

@@ -41,4 +41,4 @@ def model_card(shipment: Shipment, contract: Contract) -> str:
 def _is_for_vnni(variant: Variant) -> bool:
     """Whether sums in the file may saturate on x86 CPUs without VNNI."""
     assert variant.artifact is not None
-    return is_for_vnni(str(variant.artifact.path))
+    return is_for_vnni(variant.artifact.path)

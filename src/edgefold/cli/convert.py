@@ -238,7 +238,7 @@ def _noted(note: str) -> Iterable[str]:
 def _limits(artifact: Artifact) -> Iterable[RenderableType]:
     from edgefold.runtime.worker_x86 import is_for_vnni
 
-    if is_for_vnni(str(artifact.path)):
+    if is_for_vnni(artifact.path):
         yield (
             "exact on ARM and on x86 CPUs with VNNI; on others set ONNX Runtime's session option session.x64quantprecision to 1, "
             "or export with --portable"

@@ -18,11 +18,11 @@ TAIL_BYTES = 65536
 
 def needs_exact_kernels(path: str) -> bool:
     """Whether sums in the file can saturate on this CPU."""
-    return platform.machine() in ("x86_64", "AMD64") and not has_vnni() and is_for_vnni(path)
+    return platform.machine() in ("x86_64", "AMD64") and not has_vnni() and is_for_vnni(Path(path))
 
 
 def has_vnni() -> bool:
-    """Whether the CPU has VNNI, as far as the system tells."""
+    """Whether the CPU is an x86 one with VNNI, as far as the system tells."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -31,8 +31,8 @@ def has_vnni() -> bool:
     return "avx512_vnni" in flags or "avx_vnni" in flags
 
 
-def is_for_vnni(path: str) -> bool:
+def is_for_vnni(path: Path) -> bool:
     """Whether the file says that it is for x86 CPUs with VNNI."""
-    with Path(path).open("rb") as file:
+    with path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
         return MARK in file.read()

@@ -19,12 +19,11 @@ from edgefold.export.emitters import onnx as emitter
 from edgefold.export.emitters.base import EmitOptions, get_emitter
 from edgefold.export.inspect import inspect
 from edgefold.export.lower.lower import lower
-from edgefold.export.lower.tables import has_exact_products
 from edgefold.export.program import LoweredProgram, Program
 from edgefold.pipeline import export_model
 from edgefold.quantize.calibrate import attach, calibrate
 from edgefold.runtime.worker import OnnxModel, part
-from edgefold.runtime.worker_x86 import is_for_vnni
+from edgefold.runtime.worker_x86 import has_vnni, is_for_vnni
 
 IMAGE = torch.randn(1, 4, 10, 10, generator=torch.Generator().manual_seed(0))
 
@@ -47,7 +46,7 @@ def lowered() -> LoweredProgram:
 @pytest.fixture
 def emit(lowered: LoweredProgram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Artifact]:
     def written(*, vnni: bool, portable: bool = False, device: str = "host") -> Artifact:
-        monkeypatch.setattr(emitter, "has_exact_products", lambda: vnni)
+        monkeypatch.setattr(emitter, "has_vnni", lambda: vnni)
         placed = replace(lowered, plan=replace(lowered.plan, device=device))
         out = tmp_path / f"{vnni}-{portable}-{device.partition(':')[0]}.onnx"
         return get_emitter(Format.ONNX).emit(placed, EmitOptions(portable=portable), out)
@@ -63,7 +62,7 @@ def weight_types(artifact: Artifact) -> set[str]:
 def test_a_file_for_this_machine_uses_what_its_cpu_can(emit: Callable[..., Artifact]) -> None:
     fast, slow = emit(vnni=True), emit(vnni=False)
     assert (weight_types(fast), weight_types(slow)) == ({"INT8"}, {"UINT8"})
-    assert (is_for_vnni(str(fast.path)), is_for_vnni(str(slow.path))) == (True, False)
+    assert (is_for_vnni(fast.path), is_for_vnni(slow.path)) == (True, False)
     np.testing.assert_array_equal(run(fast.path, IMAGE.numpy())[0], run(slow.path, IMAGE.numpy())[0])
 
 
@@ -72,7 +71,7 @@ def test_constants_of_elementwise_ops_have_the_type_of_activations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vnni: bool
 ) -> None:
     """Hard-swish adds a constant: of another type than its input, the addition would be computed in float."""
-    monkeypatch.setattr(emitter, "has_exact_products", lambda: vnni)
+    monkeypatch.setattr(emitter, "has_vnni", lambda: vnni)
     net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Hardswish(), nn.Conv2d(8, 8, 3)).eval()
     export_model(net, IMAGE, format="onnx", precision="int8", calibration=[IMAGE], out=tmp_path / "net.onnx")
     found = inspect(tmp_path / "net.onnx")
@@ -99,7 +98,7 @@ def test_the_worker_asks_for_exact_sums_where_they_could_saturate(
         model.bind([IMAGE.numpy()])
         model.invoke()
         outputs.append(np.array(model.outputs()[0]))
-    if not vnni or has_exact_products():
+    if not vnni or has_vnni():
         np.testing.assert_array_equal(outputs[0], outputs[1])
 
 
@@ -109,4 +108,4 @@ def test_a_portable_file_and_one_for_another_device_are_exact_everywhere(
 ) -> None:
     artifact = emit(vnni=True, **choice)
     assert weight_types(artifact) == {"UINT8"}
-    assert not is_for_vnni(str(artifact.path))
+    assert not is_for_vnni(artifact.path)
