@@ -3,7 +3,7 @@
 The rules (for integer kernels that all three runtimes have):
 
 * A value is quantized when an integer op makes it or takes it.
-* An activation that is alone after a conv, linear or add (ReLU, ReLU6, any clamp) is fused into it: the range is taken after
+* An activation that is alone after a conv, linear, add or mul (ReLU, ReLU6, any clamp) is fused into it: the range is taken after
   the clip. A scale taken before it wastes the integers on values that the clip removes.
 * Ops that only move values (pooling by maximum, reshape, slice, concat) share one set of parameters with their inputs.
 * A constant that is added, subtracted or multiplied may be one number.
@@ -50,7 +50,7 @@ _UNARY: Final = CLIPS | {
     _ATEN.mean.dim,
     _ATEN.prelu.default,
 }
-_FUSES_CLIP: Final = WEIGHTED | {_ATEN.add.Tensor}
+_FUSES_CLIP: Final = WEIGHTED | {_ATEN.add.Tensor, _ATEN.mul.Tensor}
 _MOVES: Final = frozenset(
     {
         _ATEN.avg_pool2d.default,
@@ -138,7 +138,7 @@ def annotate(graph: GraphModule, keep_float: frozenset[str] = frozenset(), grid:
 
 
 def is_fused_with_clip(node: Node) -> bool:
-    """Whether a conv, linear or add is followed by a clip alone, with which integer kernels fuse it."""
+    """Whether a conv, linear, add or mul is followed by a clip alone, with which integer kernels fuse it."""
     users = list(node.users)
     return node.target in _FUSES_CLIP and len(users) == 1 and users[0].target in CLIPS
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -185,3 +186,35 @@ def test_swish_is_integer_where_the_runtime_has_a_table_for_the_sigmoid(format: 
         expected = net.double()(images.double()).numpy()
     error = 10 * np.log10((expected**2).sum() / ((outputs - expected) ** 2).sum())
     assert error > 30  # dB
+
+
+class ClippedProduct(nn.Module):
+    """A gate before a ReLU6, as of ReXNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gate, self.last = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        y: Tensor = self.last(functional.relu6(x * functional.hardsigmoid(self.gate(x.mean((2, 3), keepdim=True)))))
+        return y
+
+
+def test_a_clip_after_a_product_is_part_of_it(tmp_path: Path) -> None:
+    """With a grid before and one after it, ONNX Runtime may merge the two and leave the next convolution in float."""
+    torch.manual_seed(0)
+    images = torch.randn(4, 4, 16, 16) * 4
+    net = ClippedProduct().eval()
+    artifact = export_model(net, images[:1], format="onnx", precision="int8", calibration=images, out=tmp_path / "net.onnx")
+    nodes = onnx.load(artifact.path).graph.node
+    producers = {name: node.op_type for node in nodes for name in node.output}
+    assert not [
+        node.name for node in nodes if node.op_type == "QuantizeLinear" and producers.get(node.input[0]) == "DequantizeLinear"
+    ]
+    found = inspect(artifact.path)
+    assert (found.float_ops, found.conversions_inside, found.integer_mac_share) == (0, 0, 1.0)
+    (outputs,) = run(artifact, [images.numpy()])
+    with torch.no_grad():
+        expected = net.double()(images.double()).numpy()
+    assert 10 * np.log10((expected**2).sum() / ((outputs - expected) ** 2).sum()) > 30  # dB
