@@ -1,7 +1,7 @@
 """Models from where they are: a built-in name, a model zoo, the user's own code, or a file.
 
     hetnet-fmnist                built in (see `edgefold.models.registry`)
-    timm:mobilenetv3_small_100   of timm or torchvision (extra ``zoo``), random weights unless ``weights`` or ``pretrained=True``
+    timm:mobilenetv3_small_100   of timm or torchvision (extra ``zoo``), seeded weights unless ``weights`` or ``pretrained=True``
     torchvision:mobilenet_v2
     path/file.py:factory         ``factory(**kwargs)`` of the user's file
     path/model.onnx              an ONNX file, rebuilt as a module (see `edgefold.models.from_onnx`)
@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from edgefold.errors import ModelError, UsageError
 from edgefold.models.derived import read_record, rebuilt
@@ -53,7 +55,9 @@ def load_source(
         MissingExtraError: the zoo is not installed.
     """
     arguments = dict(kwargs or {})
-    loaded = _load(spec, arguments, trust)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # so that every command sees the same network where weights are random
+        loaded = _load(spec, arguments, trust)
     if weights is not None:
         load_state(loaded.module, weights)
         loaded = replace(loaded, accuracy=None)  # the recorded one was of other weights

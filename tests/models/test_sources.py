@@ -223,6 +223,25 @@ def test_not_a_model(tmp_path: Path) -> None:
         load_source("hetnet-fmnst")
 
 
+def test_random_weights_are_the_same_in_every_command(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "import torch\n\nexample_inputs = torch.zeros(1, 3, 8, 8)\n\n\ndef net():\n    return torch.nn.Conv2d(3, 4, 3)\n"
+    )
+    state = torch.get_rng_state()
+    weights = []
+    for _ in range(2):
+        torch.rand(3)
+        made = load_source(f"{tmp_path}/net.py:net", kwargs={}).module
+        assert isinstance(made, torch.nn.Conv2d)
+        weights.append(made.weight.detach())
+    assert torch.equal(weights[0], weights[1])
+    torch.set_rng_state(state)
+    expected = torch.rand(6)
+    torch.set_rng_state(state)
+    load_source(f"{tmp_path}/net.py:net")
+    assert torch.equal(torch.rand(6), expected)
+
+
 def test_timm_and_torchvision() -> None:
     pytest.importorskip("timm", reason="the extra zoo is not installed")
     loaded = load_source("timm:test_convnext", kwargs={"num_classes": 4})
