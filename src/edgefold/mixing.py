@@ -31,7 +31,7 @@ class Budget:
     """What a network may lose and take.
 
     ``max_drop`` is in points (hundredths) of the metric; ``None`` means as near to the float network as ``max_ms`` allows.
-    ``max_ms`` is the median on ``device`` in each of ``formats``; ``None`` means any.
+    ``max_ms`` is the median on ``device`` in each of ``formats``; ``None`` means any. ``portable`` is that of the files.
     """
 
     max_drop: float | None = None
@@ -40,6 +40,7 @@ class Budget:
     device: str = "host"
     lowering: Lowerings = "auto"
     bench: BenchOptions | None = None
+    portable: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (("--max-drop", self.max_drop), ("--max-ms", self.max_ms)):
@@ -177,6 +178,7 @@ class _Clock:
                 lowered = lower(
                     candidate, format=format, precision=self._program.scheme, lowering=budget.lowering, device=budget.device
                 )
-                artifact = get_emitter(format).emit(lowered, EmitOptions(), Path(folder) / f"mixed{format.suffix}")
+                out = Path(folder) / f"mixed{format.suffix}"
+                artifact = get_emitter(format).emit(lowered, EmitOptions(portable=budget.portable), out)
                 self.median_ms[format.value] = bench(artifact, budget.device, options=options).median_ns / 1e6
         return max(self.median_ms.values()) <= max_ms

@@ -59,6 +59,7 @@ def quantize_all(
             options.device,
             lowering=options.lowering,
             bench=options.bench,
+            portable=options.portable,
         )
         if budget.given:
             progress.stage("mix")

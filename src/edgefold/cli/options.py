@@ -12,6 +12,7 @@ import typer
 from edgefold.artifact import Format, Precision
 from edgefold.errors import UsageError
 from edgefold.export.plan import Lowering
+from edgefold.schemes import scheme_of
 
 Target = Annotated[Path, typer.Argument(help="An .onnx, .tflite or .pte file, or a bundle.", show_default=False)]
 Artifacts = Annotated[
@@ -150,7 +151,7 @@ def refuse_unused(
     given = {"--qat": qat is not None, "--observer": observer != "auto", "--equalize": equalize, "--exclude": bool(exclude)}
     names = [name for name, there in given.items() if there]
     wanted = list(precisions)
-    if names and not any(precision not in (Precision.FP32, Precision.FP16) for precision in wanted):
+    if names and not any(scheme_of(precision).rounded for precision in wanted):
         raise UsageError(
             f"{names[0]} is for integers, and precision '{' and '.join(wanted)}' has none; leave it out or give --precision int8"
         )
