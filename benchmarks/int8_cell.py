@@ -22,10 +22,10 @@ from int8_models import Case, make_case
 from int8_native import RECIPES, quantize_native
 
 from edgefold.artifact import Format, Precision
-from edgefold.export.emitters.base import EmitOptions, get_emitter
+from edgefold.device_bench.closing import Request, emit_fastest
+from edgefold.export.emitters.base import EmitOptions
 from edgefold.export.emitters.quiet import converter
 from edgefold.export.inspect import inspect
-from edgefold.export.lower.lower import lower
 from edgefold.export.program import Program
 from edgefold.pipeline import fold, quantize_model
 from edgefold.runtime.worker import MODELS
@@ -60,14 +60,13 @@ def row(name: str, folder: Path, formats: list[Format]) -> dict[str, dict[str, A
 
 
 def cell(case: Case, programs: dict[Precision, Program], format: Format, folder: Path) -> dict[str, Any]:
-    """The files of one format, ours and those of its runtime's own tool, and their figures."""
-    emitter, options = get_emitter(format), EmitOptions(force=True)
+    """The files of one format, ours as ``edgefold export`` writes them and those of its runtime's own tool, and their figures."""
     files: dict[str, Path] = {}
     failures: dict[str, str] = {}
     for precision, program in programs.items():
         out = folder / f"{precision.value}{format.suffix}"
         try:
-            emitter.emit(lower(program, format=format, precision=precision), options, out)
+            emit_fastest(program, Request(format, precision), EmitOptions(force=True), out, lambda: None)
             files[precision.value] = out
         except Exception as error:  # a file that cannot be written is a result
             failures[precision.value] = one_line(error)
