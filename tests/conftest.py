@@ -27,7 +27,6 @@ from edgefold.report.content import Accuracy, Shipment, Variant
 from edgefold.report.explanation import Explanation, RuntimeOutlook
 from edgefold.results import Code, DeviceInfo, Measurement, OutputParity, ParityReport, Run, RuntimeAgreement
 
-
 # The same examples in every run, however busy the machine; `--hypothesis-profile search` looks for new ones.
 settings.register_profile("repeat", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
