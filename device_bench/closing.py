@@ -2,8 +2,9 @@
 
 Costs are known layer by layer; how layers follow each other in a runtime (who shares a delegate's partition, what stays in the
 cache, where a type is converted) is not in them. So the lowering `auto` ends with a measurement: the choice layer by layer runs
-against each uniform lowering that differs from it, on the device, interleaved (`edgefold.device_bench.race`). A uniform one wins
-only where its interval lies beyond `TIE`, so that a tie keeps the choice and two runs give the same file.
+against each uniform lowering that differs from it, on the device, interleaved (`edgefold.device_bench.race`), and in ONNX
+Runtime's integers against itself with wider channels (`edgefold.export.lower.widen`). Another form wins only where its interval
+lies beyond `TIE`, so that a tie keeps the choice and two runs give the same file.
 
 A limit on the file's size is kept here too, since only a written file has one: the weights get a budget, and the budget shrinks
 by what the file is too large.
@@ -27,10 +28,13 @@ from edgefold.errors import EdgefoldError, UsageError
 from edgefold.export.emitters.base import EmitOptions, get_emitter
 from edgefold.export.lower.costs import CostModel
 from edgefold.export.lower.lower import lower
+from edgefold.export.lower.widen import widen
 from edgefold.export.plan import Lowering, LoweringPlan, NetworkTiming, TimedForm
 from edgefold.export.program import LoweredProgram, Program
+from edgefold.schemes import scheme_of
 
 AUTO: Final = "auto"
+WIDE: Final = "wide"  # the choice layer by layer with wider channels
 UNIFORM: Final = (Lowering.DENSE, Lowering.GROUPED, Lowering.SPLIT, Lowering.KEEP)
 TIE: Final = 0.015
 # A uniform lowering whose measured layers take so many times what the choice takes is not written: it cannot win.
@@ -236,7 +240,7 @@ def _closed(chosen: _Form, program: Program, request: Request, writer: _Writer) 
 
 
 def _forms(chosen: _Form, program: Program, request: Request, writer: _Writer) -> list[_Form]:
-    """The choice and each uniform lowering, written where it differs from those before it and may win."""
+    """The choice and all others, written where they differ from those before them and may win."""
     forms = [chosen]
     for lowering in UNIFORM:
         form = _Form(lowering.value, _lowered(program, request, lowering))
@@ -246,14 +250,23 @@ def _forms(chosen: _Form, program: Program, request: Request, writer: _Writer) -
         elif form.cost_ns is not None and chosen.cost_ns is not None and form.cost_ns > HOPELESS * chosen.cost_ns > 0:
             form.note = f"its layers take {form.cost_ns / chosen.cost_ns:.1f} times as long by their measured costs"
         else:
-            try:
-                size = writer.write(form).size_bytes
-                if request.max_size_bytes is not None and size > request.max_size_bytes:
-                    form.note = f"{size:,} bytes are more than allowed"
-            except EdgefoldError as error:
-                form.note = f"it cannot be written: {error}"
+            _try_to_write(form, request, writer)
         forms.append(form)
+    if request.format is Format.ONNX and scheme_of(request.precision).calibrated:
+        wide = widen(chosen.lowered)
+        if wide is not chosen.lowered:
+            forms.append(_Form(WIDE, wide))
+            _try_to_write(forms[-1], request, writer)
     return forms
+
+
+def _try_to_write(form: _Form, request: Request, writer: _Writer) -> None:
+    try:
+        size = writer.write(form).size_bytes
+        if request.max_size_bytes is not None and size > request.max_size_bytes:
+            form.note = f"{size:,} bytes are more than allowed"
+    except EdgefoldError as error:
+        form.note = f"it cannot be written: {error}"
 
 
 def _alone(forms: list[_Form]) -> str:
@@ -270,12 +283,12 @@ def decide(found: Race, names: list[str]) -> tuple[int, str]:
     best = ratios[place]
     if best.high >= 1 / (1 + TIE):
         return 0, (
-            f"no uniform lowering is faster by more than {TIE:.1%} over the whole network: the nearest is {names[place]} with "
+            f"no other form is faster by more than {TIE:.1%} over the whole network: the nearest is {names[place]} with "
             f"{best.value:.3f} [{best.low:.3f}, {best.high:.3f}] of its time"
         )
+    said = "the choice with wider channels" if names[place] == WIDE else f"{names[place]} for all layers"
     return place, (
-        f"{names[place]} for all layers takes {best.value:.3f} [{best.low:.3f}, {best.high:.3f}] of the time that the choice "
-        "layer by layer takes"
+        f"{said} takes {best.value:.3f} [{best.low:.3f}, {best.high:.3f}] of the time that the choice layer by layer takes"
     )
 
 

@@ -152,5 +152,6 @@ class LoweringPlan:
     layers: tuple[LoweredLayer, ...]
     gathers: int
     lowering: str = "auto"  # what was asked for
+    channel_multiple: int = 1  # to which channels were widened with zero weights
     timing: NetworkTiming | None = None
     reason: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from edgefold.export.lower.geometry import LayerGeometry
 from edgefold.export.plan import Lowering
 from edgefold.export.program import Program
 from edgefold.models.blocks.hetconv import HetConv2d
+from edgefold.quantize.calibrate import attach, calibrate
 
 SHORT = RaceOptions(processes=1, blocks=2, turn_s=0.0)
 
@@ -61,7 +62,7 @@ def costs(dense: float = 1.0e5, grouped: float = 0.9e5, split: float = 1.1e5) ->
 
 
 def emitted(program: Program, out: Path, **request: Any) -> Written:
-    wanted = Request(Format.ONNX, Precision.FP32, **{"costs": costs(), "race": SHORT, **request})
+    wanted = Request(Format.ONNX, **{"precision": Precision.FP32, "costs": costs(), "race": SHORT, **request})
     return emit_fastest(program, wanted, EmitOptions(), out, lambda: None)
 
 
@@ -167,8 +168,6 @@ def test_an_emulated_device_never_chooses(program: Program, tmp_path: Path, monk
             pass
 
         def info(self) -> Any:
-            from dataclasses import replace
-
             return replace(QUIET_DEVICE, emulated=True)
 
     monkeypatch.setattr(closing, "open_runner", lambda device: Emulated())
@@ -191,6 +190,25 @@ def test_a_network_with_one_form_is_not_timed(tmp_path: Path, raced: Callable[..
     single = capture(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), torch.randn(1, 3, 8, 8))
     plan = emitted(single, tmp_path / "net.onnx").plan
     assert (plan.timing, plan.reason, seen) == (None, "not timed: every uniform lowering is the same network", [])
+
+
+def test_integers_may_win_with_wider_channels(tmp_path: Path, raced: Callable[..., list[int]]) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 12, 3, groups=12), nn.ReLU(), nn.Conv2d(12, 4, 1))
+    image = torch.randn(1, 3, 8, 8)
+    captured = capture(net.eval(), image)
+    table = calibrate(captured.graph, [(image,)], observer="minmax")
+    program = replace(captured, graph=attach(captured.graph, table))
+    seen = raced(100.0, 80.0)
+    plan = emitted(program, tmp_path / "net.onnx", precision=Precision.INT8).plan
+    assert seen == [2]
+    assert plan.timing is not None
+    assert (plan.timing.winner, plan.channel_multiple) == ("wide", 16)
+    assert plan.timing.reason.startswith("the choice with wider channels takes 0.800")
+    raced(100.0, 99.5)
+    plan = emitted(program, tmp_path / "kept.onnx", precision=Precision.INT8).plan
+    assert plan.timing is not None
+    assert (plan.timing.winner, plan.channel_multiple) == ("auto", 1)
+    assert "the nearest is wide" in plan.timing.reason
 
 
 def test_a_limit_on_the_size_takes_smaller_forms(program: Program, tmp_path: Path) -> None:
