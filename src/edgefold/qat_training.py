@@ -145,7 +145,7 @@ def _train(
     from edgefold.quantize.qat import prepare_qat, trained_weights
 
     prepared = prepare_qat(graph, table)
-    augmentation = TrainOptions(epochs=options.epochs, batch_size=options.batch_size, seed=options.seed)
+    augmentation = TrainOptions(epochs=options.epochs, batch_size=options.batch_size, seed=options.seed, crop_padding=0)
     optimizer = torch.optim.SGD(prepared.parameters(), lr=options.learning_rate, momentum=options.momentum, nesterov=True)
     steps = options.epochs * batches_per_epoch(len(data), augmentation)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
