@@ -60,13 +60,13 @@ def row(name: str, folder: Path, formats: list[Format]) -> dict[str, dict[str, A
 
 
 def cell(case: Case, programs: dict[Precision, Program], format: Format, folder: Path) -> dict[str, Any]:
-    """The files of one format, ours as ``edgefold export`` writes them and those of its runtime's own tool, and their figures."""
+    """The files of one format, ours as ``edgefold export --device host`` writes them and its runtime's own tool's."""
     files: dict[str, Path] = {}
     failures: dict[str, str] = {}
     for precision, program in programs.items():
         out = folder / f"{precision.value}{format.suffix}"
         try:
-            emit_fastest(program, Request(format, precision), EmitOptions(force=True), out, lambda: None)
+            emit_fastest(program, Request(format, precision, native=True), EmitOptions(force=True), out, lambda: None)
             files[precision.value] = out
         except Exception as error:  # a file that cannot be written is a result
             failures[precision.value] = one_line(error)
