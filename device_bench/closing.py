@@ -2,9 +2,9 @@
 
 Costs are known layer by layer; how layers follow each other in a runtime (who shares a delegate's partition, what stays in the
 cache, where a type is converted) is not in them. So the lowering `auto` ends with a measurement: the choice layer by layer runs
-against each uniform lowering that differs from it, on the device, interleaved (`edgefold.device_bench.race`), and in ONNX
-Runtime's integers against itself with wider channels (`edgefold.export.lower.widen`). Another form wins only where its interval
-lies beyond `TIE`, so that a tie keeps the choice and two runs give the same file.
+against each uniform lowering that differs from it, on the device, interleaved (`edgefold.device_bench.race`), and in integers
+against itself for kernels that take many channels at once (`edgefold.export.plan.LoweringPlan.wide`). Another form wins only
+where its interval lies beyond `TIE`, so that a tie keeps the choice and two runs give the same file.
 
 A limit on the file's size is kept here too, since only a written file has one: the weights get a budget, and the budget shrinks
 by what the file is too large.
@@ -34,7 +34,7 @@ from edgefold.export.program import LoweredProgram, Program
 from edgefold.schemes import scheme_of
 
 AUTO: Final = "auto"
-WIDE: Final = "wide"  # the choice layer by layer with wider channels
+WIDE: Final = "wide"  # the choice layer by layer with more channels
 UNIFORM: Final = (Lowering.DENSE, Lowering.GROUPED, Lowering.SPLIT, Lowering.KEEP)
 TIE: Final = 0.015
 # A uniform lowering whose measured layers take so many times what the choice takes is not written: it cannot win.
@@ -48,7 +48,8 @@ class Request:
 
     ``timing`` lets `auto` end with a measurement of the whole network; by default where ``device`` is this machine. ``race`` says
     how it is made. ``max_size_bytes`` is the most that the file may have. ``choices`` are the forms of layers, by module path,
-    where these are settled; then there is nothing to measure.
+    where these are settled; then there is nothing to measure. ``native`` says that the file is for this very device: forms may
+    win that are slow on CPUs unlike its.
     """
 
     format: Format
@@ -59,6 +60,7 @@ class Request:
     timing: bool | None = None
     max_size_bytes: int | None = None
     choices: Mapping[str, Lowering] | None = None
+    native: bool = False
     race: RaceOptions = field(default_factory=RaceOptions)
 
     def __post_init__(self) -> None:
@@ -132,14 +134,15 @@ class _Writer:
     """Writes forms into a folder, each under a name of its own."""
 
     def __init__(self, folder: Path, options: EmitOptions, progress: Callable[[], None]) -> None:
-        self._folder, self._options, self._progress = folder, replace(options, force=True), progress
+        self.options = replace(options, force=True)
+        self._folder, self._progress = folder, progress
         self._count = 0
 
     def write(self, form: _Form) -> Artifact:
         """Writes one form."""
         self._count += 1
         path = self._folder / f"{self._count}-{form.name}{form.lowered.format.suffix}"
-        form.artifact = get_emitter(form.lowered.format).emit(form.lowered, self._options, path)
+        form.artifact = get_emitter(form.lowered.format).emit(form.lowered, self.options, path)
         self._progress()
         return form.artifact
 
@@ -252,12 +255,27 @@ def _forms(chosen: _Form, program: Program, request: Request, writer: _Writer) -
         else:
             _try_to_write(form, request, writer)
         forms.append(form)
-    if request.format is Format.ONNX and scheme_of(request.precision).calibrated:
-        wide = widen(chosen.lowered)
-        if wide is not chosen.lowered:
-            forms.append(_Form(WIDE, wide))
-            _try_to_write(forms[-1], request, writer)
+    wide = _wide(chosen.lowered, request, writer.options)
+    if wide is not chosen.lowered:
+        forms.append(_Form(WIDE, wide))
+        _try_to_write(forms[-1], request, writer)
+        found, before = forms[-1].artifact, chosen.artifact
+        if found is not None and before is not None and found.sha256 == before.sha256:
+            forms[-1].note = f"the same as {chosen.name}"
     return forms
+
+
+def _wide(lowered: LoweredProgram, request: Request, options: EmitOptions) -> LoweredProgram:
+    """The program for kernels that take many channels at once; itself where there is none."""
+    scheme = scheme_of(lowered.precision)
+    if not scheme.calibrated or scheme.activation_bits != 8:
+        return lowered
+    if lowered.format is Format.ONNX:
+        return widen(lowered)
+    # Up to thirty times the products for fewer tiles: that is for CPUs that multiply tiles.
+    if lowered.format is Format.TFLITE and request.native and not options.dynamic_batch:
+        return replace(lowered, plan=replace(lowered.plan, wide=True))
+    return lowered
 
 
 def _try_to_write(form: _Form, request: Request, writer: _Writer) -> None:
@@ -286,7 +304,7 @@ def decide(found: Race, names: list[str]) -> tuple[int, str]:
             f"no other form is faster by more than {TIE:.1%} over the whole network: the nearest is {names[place]} with "
             f"{best.value:.3f} [{best.low:.3f}, {best.high:.3f}] of its time"
         )
-    said = "the choice with wider channels" if names[place] == WIDE else f"{names[place]} for all layers"
+    said = "the choice with more channels" if names[place] == WIDE else f"{names[place]} for all layers"
     return place, (
         f"{said} takes {best.value:.3f} [{best.low:.3f}, {best.high:.3f}] of the time that the choice layer by layer takes"
     )

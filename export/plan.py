@@ -142,6 +142,8 @@ class NetworkTiming:
 class LoweringPlan:
     """The choices for a network in one format and precision. ``gathers`` counts the explicit channel reorderings left.
 
+    ``wide`` means that kernels which take many channels at once get them: in ONNX by channels with zero weights
+    (`edgefold.export.lower.widen`), in TFLite by columns as channels (`edgefold.export.passes.tflite_columns`).
     ``timing`` is how the choice was closed, ``None`` where the network's forms were not timed; ``reason`` says why not, and what
     a limit on the file's size changed.
     """
@@ -152,6 +154,6 @@ class LoweringPlan:
     layers: tuple[LoweredLayer, ...]
     gathers: int
     lowering: str = "auto"  # what was asked for
-    channel_multiple: int = 1  # to which channels were widened with zero weights
+    wide: bool = False
     timing: NetworkTiming | None = None
     reason: str = ""

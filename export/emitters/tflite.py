@@ -48,7 +48,9 @@ class TfliteEmitter:
         with converter("litert_torch", self.format):
             data = _convert(prepared)
         inputs, outputs = (tuple(_without_64_bits(spec) for spec in specs) for specs in (prepared.inputs, prepared.outputs))
-        model, _ = run_passes(load(data), pipeline(lowered.precision, prepared.weights))
+        # Reshapes of columns to channels would fix the batch.
+        passes = pipeline(lowered.precision, prepared.weights, wide=lowered.plan.wide and not options.dynamic_batch)
+        model, _ = run_passes(load(data), passes)
         if options.dynamic_batch:
             open_batch(model)
         convert_ends(model, inputs, outputs)

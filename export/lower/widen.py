@@ -78,7 +78,7 @@ def widen(lowered: LoweredProgram, multiple: int = MULTIPLE) -> LoweredProgram:
     result = GraphModule(graph, graph.graph)
     for node in result.graph.nodes:
         node.meta.pop("val", None)  # of the old widths
-    plan = replace(lowered.plan, channel_multiple=multiple)
+    plan = replace(lowered.plan, wide=True)
     return replace(lowered, program=replace(lowered.program, graph=result), plan=plan)
 
 

@@ -7,18 +7,21 @@ it fuses by ``;;`` and appends numbers. What is left is ``path`` for a computed 
 from __future__ import annotations
 
 from collections import Counter
+from typing import Final
 
 from edgefold.export.passes.infra import GraphPass
 from edgefold.export.passes.tflite_model import TfliteModel
 
+_LAYERS: Final = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")
+
 
 def name_by_module(model: TfliteModel) -> tuple[TfliteModel, bool]:
-    """Rename all tensors but inputs and outputs."""
+    """Rename all tensors but inputs and outputs; of those with one path, what its layer computes has it without a number."""
     taken: Counter[str] = Counter()
     ends = {*model.graph.inputs, *model.graph.outputs}
-    for index, tensor in enumerate(model.graph.tensors):
-        if index in ends:
-            continue
+    layers = {operator.outputs[0] for kind in _LAYERS for operator in model.operators(kind)}
+    for index in sorted({*range(len(model.graph.tensors))} - ends, key=lambda index: index not in layers):
+        tensor = model.tensor(index)
         base = main_path((tensor.name or b"").decode(errors="replace")) or "main"
         if model.root.buffers[tensor.buffer].data is not None:
             base += "/const"

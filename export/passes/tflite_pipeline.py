@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from edgefold.artifact import Precision
 from edgefold.export.passes.infra import GraphPass
+from edgefold.export.passes.tflite_columns import COLUMNS_AS_CHANNELS
 from edgefold.export.passes.tflite_half_weights import HALF_WEIGHTS
 from edgefold.export.passes.tflite_integer_moves import INTEGER_MOVES
 from edgefold.export.passes.tflite_integer_weights import integer_weights
@@ -16,10 +17,15 @@ from edgefold.quantize.weights import RoundedWeight
 from edgefold.schemes import scheme_of
 
 
-def pipeline(precision: Precision, weights: Sequence[RoundedWeight]) -> tuple[GraphPass[TfliteModel], ...]:
-    """The passes of a precision; ``weights`` are those that shall be integers beside float activations."""
+def pipeline(precision: Precision, weights: Sequence[RoundedWeight], *, wide: bool = False) -> tuple[GraphPass[TfliteModel], ...]:
+    """The passes of a precision.
+
+    ``weights`` are those that shall be integers beside float activations; ``wide`` makes channels of columns.
+    """
     if weights:
         return (integer_weights(weights, widened=not scheme_of(precision).integer), NAME_BY_MODULE)
     if scheme_of(precision).activation_bits == 16:
         return (INTEGER_MOVES, WIDE_BIASES, NAME_BY_MODULE)
+    if wide:
+        return (COLUMNS_AS_CHANNELS, NAME_BY_MODULE)
     return (HALF_WEIGHTS, NAME_BY_MODULE) if precision is Precision.FP16 else (NAME_BY_MODULE,)

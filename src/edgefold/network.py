@@ -72,7 +72,7 @@ class ShipOptions:
     the torch reference. ``timing`` lets the lowering ``auto`` end with a measurement of the whole network, by default where
     ``device`` is this machine; ``max_size_bytes`` is the most that a file may have. With ``dynamic_batch`` the files take any
     batch, in ExecuTorch up to ``max_batch``. ``portable`` integer ONNX files are exact on every x86 CPU, also on those that are
-    unlike this machine's.
+    unlike this machine's. ``native`` ones are for ``device`` alone: forms may win that are slow on other CPUs.
     """
 
     formats: tuple[Format, ...] = ALL_FORMATS
@@ -97,6 +97,7 @@ class ShipOptions:
     dynamic_batch: bool = False
     max_batch: int = MAX_BATCH
     portable: bool = False
+    native: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,7 +184,8 @@ def export_model(
         precision: ``fp32`` (default), ``int8`` and so on; not for a quantized program.
         calibration: inputs for an integer precision; not for a quantized program.
         lowering: how layers are computed.
-        device: where it will run; the host by default.
+        device: where it will run, the host by default. One that is named is what the file is for: forms may win that are slow on
+            CPUs unlike its.
         costs: measured times of layers on that device.
         agree: compute each layer in one numeric class in all formats, so that their integers can be equal.
         io: element type of the quantized inputs and outputs.
@@ -261,9 +262,8 @@ def export_with_plan(
     check_format(form, model.scheme if isinstance(model, QuantizedProgram) else as_precision(precision or Precision.FP32))
     program, chosen = _prepared(model, example_inputs, precision, calibration)
     choices = _agreed(program, chosen, lowering, device, costs)[form] if agree else None
-    request = Request(
-        form, chosen, lowering, device or "host", costs=costs, timing=timing, max_size_bytes=max_size, choices=choices
-    )
+    native = device is not None and not portable
+    request = Request(form, chosen, lowering, device or "host", costs, timing, max_size, choices, native)
     return emit_fastest(program, request, options, target, progress)
 
 

@@ -52,7 +52,7 @@ def ship(
     *,
     formats: Sequence[Format | str] = ALL_FORMATS,
     precisions: Sequence[Precision | str] = DEFAULT_PRECISIONS,
-    device: str = "host",
+    device: str | None = None,
     lowering: Lowerings = "auto",
     timing: bool | None = None,
     max_size: int | None = None,
@@ -79,7 +79,8 @@ def ship(
         labels: names of the classes.
         formats: any of ``onnx``, ``tflite``, ``executorch``.
         precisions: any of ``fp32``, ``int8`` and so on.
-        device: where it is measured.
+        device: where it is measured, this machine by default. One that is named is what the files are for: forms may win that
+            are slow on CPUs unlike its.
         lowering: how layers are computed.
         timing: whether the lowering ``auto`` ends with a measurement of the whole network in each form that may be the fastest;
             by default where ``device`` is this machine.
@@ -120,7 +121,8 @@ def ship(
     options = ShipOptions(
         formats=tuple(as_format(value) for value in formats),
         precisions=tuple(as_precision(value) for value in precisions),
-        device=device,
+        device=device or "host",
+        native=device is not None and not portable,
         lowering=lowering,
         bench=bench_options,
         force=force,

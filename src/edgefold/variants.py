@@ -119,6 +119,7 @@ def emit_all(
             max_size_bytes=options.max_size_bytes,
             race=runs,
             choices=agreed[precision][format] if precision in agreed else None,
+            native=options.native,
         )
         try:
             program = quantized[precision].program if precision in quantized else folded.program

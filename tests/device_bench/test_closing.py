@@ -62,7 +62,7 @@ def costs(dense: float = 1.0e5, grouped: float = 0.9e5, split: float = 1.1e5) ->
 
 
 def emitted(program: Program, out: Path, **request: Any) -> Written:
-    wanted = Request(Format.ONNX, **{"precision": Precision.FP32, "costs": costs(), "race": SHORT, **request})
+    wanted = Request(**{"format": Format.ONNX, "precision": Precision.FP32, "costs": costs(), "race": SHORT, **request})
     return emit_fastest(program, wanted, EmitOptions(), out, lambda: None)
 
 
@@ -192,23 +192,37 @@ def test_a_network_with_one_form_is_not_timed(tmp_path: Path, raced: Callable[..
     assert (plan.timing, plan.reason, seen) == (None, "not timed: every uniform lowering is the same network", [])
 
 
-def test_integers_may_win_with_wider_channels(tmp_path: Path, raced: Callable[..., list[int]]) -> None:
+@pytest.fixture(scope="module")
+def integers() -> Program:
+    """A calibrated network of 3, 12 and 12 channels."""
     net = nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 12, 3, groups=12), nn.ReLU(), nn.Conv2d(12, 4, 1))
     image = torch.randn(1, 3, 8, 8)
     captured = capture(net.eval(), image)
-    table = calibrate(captured.graph, [(image,)], observer="minmax")
-    program = replace(captured, graph=attach(captured.graph, table))
+    return replace(captured, graph=attach(captured.graph, calibrate(captured.graph, [(image,)], observer="minmax")))
+
+
+def test_integers_may_win_with_wider_channels(integers: Program, tmp_path: Path, raced: Callable[..., list[int]]) -> None:
+    program = integers
     seen = raced(100.0, 80.0)
     plan = emitted(program, tmp_path / "net.onnx", precision=Precision.INT8).plan
     assert seen == [2]
     assert plan.timing is not None
-    assert (plan.timing.winner, plan.channel_multiple) == ("wide", 16)
-    assert plan.timing.reason.startswith("the choice with wider channels takes 0.800")
+    assert (plan.timing.winner, plan.wide) == ("wide", True)
+    assert plan.timing.reason.startswith("the choice with more channels takes 0.800")
     raced(100.0, 99.5)
     plan = emitted(program, tmp_path / "kept.onnx", precision=Precision.INT8).plan
     assert plan.timing is not None
-    assert (plan.timing.winner, plan.channel_multiple) == ("auto", 1)
+    assert (plan.timing.winner, plan.wide) == ("auto", False)
     assert "the nearest is wide" in plan.timing.reason
+
+
+@pytest.mark.parametrize(("native", "races"), [(True, [2]), (False, [])])
+def test_columns_as_channels_need_a_named_device(
+    integers: Program, tmp_path: Path, raced: Callable[..., list[int]], native: bool, races: list[int]
+) -> None:
+    seen = raced(100.0, 80.0)
+    plan = emitted(integers, tmp_path / "net.tflite", format=Format.TFLITE, precision=Precision.INT8, native=native).plan
+    assert (seen, plan.wide) == (races, native)
 
 
 def test_a_limit_on_the_size_takes_smaller_forms(program: Program, tmp_path: Path) -> None:

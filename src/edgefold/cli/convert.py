@@ -33,6 +33,7 @@ from edgefold.cli.options import (
     Precisions,
     Preprocess,
     Qat,
+    TargetDevice,
     Timing,
     Trust,
     Weights,
@@ -123,6 +124,7 @@ def export(
     dynamic_batch: DynamicBatch = False,
     max_batch: MaxBatch = MAX_BATCH,
     portable: Portable = False,
+    device: TargetDevice = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -172,6 +174,7 @@ def export(
                 layout=layout,
                 dynamic_batch=dynamic_batch,
                 portable=portable,
+                device=device,
                 max_batch=max_batch,
                 timing=timing,
                 max_size=most_bytes,

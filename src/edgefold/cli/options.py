@@ -64,6 +64,15 @@ MaxSize = Annotated[
 ]
 Cores = Annotated[str | None, typer.Option("--cores", help="Pin to these cores, e.g. 4-7 or 0,2.", show_default="not pinned")]
 Worker = Annotated[Literal["auto", "python", "native"], typer.Option("--worker", help="What runs the file on a remote device.")]
+TargetDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help="What the files are for and where they are timed: host, ssh://USER@BOARD, adb://SERIAL. "
+        "Without it they are timed here, and forms that are slow on other CPUs are left out.",
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="Where it runs: host, ssh://USER@BOARD, adb://SERIAL.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime, the same for every format.")]
 Calibration = Annotated[

@@ -13,7 +13,6 @@ from edgefold.cli.options import (
     Agree,
     Arg,
     Calibration,
-    Device,
     DynamicBatch,
     Equalize,
     Evaluation,
@@ -35,6 +34,7 @@ from edgefold.cli.options import (
     Precisions,
     Preprocess,
     Qat,
+    TargetDevice,
     Threads,
     Timing,
     Trust,
@@ -94,7 +94,7 @@ def ship(
     dynamic_batch: DynamicBatch = False,
     max_batch: MaxBatch = MAX_BATCH,
     portable: Portable = False,
-    device: Device = "host",
+    device: TargetDevice = None,
     threads: Threads = 1,
     max_secs: MaxSecs = 120.0,
     force: Force = False,
@@ -117,7 +117,7 @@ def ship(
             layout != "nchw",
             dynamic_batch,
             timing is not None,
-            device != "host",
+            device is not None,
         )
         others = (qat, preprocess, exclude, max_drop, max_ms, any(changed) or None)
         _refuse_options(model, arg, weights, formats, precisions, calibration, evaluation, lowering, max_size, *others)
@@ -141,7 +141,8 @@ def ship(
         options = ShipOptions(
             formats=tuple(formats or Format),
             precisions=tuple(precisions or DEFAULT_PRECISIONS),
-            device=device,
+            device=device or "host",
+            native=device is not None and not portable,
             lowering=lowering.value if lowering is not None else "auto",
             observer=observer,
             equalize=equalize,

@@ -64,7 +64,8 @@ def run_recipe(
     options = ShipOptions(
         formats=ship.formats,
         precisions=ship.precisions,
-        device=ship.device,
+        device=ship.device or "host",
+        native=ship.device is not None,
         lowering=ship.lowering,  # type: ignore[arg-type]  # checked where it is used
         max_drop=ship.max_drop,
         bench=BenchOptions(threads=ship.threads, max_secs=ship.max_secs),

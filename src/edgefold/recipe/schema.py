@@ -98,7 +98,7 @@ class ShipSection:
 
     formats: tuple[Format, ...] = ALL_FORMATS
     precisions: tuple[Precision, ...] = DEFAULT_PRECISIONS
-    device: str = "host"
+    device: str | None = None  # this machine, if none is named
     lowering: str = "auto"
     max_drop: float = 0.5
     threads: int = 1

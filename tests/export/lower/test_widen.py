@@ -69,7 +69,7 @@ def test_a_mobile_network_is_wider_and_computes_the_same() -> None:
     x = torch.randn(1, 3, 12, 12, dtype=torch.float64)
     net = lowered(Mobile().double(), x)
     wide = widen(net)
-    assert (wide.plan.channel_multiple, net.plan.channel_multiple) == (16, 1)
+    assert (wide.plan.wide, net.plan.wide) == (True, False)
     # The squeezed channels have one position and stay; so do the three of the input.
     assert channels(wide) == [(3, 16, 1), (16, 32, 1), (32, 32, 32), (32, 5, 1), (5, 32, 1), (32, 16, 1)]
     torch.testing.assert_close(wide.program.graph(x), net.program.graph(x), rtol=1e-12, atol=1e-12)
@@ -135,7 +135,7 @@ def check(steps: tuple[list[tuple[str, int, int]], list[tuple[str, int]]], seed:
     wide = widen(net, 12)  # of which 8, 16 and 24, the channels of these networks, are no multiples
     for one, two in zip(net.program.graph(x), wide.program.graph(x), strict=True):
         torch.testing.assert_close(two, one, rtol=1e-8, atol=1e-8)
-    assert (wide is net) == (wide.plan.channel_multiple == 1)
+    assert (wide is not net) == wide.plan.wide
 
 
 @given(recipe, st.integers(0, 2**31))

@@ -1,0 +1,215 @@
+"""Convolutions of few channels read and write several columns of the image as channels.
+
+Where a CPU multiplies tiles (AMX: 64 channels deep, 16 wide), XNNPACK's integer kernels take as long for a pixel of 3 channels
+as for one of 64. An NHWC row of W columns with C channels is, in memory, a row of W / g columns with g·C channels, where g = s·q
+columns belong to q outputs with stride s. Output j of a group, channel n, becomes channel j·N + n of a convolution with stride
+1 along the row, whose tap t at column u of the group has the weight of the tap
+
+    k = (t + first)·g + u − s·j + p,      first = ⌊−p / g⌋
+
+of the original one with padding p, or zero where that has no such tap. The sums are the same integers, of more products.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefold.export.passes.infra import GraphPass
+from edgefold.export.passes.tflite_model import TfliteModel, schema, type_name
+from edgefold.export.passes.tflite_names import main_path
+
+FEW: Final = 32  # channels, of which more fill enough of a tile
+_DEPTH, _WIDTH = 64, 16  # of a tile: input channels and output channels
+_ROW: Final = 2000  # what a column of the image takes beside its products, in products; fits four networks on a Xeon with AMX
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A convolution along the row: C channels in, N out, kernel K, stride s, ``left`` columns of padding, W columns to W / s."""
+
+    channels: int
+    outputs: int
+    kernel: int
+    stride: int
+    left: int
+    width: int
+
+    def taps(self, q: int) -> range:
+        """The groups that a group of ``q`` outputs reads, relative to its own."""
+        group = self.stride * q
+        return range(-self.left // group, (self.stride * (q - 1) - self.left + self.kernel - 1) // group + 1)
+
+    def best(self) -> int | None:
+        """The outputs of a group with which the row takes least; ``None`` where it gains nothing."""
+        now = self._cost(self.width // self.stride, self.kernel, self.channels, self.outputs)
+        costs = {
+            q: self._cost(self.width // self.stride // q, len(self.taps(q)), self.channels * self.stride * q, self.outputs * q)
+            for q in range(1, self.width // self.stride + 1)
+            if self.width % (self.stride * q) == 0
+        }
+        best = min(costs, key=costs.__getitem__, default=None)
+        return best if best is not None and costs[best] < now else None
+
+    @staticmethod
+    def _cost(columns: int, taps: int, channels: int, outputs: int) -> int:
+        depth, width = -(-channels // _DEPTH) * _DEPTH, -(-outputs // _WIDTH) * _WIDTH
+        return columns * (_ROW + taps * depth * width)
+
+
+def columns_as_channels(model: TfliteModel) -> tuple[TfliteModel, bool]:
+    """Rewrite every 8-bit convolution of few channels that gains by it."""
+    changed = False
+    for kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+        for operator in model.operators(kind):
+            changed |= _rewrite(model, operator, kind)
+    if changed:
+        _drop_reshapes(model)
+        model.drop_unused_opcodes()
+    return model, changed
+
+
+def _rewrite(model: TfliteModel, operator: Any, kind: str) -> bool:
+    options, result = operator.builtinOptions, model.tensor(operator.outputs[0])
+    if type_name(result.type) != "int8" or len(operator.inputs) != 3 or min(operator.inputs) < 0:
+        return False
+    weight, bias = (model.constant(index) for index in operator.inputs[1:])
+    if weight is None or bias is None or weight.dtype != np.int8:
+        return False
+    if kind == "DEPTHWISE_CONV_2D":
+        weight = weight.transpose(3, 1, 2, 0)  # (1, kh, kw, N), of one input channel
+    pad = _pad_of(model, operator)
+    source = operator.inputs[0] if pad is None else pad.inputs[0]
+    batch, height, width, channels = (int(size) for size in model.tensor(source).shape)
+    if channels != weight.shape[3] or channels > FEW or batch != 1:
+        return False  # channels of groups, for one
+    if (options.dilationHFactor, options.dilationWFactor) != (1, 1):
+        return False
+    rows, columns = int(result.shape[1]), int(result.shape[2])
+    top, left = _padding(model, operator, pad, (height, width), weight.shape[1:3])
+    row = _Row(channels, weight.shape[0], weight.shape[2], int(options.strideW), left, width)
+    q = row.best() if columns * row.stride == width else None
+    if q is None:
+        return False
+    group, taps = row.stride * q, row.taps(q)
+    needed = (rows - 1) * int(options.strideH) + weight.shape[1]
+    before = _tensor_like(model, source, [1, height, width // group, group * channels])
+    _insert_reshape(model, operator if pad is None else pad, source, before)
+    edges = [[0, 0], [top, max(0, needed - height - top)], [-taps[0], max(0, taps[-1])], [0, 0]]
+    padded = before
+    if np.any(edges):
+        sides = [size + sum(edge) for size, edge in zip(model.tensor(before).shape, edges, strict=True)]
+        padded = _tensor_like(model, before, sides)
+        _insert(model, operator, "PAD", [before, model.add_constant("", np.array(edges, np.int32))], padded)
+    if pad is not None:
+        model.graph.operators.remove(pad)
+    wide = model.add_constant("", _grouped(weight, row, q))
+    model.tensor(wide).quantization = _tiled(model.tensor(operator.inputs[1]).quantization, q, 0)
+    biases = model.add_constant("", np.tile(bias, q))
+    model.tensor(biases).quantization = _tiled(model.tensor(operator.inputs[2]).quantization, q, 0)
+    for new, old in ((wide, operator.inputs[1]), (biases, operator.inputs[2])):
+        model.tensor(new).name = model.tensor(old).name
+    output = operator.outputs[0]
+    if q > 1:
+        output = _tensor_like(model, output, [1, rows, columns // q, q * weight.shape[0]])
+        result.name = f"{main_path((result.name or b'').decode())}/columns".encode()
+        _insert_reshape(model, operator, output, operator.outputs[0], after=True)
+    _become_conv(model, operator, [padded, wide, biases], output)
+    return True
+
+
+def _pad_of(model: TfliteModel, operator: Any) -> Any | None:
+    """The operator that pads the image for this convolution alone."""
+    pad = model.producer(operator.inputs[0])
+    if pad is None or model.kind(pad) != "PAD" or len(model.consumers(operator.inputs[0])) > 1:
+        return None
+    edges = model.constant(pad.inputs[1])
+    return pad if edges is not None and edges.shape == (4, 2) and not edges[[0, 3]].any() else None
+
+
+def _padding(
+    model: TfliteModel, operator: Any, pad: Any | None, size: tuple[int, int], kernel: tuple[int, ...]
+) -> tuple[int, int]:
+    """Rows above and columns to the left that are added to an image of ``size``."""
+    options = operator.builtinOptions
+    edges = np.zeros((4, 2), np.int64) if pad is None else model.constant(pad.inputs[1])
+    assert edges is not None
+    found = []
+    for axis, side, taps, stride in zip((1, 2), size, kernel, (options.strideH, options.strideW), strict=True):
+        before = int(edges[axis, 0])
+        if options.padding == schema().Padding.SAME:
+            whole = side + int(edges[axis].sum())
+            before += max(0, (math.ceil(whole / stride) - 1) * stride + taps - whole) // 2
+        found.append(before)
+    return found[0], found[1]
+
+
+def _grouped(weight: NDArray[np.int8], row: _Row, q: int) -> NDArray[np.int8]:
+    """The weight (q·N, kh, taps, g·C) of the groups, from (N, kh, kw, C)."""
+    group, taps = row.stride * q, row.taps(q)
+    wide = np.zeros((q, weight.shape[0], weight.shape[1], len(taps), group, row.channels), np.int8)
+    for place, tap in enumerate(taps):
+        for column in range(group):
+            for output in range(q):
+                k = tap * group + column - row.stride * output + row.left
+                if 0 <= k < row.kernel:
+                    wide[output, :, :, place, column] = weight[:, :, k]
+    return wide.reshape(q * weight.shape[0], weight.shape[1], len(taps), group * row.channels)
+
+
+def _become_conv(model: TfliteModel, operator: Any, inputs: list[int], output: int) -> None:
+    old, options = operator.builtinOptions, schema().Conv2DOptionsT()
+    options.padding, options.strideH, options.strideW = schema().Padding.VALID, old.strideH, 1
+    options.dilationHFactor = options.dilationWFactor = 1
+    options.fusedActivationFunction = old.fusedActivationFunction
+    operator.builtinOptions, operator.builtinOptionsType = options, schema().BuiltinOptions.Conv2DOptions
+    operator.inputs, operator.outputs = inputs, [output]
+    operator.opcodeIndex = model.opcode("CONV_2D", 3)  # the first version for int8 with a scale a channel
+
+
+def _tiled(quantization: Any, times: int, dimension: int) -> Any:
+    """The parameters of ``times`` repetitions of the channels."""
+    made = copy.copy(quantization)
+    made.scale, made.zeroPoint = (np.tile(values, times) for values in (quantization.scale, quantization.zeroPoint))
+    made.quantizedDimension = dimension
+    return made
+
+
+def _tensor_like(model: TfliteModel, index: int, shape: list[int]) -> int:
+    """A new computed tensor with the type, name and scale of another."""
+    made = copy.copy(model.tensor(index))
+    made.shape, made.shapeSignature, made.buffer = shape, None, model.add_empty_buffer()
+    return model.add_tensor(made)
+
+
+def _drop_reshapes(model: TfliteModel) -> None:
+    """Lets a reshape of a reshape read the first one's input, and removes those that nothing reads any more."""
+    outputs = set(model.graph.outputs)
+    for operator in model.operators("RESHAPE"):
+        before = model.producer(operator.inputs[0])
+        if before is not None and model.kind(before) == "RESHAPE":
+            operator.inputs = [before.inputs[0], *operator.inputs[1:]]
+    for operator in model.operators("RESHAPE"):
+        if not model.consumers(operator.outputs[0]) and operator.outputs[0] not in outputs:
+            model.graph.operators.remove(operator)
+
+
+def _insert_reshape(model: TfliteModel, operator: Any, source: int, result: int, *, after: bool = False) -> None:
+    shape = model.add_constant("", np.array(model.tensor(result).shape, np.int32))
+    _insert(model, operator, "RESHAPE", [source, shape], result, after=after)
+
+
+def _insert(model: TfliteModel, operator: Any, kind: str, inputs: list[int], result: int, *, after: bool = False) -> None:
+    made = schema().OperatorT()
+    made.opcodeIndex = model.opcode(kind, 2 if kind == "PAD" else 1)  # the first versions for int8
+    made.inputs, made.outputs = inputs, [result]
+    place = next(index for index, one in enumerate(model.graph.operators) if one is operator)
+    model.graph.operators.insert(place + after, made)
+
+
+COLUMNS_AS_CHANNELS: GraphPass[TfliteModel] = GraphPass("tflite-columns-as-channels", columns_as_channels)
