@@ -39,7 +39,7 @@ from torch import Tensor, nn
 import edgefold
 from edgefold.artifact import Artifact, Format, Precision, sha256_of
 from edgefold.device_bench.cases import Case, make_case
-from edgefold.device_bench.closing import AUTO, UNIFORM, decide
+from edgefold.device_bench.closing import AUTO, UNIFORM, decide, settle
 from edgefold.device_bench.launch import Launchers
 from edgefold.device_bench.race import Race, RaceOptions, race
 from edgefold.device_bench.runners import Runner, open_runner
@@ -206,7 +206,7 @@ def cell(name: str, p: int, subject: Subject, format: Format, precision: Precisi
     names = list(forms.cases)
     closed, reason = AUTO, "it is the only form"
     if len(names) > 1:
-        place, reason = decide(race(list(forms.cases.values()), host, launchers, CLOSING), names)
+        place, reason = decide(settle(list(forms.cases.values()), host, launchers, CLOSING), names)
         closed = names[place]
     plain = {key: make_case(path, seed=0) for key, path in cache.plain(subject, name, format, precision).items()}
     cases = {**forms.cases, **plain}

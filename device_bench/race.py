@@ -83,6 +83,11 @@ class Race:
             logs.append(above - below)
         return stats.mean_ratio(logs)
 
+    def joined(self, other: Race) -> Race:
+        """The turns of both, of the same files in the same order."""
+        turns = tuple(one + two for one, two in zip(self.turns_ns, other.turns_ns, strict=True))
+        return Race(self.runtime, self.device, turns)
+
     def _chosen(self, blocks: Sequence[int] | None) -> Sequence[int]:
         return range(self.blocks) if blocks is None else blocks
 
