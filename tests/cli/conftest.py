@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +64,12 @@ def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_
 def tiny() -> Path:
     """A folder of small model files in all formats."""
     return TINY
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring in one short process: these tests look at the flow, not at the figures."""
+    import edgefold.device_bench as device_bench
+
+    short = partial(device_bench.BenchOptions, processes=1, min_samples=2, min_time_s=0.01)
+    monkeypatch.setattr(device_bench, "BenchOptions", lambda **options: short(**{**options, "max_secs": 1.0}))

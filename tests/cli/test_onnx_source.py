@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +58,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "net.onnx").write_bytes(model.SerializeToString())
     np.save(folder / "calibration.npy", rng.standard_normal((32, 1, 8, 8)).astype(np.float32))
     return folder
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measuring in one short process: these tests look at the flow, not at the figures."""
-    import edgefold.device_bench as device_bench
-
-    short = partial(device_bench.BenchOptions, processes=1, min_samples=2, min_time_s=0.01)
-    monkeypatch.setattr(device_bench, "BenchOptions", lambda **options: short(**{**options, "max_secs": 1.0}))
 
 
 @pytest.mark.usefixtures("quick")

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +54,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = np.arange(40) % 3
     np.savez(folder / "data.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
     return folder
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measuring in one short process: these tests look at the flow, not at the figures."""
-    import edgefold.device_bench as device_bench
-
-    short = partial(device_bench.BenchOptions, processes=1, min_samples=2, min_time_s=0.01)
-    monkeypatch.setattr(device_bench, "BenchOptions", lambda **options: short(**{**options, "max_secs": 1.0}))
 
 
 @pytest.mark.usefixtures("quick")
