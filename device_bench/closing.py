@@ -3,8 +3,8 @@
 Costs are known layer by layer; how layers follow each other in a runtime (who shares a delegate's partition, what stays in the
 cache, where a type is converted) is not in them. So the lowering `auto` ends with a measurement: the choice layer by layer runs
 against each uniform lowering that differs from it, on the device, interleaved (`edgefold.device_bench.race`), and in integers
-against itself for kernels that take many channels at once (`edgefold.export.plan.LoweringPlan.wide`). Another form wins only
-where its interval lies beyond `TIE`, so that a tie keeps the choice and two runs give the same file.
+against itself with what suits a runtime's kernels (`VARIANTS`). Another form wins only where its interval lies beyond `TIE`,
+so that a tie keeps the choice and two runs give the same file.
 
 A limit on the file's size is kept here too, since only a written file has one: the weights get a budget, and the budget shrinks
 by what the file is too large.
@@ -27,6 +27,7 @@ from edgefold.device_bench.runners import Runner, open_runner
 from edgefold.errors import EdgefoldError, UsageError
 from edgefold.export.emitters.base import EmitOptions, get_emitter
 from edgefold.export.lower.costs import CostModel
+from edgefold.export.lower.float_hard_swish import float_hard_swish
 from edgefold.export.lower.lower import lower
 from edgefold.export.lower.widen import widen
 from edgefold.export.plan import Lowering, LoweringPlan, NetworkTiming, TimedForm
@@ -34,7 +35,9 @@ from edgefold.export.program import LoweredProgram, Program
 from edgefold.schemes import scheme_of
 
 AUTO: Final = "auto"
-WIDE: Final = "wide"  # the choice layer by layer with more channels
+WIDE, FLOAT_HARD_SWISH = "wide", "float-hard-swish"
+# Forms of the choice layer by layer in integers, as `edgefold.export.plan.LoweringPlan` describes them.
+VARIANTS: Final = {WIDE: "the choice with more channels", FLOAT_HARD_SWISH: "the choice with hard-swish in float"}
 UNIFORM: Final = (Lowering.DENSE, Lowering.GROUPED, Lowering.SPLIT, Lowering.KEEP)
 TIE: Final = 0.015
 FASTER: Final = 1 / (1 + TIE)
@@ -257,27 +260,30 @@ def _forms(chosen: _Form, program: Program, request: Request, writer: _Writer) -
         else:
             _try_to_write(form, request, writer)
         forms.append(form)
-    wide = _wide(chosen.lowered, request, writer.options)
-    if wide is not chosen.lowered:
-        forms.append(_Form(WIDE, wide))
-        _try_to_write(forms[-1], request, writer)
-        found, before = forms[-1].artifact, chosen.artifact
+    variant = _variant(chosen.lowered, request, writer.options)
+    if variant is not None:
+        forms.append(variant)
+        _try_to_write(variant, request, writer)
+        found, before = variant.artifact, chosen.artifact
         if found is not None and before is not None and found.sha256 == before.sha256:
-            forms[-1].note = f"the same as {chosen.name}"
+            variant.note = f"the same as {chosen.name}"
     return forms
 
 
-def _wide(lowered: LoweredProgram, request: Request, options: EmitOptions) -> LoweredProgram:
-    """The program for kernels that take many channels at once; itself where there is none."""
+def _variant(lowered: LoweredProgram, request: Request, options: EmitOptions) -> _Form | None:
+    """The choice in the form that the runtime's integer kernels may be faster with."""
     scheme = scheme_of(lowered.precision)
     if not scheme.calibrated or scheme.activation_bits != 8:
-        return lowered
+        return None
+    name, made = WIDE, lowered
     if lowered.format is Format.ONNX:
-        return widen(lowered)
-    # Up to thirty times the products for fewer tiles: that is for CPUs that multiply tiles.
-    if lowered.format is Format.TFLITE and request.native and not options.dynamic_batch:
-        return replace(lowered, plan=replace(lowered.plan, wide=True))
-    return lowered
+        made = widen(lowered)
+    elif lowered.format is Format.EXECUTORCH and not scheme.integer_only:
+        name, made = FLOAT_HARD_SWISH, float_hard_swish(lowered)
+    elif lowered.format is Format.TFLITE and request.native and not options.dynamic_batch:
+        # Up to thirty times the products for fewer tiles: that is for CPUs that multiply tiles.
+        made = replace(lowered, plan=replace(lowered.plan, wide=True))
+    return None if made is lowered else _Form(name, made)
 
 
 def _try_to_write(form: _Form, request: Request, writer: _Writer) -> None:
@@ -317,7 +323,7 @@ def decide(found: Race, names: list[str]) -> tuple[int, str]:
             f"no other form is faster by more than {TIE:.1%} over the whole network: the nearest is {names[place]} with "
             f"{best.value:.3f} [{best.low:.3f}, {best.high:.3f}] of its time"
         )
-    said = "the choice with more channels" if names[place] == WIDE else f"{names[place]} for all layers"
+    said = VARIANTS.get(names[place], f"{names[place]} for all layers")
     return place, (
         f"{said} takes {best.value:.3f} [{best.low:.3f}, {best.high:.3f}] of the time that the choice layer by layer takes"
     )
