@@ -62,65 +62,86 @@ class _Row:
         return columns * (_ROW + taps * depth * width)
 
 
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """A convolution that gains: its weight (N, kh, kw, C), what pads its image, the image, and ``q`` outputs for a group."""
+
+    operator: Any
+    pad: Any | None
+    source: int
+    weight: NDArray[np.int8]
+    row: _Row
+    top: int  # rows of padding
+    q: int
+
+
 def columns_as_channels(model: TfliteModel) -> tuple[TfliteModel, bool]:
     """Rewrite every 8-bit convolution of few channels that gains by it."""
     changed = False
     for kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
         for operator in model.operators(kind):
-            changed |= _rewrite(model, operator, kind)
+            site = _site(model, operator, kind)
+            if site is not None:
+                _rewrite(model, site)
+                changed = True
     if changed:
         _drop_reshapes(model)
         model.drop_unused_opcodes()
     return model, changed
 
 
-def _rewrite(model: TfliteModel, operator: Any, kind: str) -> bool:
+def _site(model: TfliteModel, operator: Any, kind: str) -> _Site | None:
     options, result = operator.builtinOptions, model.tensor(operator.outputs[0])
     if type_name(result.type) != "int8" or len(operator.inputs) != 3 or min(operator.inputs) < 0:
-        return False
-    weight, bias = (model.constant(index) for index in operator.inputs[1:])
-    if weight is None or bias is None or weight.dtype != np.int8:
-        return False
+        return None
+    weight = model.constant(operator.inputs[1])
+    if weight is None or weight.dtype != np.int8 or model.constant(operator.inputs[2]) is None:
+        return None
     if kind == "DEPTHWISE_CONV_2D":
         weight = weight.transpose(3, 1, 2, 0)  # (1, kh, kw, N), of one input channel
     pad = _pad_of(model, operator)
     source = operator.inputs[0] if pad is None else pad.inputs[0]
     batch, height, width, channels = (int(size) for size in model.tensor(source).shape)
     if channels != weight.shape[3] or channels > FEW or batch != 1:
-        return False  # channels of groups, for one
+        return None  # channels of groups, for one
     if (options.dilationHFactor, options.dilationWFactor) != (1, 1):
-        return False
-    rows, columns = int(result.shape[1]), int(result.shape[2])
+        return None
     top, left = _padding(model, operator, pad, (height, width), weight.shape[1:3])
     row = _Row(channels, weight.shape[0], weight.shape[2], int(options.strideW), left, width)
-    q = row.best() if columns * row.stride == width else None
-    if q is None:
-        return False
-    group, taps = row.stride * q, row.taps(q)
-    needed = (rows - 1) * int(options.strideH) + weight.shape[1]
-    before = _tensor_like(model, source, [1, height, width // group, group * channels])
-    _insert_reshape(model, operator if pad is None else pad, source, before)
-    edges = [[0, 0], [top, max(0, needed - height - top)], [-taps[0], max(0, taps[-1])], [0, 0]]
-    padded = before
+    q = row.best() if int(result.shape[2]) * row.stride == width else None
+    return None if q is None else _Site(operator, pad, source, weight, row, top, q)
+
+
+def _rewrite(model: TfliteModel, site: _Site) -> None:
+    operator, row, group = site.operator, site.row, site.row.stride * site.q
+    height, rows = int(model.tensor(site.source).shape[1]), int(model.tensor(operator.outputs[0]).shape[1])
+    image = _tensor_like(model, site.source, [1, height, row.width // group, group * row.channels])
+    _insert_reshape(model, operator if site.pad is None else site.pad, site.source, image)
+    needed = (rows - 1) * int(operator.builtinOptions.strideH) + site.weight.shape[1]
+    taps = row.taps(site.q)
+    edges = [[0, 0], [site.top, max(0, needed - height - site.top)], [-taps[0], max(0, taps[-1])], [0, 0]]
     if np.any(edges):
-        sides = [size + sum(edge) for size, edge in zip(model.tensor(before).shape, edges, strict=True)]
-        padded = _tensor_like(model, before, sides)
-        _insert(model, operator, "PAD", [before, model.add_constant("", np.array(edges, np.int32))], padded)
-    if pad is not None:
-        model.graph.operators.remove(pad)
-    wide = model.add_constant("", _grouped(weight, row, q))
-    model.tensor(wide).quantization = _tiled(model.tensor(operator.inputs[1]).quantization, q, 0)
-    biases = model.add_constant("", np.tile(bias, q))
-    model.tensor(biases).quantization = _tiled(model.tensor(operator.inputs[2]).quantization, q, 0)
-    for new, old in ((wide, operator.inputs[1]), (biases, operator.inputs[2])):
-        model.tensor(new).name = model.tensor(old).name
-    output = operator.outputs[0]
-    if q > 1:
-        output = _tensor_like(model, output, [1, rows, columns // q, q * weight.shape[0]])
+        sides = [size + sum(edge) for size, edge in zip(model.tensor(image).shape, edges, strict=True)]
+        padded = _tensor_like(model, image, sides)
+        _insert(model, operator, "PAD", [image, model.add_constant("", np.array(edges, np.int32))], padded)
+        image = padded
+    if site.pad is not None:
+        model.graph.operators.remove(site.pad)
+    bias = model.constant(operator.inputs[2])
+    assert bias is not None
+    parameters = [
+        _parameter(model, operator.inputs[1], _grouped(site.weight, row, site.q), site.q),
+        _parameter(model, operator.inputs[2], np.tile(bias, site.q), site.q),
+    ]
+    old, output = [*operator.inputs[1:], *(site.pad.inputs[1:] if site.pad is not None else ())], operator.outputs[0]
+    if site.q > 1:
+        output = _tensor_like(model, output, [1, rows, row.width // group, site.q * row.outputs])
+        result = model.tensor(operator.outputs[0])
         result.name = f"{main_path((result.name or b'').decode())}/columns".encode()
         _insert_reshape(model, operator, output, operator.outputs[0], after=True)
-    _become_conv(model, operator, [padded, wide, biases], output)
-    return True
+    _become_conv(model, operator, [image, *parameters], output)
+    for index in old:
+        _empty(model, index)
 
 
 def _pad_of(model: TfliteModel, operator: Any) -> Any | None:
@@ -172,12 +193,23 @@ def _become_conv(model: TfliteModel, operator: Any, inputs: list[int], output: i
     operator.opcodeIndex = model.opcode("CONV_2D", 3)  # the first version for int8 with a scale a channel
 
 
-def _tiled(quantization: Any, times: int, dimension: int) -> Any:
-    """The parameters of ``times`` repetitions of the channels."""
-    made = copy.copy(quantization)
-    made.scale, made.zeroPoint = (np.tile(values, times) for values in (quantization.scale, quantization.zeroPoint))
-    made.quantizedDimension = dimension
+def _parameter(model: TfliteModel, index: int, value: NDArray[Any], times: int) -> int:
+    """A new constant in the place of another, whose channels it has ``times`` times along its first dimension."""
+    made, old = model.add_constant("", value), model.tensor(index)
+    quantization = copy.copy(old.quantization)
+    quantization.scale, quantization.zeroPoint = (
+        np.tile(values, times) for values in (quantization.scale, quantization.zeroPoint)
+    )
+    quantization.quantizedDimension = 0
+    model.tensor(made).quantization, model.tensor(made).name = quantization, old.name
     return made
+
+
+def _empty(model: TfliteModel, index: int) -> None:
+    """Takes its value from a constant that nothing reads any more: the file would hold it."""
+    if not model.consumers(index):
+        buffer, model.tensor(index).buffer = model.tensor(index).buffer, 0  # by the schema the empty one
+        model.release(buffer)
 
 
 def _tensor_like(model: TfliteModel, index: int, shape: list[int]) -> int:

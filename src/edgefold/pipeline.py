@@ -251,10 +251,13 @@ def export_with_plan(
 ) -> Written:
     """The same with the plan that led to the file; ``progress`` is called after each form of the network that was written."""
     from edgefold.device_bench.closing import Request, emit_fastest
+    from edgefold.device_bench.runners import open_runner
     from edgefold.export.emitters.base import EmitOptions
     from edgefold.export.program import QuantizedProgram
 
     form = as_format(format)
+    if device is not None:
+        open_runner(device)  # refuses what is no device; nothing is contacted yet
     camera = model.pixels if isinstance(model, QuantizedProgram) else None
     options = EmitOptions(io, layout, force, camera, dynamic_batch, max_batch, portable)
     target = as_output(Path(out), form)

@@ -131,6 +131,7 @@ def export(
     """Write one file."""
     from edgefold.cli.output import output, progress
     from edgefold.cli.sources import ModelChoice
+    from edgefold.device_bench.runners import open_runner
     from edgefold.pipeline import as_output, check_free
     from edgefold.report.table import size
     from edgefold.schemes import check_format
@@ -143,6 +144,8 @@ def export(
         target = as_output(named, format)
         most_bytes = byte_count(max_size)
         check_free(target, force=force)  # before the seconds that it takes to load what follows
+        if device is not None:
+            open_runner(device)  # contacts nothing
 
         from edgefold.pipeline import export_with_plan
         from edgefold.pipeline import fold as fold_model

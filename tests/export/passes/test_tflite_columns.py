@@ -141,3 +141,12 @@ def test_grouped_columns_are_the_same_sums(
     grouped = F.pad(x.reshape(1, 5, groups, -1), (0, 0, -taps[0], max(0, taps[-1])))
     found = conv(grouped, wide, 1)[:, :, :groups]
     assert torch.equal(found.reshape(1, 4, columns, outputs), expected)
+
+
+def test_the_weights_that_were_replaced_are_not_in_the_file(tmp_path: Path) -> None:
+    net = nn.Conv2d(3, 8, 3, 2, 1)
+    _, wide = files(net, torch.randn(1, 3, 16, 32), tmp_path)
+    model = load(wide.read_bytes())
+    read = {index for operator in model.graph.operators for index in operator.inputs}
+    held = [index for index in range(len(model.graph.tensors)) if model.constant(index) is not None]
+    assert set(held) <= read
