@@ -146,6 +146,7 @@ def ship_network(network: Network, out: Path, options: ShipOptions | None = None
     from edgefold.bundle.manifest import Scales
     from edgefold.bundle.reader import load_bundle
     from edgefold.bundle.writer import Contract, check_output, write_bundle
+    from edgefold.device_bench.runners import open_runner
     from edgefold.pipeline import fold
     from edgefold.quantize.lint import lint
 
@@ -154,6 +155,7 @@ def ship_network(network: Network, out: Path, options: ShipOptions | None = None
     if not options.formats or not options.precisions:
         raise UsageError("nothing to ship: give at least one format and one precision")
     combinations(options.formats, options.precisions)  # refuses a precision that is in none
+    open_runner(options.device)  # refuses what is no device; nothing is contacted yet
     check_output(out, force=options.force)
     progress.stage("fold")
     folded = fold(network.module, network.example_inputs)

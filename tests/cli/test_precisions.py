@@ -24,6 +24,7 @@ MODEL = "hetnet-fmnist"
         (("export", MODEL, "-f", "executorch", "-p", "int8-weight-only"), "XNNPACK takes int8 weights with integer activations"),
         (("export", MODEL, "-f", "onnx", "-p", "int8-dynamic", "--observer", "mse"), "leave --observer mse out"),
         (("export", MODEL, "-f", "onnx", "--device", "phone"), "unknown device 'phone'"),
+        (("ship", MODEL, "-f", "onnx", "-p", "fp32", "--device", "phone"), "unknown device 'phone'"),
     ],
 )
 def test_refused(cli: Cli, arguments: tuple[str, ...], words: str) -> None:
