@@ -4,11 +4,12 @@
 * A/B: the second file does 3 % more work (103 layers instead of 100). "slower" must be found in at least 90 %; every second A/A
   trial is followed by an A/B trial.
 * Half of the trials of each kind run beside a process that never rests, on the same cores.
-* Repeats: two measurements of one file, one after the other; at least 95 % of the pairs should agree within 2 %.
+* Repeats: two measurements of one file, one after the other; at least 95 % of the pairs should agree within 2 %. What the
+  machine allows stands beside it: pairs of the same length of nothing but a fixed number of multiplications in the cache.
 * Our LiteRT median against `litert-benchmark` of ai-edge-litert on the same file, alternating; within 2 %.
 
 A trial is what `edgefold compare` does by default, of small files: half a minute. The result is written after each, and
-``--resume`` goes on from there.
+``--resume`` goes on from there; where that was another machine, ``cpus`` names each part's.
 
     python benchmarks/bench_quality.py [--trials 200] [--max-minutes 180] [--resume]
 """
@@ -34,11 +35,12 @@ from record import RESULTS, write_result
 
 from edgefold.artifact import Artifact, Format, Precision, TensorSpec, sha256_of
 from edgefold.device_bench import BenchOptions, bench, compare
+from edgefold.device_bench.runners import open_runner
 from edgefold.results import Verdict
 
 LAYERS, CHANNELS, SIZE, EXTRA = 100, 8, 7, 3
 MEASURING = BenchOptions(processes=5, min_time_s=0.2, max_secs=20)
-PAIRS, TOOL_RUNS = 20, 5
+PAIRS, TOOL_RUNS = 40, 5
 
 
 def chain(layers: int, path: Path) -> Artifact:
@@ -93,9 +95,31 @@ def share(rows: Sequence[dict[str, Any]], verdict: Verdict, loaded: bool | None 
     return sum(1 for row in some if row["verdict"] == verdict) / max(1, len(some))
 
 
+def within(spreads: Sequence[float], limit: float = 0.02) -> float:
+    """How many of the spreads are at most this."""
+    return sum(spread <= limit for spread in spreads) / max(1, len(spreads))
+
+
 def repeat(artifact: Artifact) -> float:
     """Larger over smaller median of two measurements, minus one."""
     low, high = sorted(bench(artifact, options=MEASURING).median_ns for _ in range(2))
+    return high / low - 1
+
+
+def fixed_work() -> float:
+    """The same of a loop of matrix products, for the time that `MEASURING` measures: what the core's own speed varies by."""
+    matrix = np.random.default_rng(0).random((64, 64), np.float32)
+
+    def median_ns() -> float:
+        times: list[int] = []
+        while sum(times) < 1e9 * MEASURING.processes * MEASURING.min_time_s:
+            start = time.perf_counter_ns()
+            for _ in range(200):
+                matrix @ matrix
+            times.append(time.perf_counter_ns() - start)
+        return statistics.median(times)
+
+    low, high = sorted(median_ns() for _ in range(2))
     return high / low - 1
 
 
@@ -140,7 +164,7 @@ def median_ms(report: Any) -> float:
 
 def figures(rows: dict[str, list[Any]]) -> dict[str, Any]:
     """What the rows amount to."""
-    same, more, spreads = rows["same"], rows["three_percent_more_work"], rows["repeat_spreads"]
+    same, more = rows["same"], rows["three_percent_more_work"]
     return {
         "same_trials": len(same),
         "more_work_trials": len(more),
@@ -149,7 +173,8 @@ def figures(rows: dict[str, list[Any]]) -> dict[str, Any]:
         "slowdown_found_share": share(more, Verdict.SLOWER),
         "slowdown_found_share_quiet": share(more, Verdict.SLOWER, loaded=False),
         "slowdown_found_share_loaded": share(more, Verdict.SLOWER, loaded=True),
-        "repeats_within_2_percent_share": sum(spread <= 0.02 for spread in spreads) / max(1, len(spreads)),
+        "repeats_within_2_percent_share": within(rows["repeat_spreads"]),
+        "fixed_work_within_2_percent_share": within(rows["fixed_work_spreads"]),
     }
 
 
@@ -160,16 +185,33 @@ def main() -> None:
     parser.add_argument("--max-minutes", type=float, default=180, help="no trial begins after this time (default: 180)")
     parser.add_argument("--resume", action="store_true", help="go on after the trials that are in the result")
     arguments = parser.parse_args()
-    rows: dict[str, list[Any]] = {"same": [], "three_percent_more_work": [], "repeat_spreads": [], "litert": []}
+    rows: dict[str, list[Any]] = {
+        "same": [],
+        "three_percent_more_work": [],
+        "repeat_spreads": [],
+        "fixed_work_spreads": [],
+        "litert": [],
+    }
+    cpus: dict[str, list[str]] = {key: [] for key in rows}
     if arguments.resume:
         found = json.loads((RESULTS / "bench_quality.json").read_text(encoding="utf-8"))
         rows = {key: found[key] for key in rows}
+        cpus = {key: found["cpus"][key] for key in rows}
+    with open_runner("host") as host:
+        here = host.info().cpu or "unknown"
     same, more, spreads = rows["same"], rows["three_percent_more_work"], rows["repeat_spreads"]
     end = time.monotonic() + 60 * arguments.max_minutes
 
+    def keep(part: str, row: Any) -> None:
+        rows[part].append(row)
+        if here not in cpus[part]:
+            cpus[part].append(here)
+
     def save() -> Path:
         cores = {"cores": sorted(os.sched_getaffinity(0))}
-        return write_result("bench_quality", figures(rows) | cores | rows, command="python benchmarks/bench_quality.py")
+        return write_result(
+            "bench_quality", figures(rows) | cores | {"cpus": cpus} | rows, command="python benchmarks/bench_quality.py"
+        )
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -177,14 +219,17 @@ def main() -> None:
         b = chain(LAYERS + EXTRA, folder / "more.onnx")
         while len(same) < arguments.trials and time.monotonic() < end:
             if len(more) < (len(same) + 1) // 2:
-                more.append(trial(a, b, len(more)))
+                keep("three_percent_more_work", trial(a, b, len(more)))
             else:
-                same.append(trial(a, copy, len(same)))
+                keep("same", trial(a, copy, len(same)))
             save()
         while len(spreads) < PAIRS:
-            spreads.append(repeat(a))
+            keep("repeat_spreads", repeat(a))
+            keep("fixed_work_spreads", fixed_work())
+            found_spread, fixed_spread = (100 * rows[part][-1] for part in ("repeat_spreads", "fixed_work_spreads"))
+            print(f"repeat {len(spreads)}: {found_spread:.2f} % apart, fixed work {fixed_spread:.2f} %", flush=True)
         if not rows["litert"]:
-            rows["litert"].append(own_tool(litert_file(folder / "chain.tflite")))
+            keep("litert", own_tool(litert_file(folder / "chain.tflite")))
     print(json.dumps(figures(rows), indent=1))
     print(save())
 
