@@ -19,9 +19,9 @@ from edgefold.device_bench.native_build import build_runner
 from edgefold.device_bench.opprofile import OpProfile, OpTime, profile
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.roofline import Roofline
-from edgefold.device_bench.store import HistoryEntry, history, recall, remember
+from edgefold.device_bench.store import HistoryEntry, history, recall, remember, remembered
 from edgefold.device_bench.tools import bench_with_tool
-from edgefold.device_bench.trend import sparkline, trend_svg
+from edgefold.device_bench.trend import by_series, series_name, sparkline, trend_svg
 
 __all__ = [
     "BenchOptions",
@@ -40,6 +40,7 @@ __all__ = [
     "bench_many",
     "bench_with_tool",
     "build_runner",
+    "by_series",
     "check_baseline",
     "compare",
     "compare_measurements",
@@ -51,7 +52,9 @@ __all__ = [
     "profile",
     "recall",
     "remember",
+    "remembered",
     "save_measurements",
+    "series_name",
     "sparkline",
     "sustained",
     "trend_svg",

@@ -11,11 +11,14 @@ import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgefold.errors import ArtifactError, OutputError
+from edgefold.artifact import sha256_of
+from edgefold.device_bench.named import named_devices
+from edgefold.device_bench.runners import SCHEMES
+from edgefold.errors import ArtifactError, OutputError, unknown_name
 from edgefold.results import Code, Measurement, from_dict, to_dict
 
 VERSION = 1
@@ -41,7 +44,7 @@ CREATE INDEX IF NOT EXISTS by_artifact ON measurements (artifact, device, date);
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One measurement in short. ``changed`` tells that the file is another one than in the entry before."""
+    """One measurement in short. ``changed`` tells that the file is another one than in the entry before of the same series."""
 
     id: int
     date: str
@@ -56,6 +59,16 @@ class HistoryEntry:
     high_ns: float
     codes: tuple[Code, ...]
     changed: bool
+
+    @property
+    def series(self) -> tuple[str, str, str, int]:
+        """Artifact, device, runtime and threads: only entries that agree in all of them may stand in one line."""
+        return (self.artifact, self.device, self.runtime, self.threads)
+
+    @property
+    def is_latency(self) -> bool:
+        """Whether the median is the latency of a real device."""
+        return Code.EMULATED not in self.codes
 
 
 def history_file() -> Path:
@@ -95,28 +108,75 @@ def remember(measurements: Sequence[Measurement], path: Path | None = None) -> N
 
 
 def history(
-    artifact: str | None = None, device: str | None = None, *, limit: int = 1000, path: Path | None = None
+    artifact: Path | str | None = None, device: str | None = None, *, limit: int = 1000, path: Path | None = None
 ) -> list[HistoryEntry]:
-    """Past measurements from old to new; of an artifact (a file name, or the beginning of its SHA-256) and a device if given.
+    """Past measurements from old to new, of one artifact and one device if given.
+
+    Args:
+        artifact: a file, of which all measurements of this content or under this name count, whatever folder it was in; or a
+            file name; or the beginning of a SHA-256.
+        device: its URL, or its name in the devices file; ``adb://`` is the phone of ANDROID_SERIAL, or every phone.
+        limit: the newest so many.
+        path: the history's file.
+
+    Raises:
+        ArtifactError: the file is not a history.
+        UsageError: there is no device of this name.
+    """
+    conditions, values = ["1"], []
+    for condition, some in (_of_artifact(artifact), _of_device(device)):
+        conditions.append(condition)
+        values += some
+    query = (
+        "SELECT id, date, artifact, sha256, format, device, runtime, threads, median_ns, low_ns, high_ns, codes FROM measurements"
+        f" WHERE {' AND '.join(conditions)} ORDER BY date DESC, id DESC LIMIT ?"
+    )
+    entries: list[HistoryEntry] = []
+    before: dict[tuple[str, str, str, int], str] = {}
+    for row in reversed(_read(path or history_file(), query, (*values, limit))):
+        columns: list[Any] = [*row[:11], tuple(Code(word) for word in row[11].split()), False]
+        entry = HistoryEntry(*columns)
+        changed = before.get(entry.series, entry.artifact_sha256) != entry.artifact_sha256
+        entries.append(replace(entry, changed=changed))
+        before[entry.series] = entry.artifact_sha256
+    return entries
+
+
+def remembered(path: Path | None = None) -> list[tuple[str, str]]:
+    """Every artifact with every device that it was measured on, the newest first.
 
     Raises:
         ArtifactError: the file is not a history.
     """
-    query = (
-        "SELECT id, date, artifact, sha256, format, device, runtime, threads, median_ns, low_ns, high_ns, codes FROM measurements"
-        " WHERE (?1 IS NULL OR artifact = ?1 OR (length(?1) >= 8 AND substr(sha256, 1, length(?1)) = ?1))"
-        " AND (?2 IS NULL OR device = ?2) ORDER BY date DESC, id DESC LIMIT ?3"
-    )
-    rows = _read(path or history_file(), query, (artifact, device, limit))
-    entries: list[HistoryEntry] = []
-    before: dict[tuple[str, str, str], str] = {}
-    for row in reversed(rows):
-        key = (row[2], row[4], row[5])
-        codes = tuple(Code(word) for word in row[11].split())
-        values: list[Any] = [*row[:11], codes, before.get(key, row[3]) != row[3]]
-        entries.append(HistoryEntry(*values))
-        before[key] = row[3]
-    return entries
+    query = "SELECT artifact, device FROM measurements GROUP BY artifact, device ORDER BY max(date) DESC"
+    return [(row[0], row[1]) for row in _read(path or history_file(), query, ())]
+
+
+def _of_artifact(artifact: Path | str | None) -> tuple[str, list[str]]:
+    """The condition for an artifact and its values."""
+    if artifact is None:
+        return "1", []
+    text, name = str(artifact), Path(artifact).name
+    digest = sha256_of(Path(artifact)) if Path(artifact).is_file() else text.lower()
+    # Eight digits: what is shorter is more likely a name.
+    return "(artifact IN (?, ?) OR (length(?) >= 8 AND substr(sha256, 1, length(?)) = ?))", [text, name, *[digest] * 3]
+
+
+def _of_device(device: str | None) -> tuple[str, list[str]]:
+    """The condition for a device and its values."""
+    if device is None:
+        return "1", []
+    url = device
+    if "://" not in device and device not in SCHEMES:
+        named = named_devices()
+        if device not in named:
+            raise unknown_name("device", device, ["host", "ssh://user@board", "adb://SERIAL", *named])
+        url = named[device].url
+    if url != "adb://":
+        return "device = ?", [url]
+    # Measurements are kept under the serial that adb gave.
+    serial = os.environ.get("ANDROID_SERIAL")
+    return ("device = ?", [url + serial]) if serial else ("substr(device, 1, 6) = ?", [url])
 
 
 def recall(number: int, path: Path | None = None) -> Measurement:

@@ -7,9 +7,11 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from edgefold.artifact import sha256_of
 from edgefold.device_bench.baseline import against_baseline, check_baseline, parse_rule
 from edgefold.device_bench.benchmark import bench_case
 from edgefold.device_bench.cases import make_case
@@ -20,8 +22,8 @@ from edgefold.device_bench.launch import Launchers
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.runners.base import Completed
 from edgefold.device_bench.runners.fake import QUIET_DEVICE, FakeDevice, FakeRunner
-from edgefold.device_bench.store import history, recall, remember
-from edgefold.device_bench.trend import sparkline, trend_svg
+from edgefold.device_bench.store import history, recall, remember, remembered
+from edgefold.device_bench.trend import by_series, series_name, sparkline, trend_svg
 from edgefold.errors import ArtifactError, CheckError, DeviceError, OutputError, UsageError
 from edgefold.results import Code, DeviceInfo, Measurement, Verdict
 
@@ -104,6 +106,44 @@ def test_the_history_is_kept_and_asked(measure: Measure, tmp_path: Path) -> None
     assert recall(entries[0].id, path) == first
 
 
+def test_a_file_is_found_by_content_and_by_name(measure: Measure, tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "history"
+    here = measure(1e6)
+    assert here.artifact_sha256 == sha256_of(tiny / "tiny.onnx")
+    remember([here, replace(here, artifact="renamed.onnx"), replace(here, artifact_sha256="f" * 64)], path)
+    remember([replace(here, artifact="other.onnx", artifact_sha256="f" * 64)], path)
+    found = [(entry.artifact, entry.artifact_sha256[0]) for entry in history(tiny / "tiny.onnx", path=path)]
+    digit = here.artifact_sha256[0]
+    assert found == [("tiny.onnx", digit), ("renamed.onnx", digit), ("tiny.onnx", "f")]
+    assert history(str(tiny / "tiny.onnx"), path=path) == history(tiny / "tiny.onnx", path=path)
+    # A file that is gone has its name only.
+    assert len(history("old/folder/tiny.onnx", path=path)) == 2
+    assert len(history("F" * 8, path=path)) == 2
+    assert set(remembered(path)) == {(name, "fake") for name in ("tiny.onnx", "renamed.onnx", "other.onnx")}
+
+
+def test_a_device_is_found_by_its_name_and_a_phone_without_its_serial(
+    measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, here = tmp_path / "history", measure(1e6)
+    urls = ["ssh://pi@bench.local", "adb://ONE", "adb://TWO", "fake"]
+    remember([replace(here, device=replace(here.device, url=url)) for url in urls], path)
+    (tmp_path / "devices.toml").write_text('[pi]\nurl = "ssh://pi@bench.local"\n[phone]\nurl = "adb://"\n')
+    monkeypatch.setenv("EDGEFOLD_DEVICES", str(tmp_path / "devices.toml"))
+    monkeypatch.delenv("ANDROID_SERIAL", raising=False)
+
+    def found(device: str) -> list[str]:
+        return [entry.device for entry in history(device=device, path=path)]
+
+    assert found("pi") == found("ssh://pi@bench.local") == ["ssh://pi@bench.local"]
+    assert found("adb://") == found("phone") == ["adb://ONE", "adb://TWO"]
+    assert found("fake") == ["fake"]
+    monkeypatch.setenv("ANDROID_SERIAL", "TWO")
+    assert found("adb://") == found("phone") == ["adb://TWO"]
+    with pytest.raises(UsageError, match="unknown device 'phona'; did you mean 'phone'"):
+        found("phona")
+
+
 def test_histories_that_cannot_be_used(measure: Measure, tmp_path: Path) -> None:
     assert history(path=tmp_path / "none") == []
     (tmp_path / "text").write_text("not a database, only text that is long enough to be looked at" * 20)
@@ -119,6 +159,36 @@ def test_histories_that_cannot_be_used(measure: Measure, tmp_path: Path) -> None
         remember([measure(1e6)], tmp_path / "text" / "below")
     with pytest.raises(ArtifactError, match="has no measurement 7"):
         recall(7, tmp_path / "none")
+
+
+def test_what_does_not_compare_is_not_joined_by_a_line(measure: Measure, tmp_path: Path) -> None:
+    path, here = tmp_path / "history", measure(1e6)
+    changes: list[dict[str, Any]] = [
+        {},
+        {"artifact": "other.onnx"},
+        {"device": replace(here.device, url="ssh://board")},
+        {"runtime": "onnxruntime 0.1"},
+        {"threads": 2},
+        {"codes": (Code.EMULATED,), "runtime": "emulated"},
+    ]
+    for number, sha256 in enumerate(["0" * 64, "1" * 64]):
+        dated = replace(here, date=f"2026-01-0{number + 1}T00:00:00+00:00", artifact_sha256=sha256)
+        remember([replace(dated, **change) for change in changes], path)
+    entries = history(path=path)
+    # Each series' second file is another one.
+    assert [entry.changed for entry in entries] == [False] * 6 + [True] * 6
+    series = by_series(entries)
+    assert [len(each) for each in series] == [2] * 5
+    assert not any(Code.EMULATED in entry.codes for each in series for entry in each)
+    root = ET.fromstring(trend_svg(entries))
+    lines = root.findall(".//{http://www.w3.org/2000/svg}polyline")
+    assert [len(line.attrib["points"].split()) for line in lines] == [2] * 5
+    words = "".join(root.itertext())
+    assert "2 of emulated devices are no latencies" in words
+    for each in series:
+        assert series_name(each[0]) in words
+    only = [entry for entry in entries if not entry.is_latency]
+    assert (sparkline(only), "no latencies" in trend_svg(only)) == ("", True)
 
 
 def test_the_trend_as_a_picture(measure: Measure, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgefold.cli.options import Force, Json, SshConfig
+from edgefold.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from edgefold.results import DeviceInfo
 
 
+# So many artifacts are named where the history has not what was asked for.
+_NAMED = 5
 # Android's own words.
 _THERMAL = {1: "light", 2: "moderate", 3: "severe", 4: "critical", 5: "emergency", 6: "shutdown"}
 
@@ -41,9 +44,13 @@ def devices(
 
 def history(
     artifact: Annotated[
-        str | None, typer.Argument(help="A file name, or the beginning of its SHA-256.", show_default="everything")
+        str | None,
+        typer.Argument(help="A model file, a bundle, a file's name, or the beginning of its SHA-256.", show_default="everything"),
     ] = None,
-    device: Annotated[str | None, typer.Option("--device", help="Only what was measured there.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", help="Only what was measured there: host, ssh://USER@BOARD, adb://SERIAL, adb://, or a name."),
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="The newest so many.")] = 1000,
     svg: Annotated[Path | None, typer.Option("--svg", help="Write a picture of the trend to this file.")] = None,
     force: Force = False,
@@ -54,10 +61,9 @@ def history(
 
     with output(as_json) as out:
         from edgefold.artifact import atomic_path
-        from edgefold.device_bench import history as read
         from edgefold.device_bench import trend_svg
 
-        entries = read(artifact, device, limit=limit)
+        entries = _found(artifact, device, limit)
         if svg is not None:
             with atomic_path(svg, force=force) as temporary:
                 temporary.write_text(trend_svg(entries), encoding="utf-8")
@@ -106,10 +112,52 @@ def _condition(info: DeviceInfo) -> str:
     return ", ".join(part for part in parts if part)
 
 
+def _found(artifact: str | None, device: str | None, limit: int) -> list[HistoryEntry]:
+    """What the history has of a file or of all artifacts of a bundle, from old to new.
+
+    Raises:
+        UsageError: something was asked for, and there is nothing of it.
+    """
+    from edgefold.cli.targets import is_bundle, opened
+    from edgefold.device_bench import history as read
+
+    if artifact is not None and is_bundle(Path(artifact)) and Path(artifact).exists():
+        with opened(Path(artifact)) as bundle:
+            several = [read(each.path, device, limit=limit) for each in bundle.artifacts.values()]
+        unique = {entry.id: entry for entries in several for entry in entries}
+        found = sorted(unique.values(), key=lambda entry: (entry.date, entry.id))[-limit:]
+    else:
+        found = read(artifact, device, limit=limit)
+    if not found and (artifact or device):
+        raise UsageError(_nothing(artifact, device))
+    return found
+
+
+def _nothing(artifact: str | None, device: str | None) -> str:
+    from edgefold.device_bench import remembered
+
+    there = [f"{name} on {url}" for name, url in remembered()]
+    wanted = " ".join([*([f"of '{artifact}'"] if artifact else []), *([f"on '{device}'"] if device else [])])
+    if not there:
+        return f"the history has nothing {wanted}, and nothing else; measure with: edgefold bench FILE"
+    more = f" and {len(there) - _NAMED} more" if len(there) > _NAMED else ""
+    return f"the history has nothing {wanted}; it has {', '.join(there[:_NAMED])}{more}"
+
+
 def _history(entries: list[HistoryEntry]) -> Iterable[RenderableType]:
     from edgefold.cli.output import table
-    from edgefold.device_bench import sparkline
+    from edgefold.device_bench import by_series, series_name, sparkline
     from edgefold.report.table import duration
+
+    if not entries:
+        yield "nothing was measured yet; measure with: edgefold bench FILE"
+        return
+
+    def latency(entry: HistoryEntry) -> str:
+        # An emulator's time is no latency of any device.
+        if not entry.is_latency:
+            return "emulated"
+        return f"{duration(entry.median_ns)} [{duration(entry.low_ns)}, {duration(entry.high_ns)}]"
 
     lines = [
         (
@@ -118,12 +166,14 @@ def _history(entries: list[HistoryEntry]) -> Iterable[RenderableType]:
             entry.artifact,
             entry.device,
             entry.runtime,
-            f"{duration(entry.median_ns)} [{duration(entry.low_ns)}, {duration(entry.high_ns)}]",
+            str(entry.threads),
+            latency(entry),
             "new file" if entry.changed else "",
             " ".join(entry.codes),
         )
         for entry in entries
     ]
-    yield table(("id", "date", "artifact", "device", "runtime", "median [95 %]", "", "codes"), lines, "rllllrlw")
-    if len({(entry.artifact, entry.device, entry.runtime) for entry in entries}) == 1:
-        yield f"trend: {sparkline(entries)}"
+    yield table(("id", "date", "artifact", "device", "runtime", "threads", "median [95 %]", "", "codes"), lines, "rllllrrlw")
+    for series in by_series(entries):
+        if len(series) > 1:
+            yield f"trend of {series_name(series[0])}: {sparkline(series)}"
