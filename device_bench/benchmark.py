@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from edgefold.artifact import Artifact
 from edgefold.device_bench.cases import Case, make_case
+from edgefold.device_bench.gate import ThermalGate
 from edgefold.device_bench.inspection import fallback_ops
 from edgefold.device_bench.launch import Launchers, Worker
 from edgefold.device_bench.method import measure, placed
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.runners import open_runner
 from edgefold.device_bench.runners.base import Runner
-from edgefold.results import DeviceInfo, Measurement
+from edgefold.results import Measurement
 from edgefold.runtime.session import execute, from_file
 
 Array = NDArray[Any]
@@ -69,7 +70,7 @@ def bench_case(
     launchers: Launchers,
     *,
     reference: Sequence[Array] | None = None,
-    idle: DeviceInfo | None = None,
+    gate: ThermalGate | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Measurement:
     """The same for a case and an open runner."""
@@ -77,7 +78,7 @@ def bench_case(
     if runner.url not in ("fake", "host") and reference is None:
         reference = host_outputs(case)
     with placed(case, runner, launchers.of(case.format), options) as place:
-        return measure(place, idle=idle, reference=reference, progress=progress)
+        return measure(place, gate=gate, reference=reference, progress=progress)
 
 
 def with_fallback_ops(case: Case, runner: Runner) -> Case:
@@ -95,12 +96,12 @@ def bench_many(
     ssh_config: Path | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Measurement]:
-    """Several artifacts on one device, one after the other, each after the device has cooled down to its idle temperature."""
+    """Several artifacts on one device, one after the other, each after the device has cooled down."""
     options = options or BenchOptions()
     cases = [make_case(artifact, seed=options.seed, inputs=inputs) for artifact in artifacts]
     with open_runner(device, ssh_config=ssh_config) as runner:
-        idle, launchers = runner.info(), Launchers(runner, worker)
-        return [bench_case(case, runner, options, launchers, idle=idle, progress=progress) for case in cases]
+        gate, launchers = ThermalGate(runner, options), Launchers(runner, worker)
+        return [bench_case(case, runner, options, launchers, gate=gate, progress=progress) for case in cases]
 
 
 def host_outputs(case: Case) -> tuple[Array, ...]:

@@ -18,8 +18,9 @@ from edgefold.artifact import Artifact
 from edgefold.device_bench import stats
 from edgefold.device_bench.benchmark import host_outputs, with_fallback_ops
 from edgefold.device_bench.cases import Case, make_case
+from edgefold.device_bench.gate import ThermalGate
 from edgefold.device_bench.launch import Launchers, Worker
-from edgefold.device_bench.method import PlacedCase, assemble, cool_down, placed
+from edgefold.device_bench.method import PlacedCase, assemble, placed
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.parity import compare_outputs
 from edgefold.device_bench.runners import open_runner
@@ -78,7 +79,7 @@ def compare_cases(
     blocks = max(MIN_BLOCKS, math.ceil(options.processes / 2))
     ways = [launchers.of(case.format) for case in (a, b)]
     with placed(a, runner, ways[0], options) as first, placed(b, runner, ways[1], options) as second:
-        before, gate_reached = cool_down(runner, runner.info(), options)
+        before, gate_reached = ThermalGate(runner, options).cool_down()
         together = a.format is b.format and ways[0].racer is not None
         runs: tuple[list[Run], list[Run]] = ([], [])
         logs: list[float] = []

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgefold.artifact import Artifact
 from edgefold.device_bench.benchmark import bench_case
 from edgefold.device_bench.cases import Case, make_case
+from edgefold.device_bench.gate import ThermalGate
 from edgefold.device_bench.launch import Launchers, Worker
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.runners import Runner, open_runner
@@ -89,12 +90,12 @@ def _on_device(
     for attempt in range(1, ATTEMPTS + 1):
         try:
             with opening(device) as runner:
-                idle, launchers = runner.info(), Launchers(runner, worker)
+                gate, launchers = ThermalGate(runner, options), Launchers(runner, worker)
                 # An artifact that was measured before the device dropped out is not measured again.
                 for case in cases[len(done) :]:
                     if stop.is_set():
                         raise DeviceError(f"'{case.name}' was not measured on '{device}': it was interrupted; run it again")
-                    done.append(bench_case(case, runner, options, launchers, idle=idle, progress=progress))
+                    done.append(bench_case(case, runner, options, launchers, gate=gate, progress=progress))
             return DeviceResult(device, tuple(done), attempts=attempt)
         except DeviceError as failure:
             error = failure

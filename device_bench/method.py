@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from edgefold.device_bench import stats
 from edgefold.device_bench.cases import BENCH_JOB, GRACE_S, MEMORY_JOB, Case, write_case
 from edgefold.device_bench.codes import Evidence, codes_of
+from edgefold.device_bench.gate import ThermalGate
 from edgefold.device_bench.launch import Launcher
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.parity import compare_outputs, is_right
@@ -31,10 +31,7 @@ from edgefold.runtime.protocol import read_answer
 from edgefold.runtime.session import from_file
 
 Array = NDArray[Any]
-Wait = Callable[[float], object]  # seconds
 
-GATE_STEP_S = 2.0
-IDLE_MARGIN_C = 2.0
 # Starting a process, loading a runtime and the model, and a slow connection, on top of the worker's own budget.
 START_S = 120.0
 
@@ -120,38 +117,24 @@ def placed(case: Case, runner: Runner, launcher: Launcher, options: BenchOptions
         runner.remove(remote)
 
 
-def cool_down(runner: Runner, idle: DeviceInfo, options: BenchOptions, wait: Wait | None = None) -> tuple[DeviceInfo, bool]:
-    """Waits until the device is as cool as it was when idle, or below the gate; its state then, and whether it got there."""
-    pause = wait or threading.Event().wait
-    limit = max(options.gate_c, (idle.temperature_c or 0.0) + IDLE_MARGIN_C)
-    state = runner.info()
-    for _ in range(math.ceil(options.gate_max_s / GATE_STEP_S)):
-        if state.temperature_c is None or state.temperature_c <= limit:
-            return state, True
-        pause(GATE_STEP_S)
-        state = runner.info()
-    return state, state.temperature_c is None or state.temperature_c <= limit
-
-
 def measure(
     place: PlacedCase,
     *,
-    idle: DeviceInfo | None = None,
+    gate: ThermalGate | None = None,
     reference: Sequence[Array] | None = None,
-    wait: Wait | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Measurement:
     """One artifact in one configuration.
 
-    ``idle`` is the device's state before any work; ``reference`` what the model must compute for the case's inputs, in torch's
-    layout; ``progress`` is called after each process.
+    ``gate`` is that of the cases before on the same device; ``reference`` what the model must compute for the case's inputs, in
+    torch's layout; ``progress`` is called after each process.
 
     Raises:
         RuntimeFailure: the runtime crashed or refused the file.
         DeviceError: the device cannot be reached any more.
     """
     options, runner = place.options, place.runner
-    before, gate_reached = cool_down(runner, idle or runner.info(), options, wait)
+    before, gate_reached = (gate or ThermalGate(runner, options)).cool_down()
     runs = []
     during = before
     for number in range(options.processes):

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from edgefold.artifact import Artifact, Format
 from edgefold.device_bench.cases import GRACE_S, Case, make_case
+from edgefold.device_bench.gate import ThermalGate
 from edgefold.device_bench.inspection import fallback_ops
 from edgefold.device_bench.launch import HostLauncher
-from edgefold.device_bench.method import START_S, PlacedCase, assemble, cool_down
+from edgefold.device_bench.method import START_S, PlacedCase, assemble
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.runners import open_runner
 from edgefold.device_bench.runners.base import Completed, RemotePath, Runner
@@ -115,7 +116,7 @@ def bench_with_tool(
     kind = TOOLS[case.format]
     with open_runner(device, ssh_config=ssh_config) as runner:
         folder = _push(runner, case, tool)
-        before, gate_reached = cool_down(runner, runner.info(), options)
+        before, gate_reached = ThermalGate(runner, options).cool_down()
         argv = [f"{folder}/{TOOL_FILE}", *kind.arguments(f"{folder}/model{case.format.suffix}", options.threads)]
         runs = tuple(_process(runner, argv, case, kind, options) for _ in range(options.processes))
         during = runner.info()

@@ -61,8 +61,8 @@ LIMITED = changed(cores=(CoreInfo(0, "performance", 1, 2, 2_000_000),))
         (Code.FEW_SAMPLES, FakeDevice(latency_ns=steady, samples=63)),
         (Code.FEW_SAMPLES, FakeDevice(latency_ns=lambda model, process: 1e6)),
         (Code.THROTTLED, FakeDevice(latency_ns=steady, states=(QUIET_DEVICE, changed(thermal_status=2)))),
-        (Code.THROTTLED, FakeDevice(latency_ns=steady, states=(QUIET_DEVICE,) * 3 + (LIMITED,))),
-        (Code.HOT, FakeDevice(latency_ns=steady, states=(QUIET_DEVICE, changed(temperature_c=61.0)))),
+        (Code.THROTTLED, FakeDevice(latency_ns=steady, states=(QUIET_DEVICE,) * 2 + (LIMITED,))),
+        (Code.HOT, FakeDevice(latency_ns=steady, states=(changed(temperature_c=61.0),))),
         (Code.GOVERNOR_NOT_PERFORMANCE, FakeDevice(latency_ns=steady, states=(GOVERNED,))),
         (Code.FREQUENCY_UNKNOWN, FakeDevice(latency_ns=steady, states=(changed(cores=(CoreInfo(0),)),))),
         (Code.LOW_BATTERY, FakeDevice(latency_ns=steady, states=(changed(battery_percent=19),))),
@@ -78,7 +78,7 @@ def test_each_code_has_its_cause(tiny: Path, code: Code, device: FakeDevice) -> 
 
 
 def test_heat_that_slows_down_is_throttling_and_heat_alone_is_not(tiny: Path) -> None:
-    states = (changed(temperature_c=35.0),) * 3 + (changed(temperature_c=48.0),)
+    states = (changed(temperature_c=35.0),) * 2 + (changed(temperature_c=48.0),)
     slowing = FakeDevice(latency_ns=lambda model, process: SLOW * 1.05**process, states=states)
     assert Code.THROTTLED in measured(tiny, slowing).codes
     assert Code.THROTTLED not in measured(tiny, FakeDevice(latency_ns=steady, states=states)).codes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,9 @@ from edgefold.device_bench import BenchOptions, bench, bench_many
 from edgefold.device_bench.benchmark import bench_case
 from edgefold.device_bench.cases import make_case, seeded_inputs, write_case
 from edgefold.device_bench.launch import Launchers
-from edgefold.device_bench.method import cool_down
 from edgefold.device_bench.parity import compare_outputs, is_right
 from edgefold.device_bench.runners.base import Completed
-from edgefold.device_bench.runners.fake import QUIET_DEVICE, FakeDevice, FakeRunner
+from edgefold.device_bench.runners.fake import FakeDevice, FakeRunner
 from edgefold.errors import ArtifactError, RuntimeFailure, UsageError
 from edgefold.results import Measurement, from_dict, to_dict
 
@@ -49,24 +47,6 @@ def test_ctrl_c_leaves_nothing(tiny: Path) -> None:
     with FakeRunner(device) as runner, pytest.raises(KeyboardInterrupt):
         bench_case(make_case(tiny / "tiny.onnx", seed=0), runner, QUICK, Launchers(runner))
     assert device.pushed == {}
-
-
-def test_the_gate_waits_until_the_device_is_cool() -> None:
-    hot, warm, cool = (replace(QUIET_DEVICE, temperature_c=value) for value in (50.0, 39.0, 36.5))
-    pauses: list[float] = []
-    with FakeRunner(FakeDevice(states=(hot, warm, cool))) as runner:
-        state, reached = cool_down(runner, QUIET_DEVICE, BenchOptions(), pauses.append)
-    assert (state, reached, len(pauses)) == (cool, True, 2)
-
-
-def test_a_device_that_idles_hot_waits_for_its_idle_temperature() -> None:
-    idle, hot = (replace(QUIET_DEVICE, temperature_c=value) for value in (52.0, 60.0))
-    pauses: list[float] = []
-    with FakeRunner(FakeDevice(states=(hot, replace(idle, temperature_c=53.9)))) as runner:
-        assert cool_down(runner, idle, BenchOptions(), pauses.append)[1]
-    with FakeRunner(FakeDevice(states=(hot,))) as runner:
-        assert not cool_down(runner, idle, BenchOptions(gate_max_s=4), pauses.append)[1]
-    assert len(pauses) == 3
 
 
 def test_the_host_measures_a_real_file(tiny: Path) -> None:
