@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ from edgefold.errors import DeviceError, EdgefoldError
 from edgefold.results import Measurement
 
 ATTEMPTS = 2
+# A board that restarts its network or a phone that changes its mode needs a moment.
+RETRY_PAUSE_S = 5.0
 Open = Callable[[str], Runner]
+Wait = Callable[[float], object]  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +59,9 @@ def bench_devices(
     open_device: Open | None = None,
     keep: bool = False,
     progress: Callable[[], None] = lambda: None,
+    wait: Wait | None = None,
 ) -> list[DeviceResult]:
-    """Every artifact on every device.
+    """Every artifact on every device. ``wait`` takes the seconds of a pause.
 
     Raises:
         InputError: an artifact, the inputs or the options cannot be used; what is wrong with a device is in its result.
@@ -67,7 +72,8 @@ def bench_devices(
     stop = threading.Event()
     with ThreadPoolExecutor(max_workers=max(1, len(devices))) as pool:
         try:
-            return list(pool.map(lambda device: _on_device(device, cases, options, opening, worker, progress, stop), devices))
+            each = partial(_on_device, cases, options, opening, worker, progress, stop, wait or stop.wait)
+            return list(pool.map(each, devices))
         except BaseException:
             # Ctrl-C comes to this thread alone: the others give up what they do, clean up and end.
             stop.set()
@@ -76,25 +82,36 @@ def bench_devices(
 
 
 def _on_device(
-    device: str,
     cases: Sequence[Case],
     options: BenchOptions,
     opening: Open,
     worker: Worker,
     progress: Callable[[], None],
     stop: threading.Event,
+    wait: Wait,
+    device: str,
 ) -> DeviceResult:
     done: list[Measurement] = []
     error: EdgefoldError | None = None
     attempt = 0
+
+    def go_on() -> None:
+        if stop.is_set():
+            raise DeviceError(f"device '{device}' was not measured to the end: it was interrupted; run it again")
+
+    def pause(seconds: float) -> None:
+        wait(seconds)
+        go_on()
+
     for attempt in range(1, ATTEMPTS + 1):
         try:
+            if attempt > 1:
+                pause(RETRY_PAUSE_S)
             with opening(device) as runner:
-                gate, launchers = ThermalGate(runner, options), Launchers(runner, worker)
+                gate, launchers = ThermalGate(runner, options, pause), Launchers(runner, worker)
                 # An artifact that was measured before the device dropped out is not measured again.
                 for case in cases[len(done) :]:
-                    if stop.is_set():
-                        raise DeviceError(f"'{case.name}' was not measured on '{device}': it was interrupted; run it again")
+                    go_on()
                     done.append(bench_case(case, runner, options, launchers, gate=gate, progress=progress))
             return DeviceResult(device, tuple(done), attempts=attempt)
         except DeviceError as failure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import threading
+import time
 from collections.abc import Callable
 from statistics import median
 
@@ -32,7 +32,7 @@ class ThermalGate:
 
     def __init__(self, runner: Runner, options: BenchOptions, wait: Wait | None = None) -> None:
         self._runner, self._options = runner, options
-        self._pause = wait or threading.Event().wait
+        self._pause = wait or time.sleep
         self._idle_c: float | None = None
 
     def cool_down(self) -> tuple[DeviceInfo, bool]:

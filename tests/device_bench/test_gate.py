@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from edgefold.device_bench import gate as gates
 from edgefold.device_bench.benchmark import bench, bench_case
 from edgefold.device_bench.cases import make_case
 from edgefold.device_bench.comparison import compare_cases
-from edgefold.device_bench.gate import ThermalGate
+from edgefold.device_bench.gate import STEP_S, ThermalGate
 from edgefold.device_bench.launch import Launchers
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.runners.fake import QUIET_DEVICE, FakeDevice, FakeRunner
@@ -76,16 +75,11 @@ def test_what_is_known_of_the_idle_level_counts_for_the_next_case() -> None:
 
 def test_one_file_and_a_comparison_wait_at_their_start(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-
-    class Clock:
-        def wait(self, seconds: float) -> None:
-            pauses.append(seconds)
-
-    monkeypatch.setattr(gates.threading, "Event", Clock)
+    monkeypatch.setattr("time.sleep", pauses.append)
     case = make_case(tiny / "tiny.onnx", seed=0)
     with FakeRunner(FakeDevice(states=at(70.0))) as runner:
         assert Code.HOT in bench_case(case, runner, OPTIONS, Launchers(runner)).codes
-    assert pauses == [gates.STEP_S] * 30
+    assert pauses == [STEP_S] * 30
     with FakeRunner(FakeDevice(states=at(70.0))) as runner:
         assert Code.HOT in compare_cases(case, case, runner, OPTIONS, Launchers(runner)).codes
     assert len(pauses) == 60

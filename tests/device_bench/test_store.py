@@ -17,7 +17,7 @@ from edgefold.device_bench.benchmark import bench_case
 from edgefold.device_bench.cases import make_case
 from edgefold.device_bench.endurance import sustained
 from edgefold.device_bench.files import load_measurements, save_measurements
-from edgefold.device_bench.fleet import bench_devices
+from edgefold.device_bench.fleet import RETRY_PAUSE_S, bench_devices
 from edgefold.device_bench.launch import Launchers
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.runners.base import Completed
@@ -227,9 +227,16 @@ def test_a_device_that_drops_out_is_tried_again_and_the_others_finish(tiny: Path
         failures = 9
 
     kinds = {"good": FakeRunner, "back": Back, "gone": Gone}
+    pauses: list[float] = []
     good, back, gone = bench_devices(
-        [tiny / "tiny.onnx", tiny / "tiny.tflite"], list(kinds), OPTIONS, open_device=lambda name: kinds[name](shared[name])
+        [tiny / "tiny.onnx", tiny / "tiny.tflite"],
+        list(kinds),
+        OPTIONS,
+        open_device=lambda name: kinds[name](shared[name]),
+        wait=pauses.append,
     )
+    # One before each second attempt.
+    assert pauses == [RETRY_PAUSE_S] * 2
     assert (len(good.measurements), good.error, good.attempts) == (2, "", 1)
     assert ([each.artifact for each in back.measurements], back.attempts) == (["tiny.onnx", "tiny.tflite"], 2)
     assert (len(gone.measurements), gone.error, gone.attempts) == (1, "cable pulled", 2)
