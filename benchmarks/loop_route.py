@@ -66,7 +66,7 @@ STRAIGHT: dict[Format, Callable[[nn.Module, torch.Tensor, Path], None]] = {
 def measure(channels: int, folder: Path, *, straight: bool) -> dict[str, Any]:
     """The figures of one layer."""
     torch.manual_seed(0)
-    loop = NaiveHetConv2d.from_masked(HetConv2d(channels, channels, 3, P, padding=1)).eval()
+    loop = NaiveHetConv2d.from_masked(HetConv2d(channels, channels, 3, padding=1, p=P)).eval()
     example = torch.randn(1, channels, SIZE, SIZE)
     start = _cpu_s()
     folded = edgefold.fold(loop, example)

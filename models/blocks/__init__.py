@@ -1,8 +1,8 @@
 """The convolutional blocks, one file each, with formulas for their parameters and multiply-accumulates.
 
 Convolutions are made as ``Block(in_channels, out_channels, kernel_size, stride, padding, dilation, bias, …)``, the block's own
-arguments last; `HetConv2d` alone has its ``p`` fourth. Attention is made as ``Block(channels, …)``. Formulas are named
-``<block>_parameters`` and ``<block>_macs``; papers count one multiply-accumulate as one FLOP.
+arguments last. Attention is made as ``Block(channels, …)``. Formulas are named ``<block>_parameters`` and ``<block>_macs``;
+papers count one multiply-accumulate as one FLOP.
 """
 
 from edgefold.models.blocks.cbam import CBAM, ChannelAttention, cbam_macs, cbam_parameters

@@ -67,11 +67,11 @@ class HetConv2d(MaskedConv2d):
         in_channels: M.
         out_channels: N.
         kernel_size: K or (Kh, Kw), odd.
-        p: the part P; each filter has K×K kernels at one in P of its inputs. P need not divide M.
         stride: s or (sh, sw).
         padding: zeros on each side.
         dilation: of the K×K kernels.
         bias: whether there is a bias.
+        p: the part P, by name; each filter has K×K kernels at one in P of its inputs. P need not divide M.
 
     Raises:
         UsageError: an argument is out of range, or the kernel has an even side.
@@ -82,11 +82,12 @@ class HetConv2d(MaskedConv2d):
         in_channels: int,
         out_channels: int,
         kernel_size: IntPair,
-        p: int,
         stride: IntPair = 1,
         padding: IntPair = 0,
         dilation: IntPair = 1,
         bias: bool = True,
+        *,
+        p: int,
     ) -> None:
         mask = hetconv_mask(in_channels, out_channels, kernel_size, p)
         super().__init__(in_channels, out_channels, kernel_size, mask, stride, padding, dilation, bias)
@@ -109,11 +110,12 @@ class NaiveHetConv2d(nn.Module):
         in_channels: int,
         out_channels: int,
         kernel_size: IntPair,
-        p: int,
         stride: IntPair = 1,
         padding: IntPair = 0,
         dilation: IntPair = 1,
         bias: bool = True,
+        *,
+        p: int,
     ) -> None:
         super().__init__()
         mask = hetconv_mask(in_channels, out_channels, kernel_size, p)  # checks the arguments
@@ -145,11 +147,11 @@ class NaiveHetConv2d(nn.Module):
             masked.in_channels,
             masked.out_channels,
             masked.kernel_size,
-            masked.p,
             masked.stride,
             masked.padding,
             masked.dilation,
             masked.bias is not None,
+            p=masked.p,
         ).to(masked.weight)
         height, width = masked.kernel_size
         weight = masked.dense_weight().detach()

@@ -46,7 +46,7 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.head = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 2, 1)
-        self.one, self.two = HetConv2d(16, 16, 3, 4, padding=1), HetConv2d(16, 16, 3, 4, padding=1)
+        self.one, self.two = HetConv2d(16, 16, 3, padding=1, p=4), HetConv2d(16, 16, 3, padding=1, p=4)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(F.relu(self.two(F.relu(self.one(F.relu(self.stem(x)))))))

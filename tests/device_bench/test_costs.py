@@ -147,7 +147,7 @@ def test_the_forms_of_a_layer() -> None:
 
 @pytest.fixture(scope="module")
 def net() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 8, 1), HetConv2d(8, 8, 3, 2, padding=1), nn.Conv2d(8, 2, 1)).eval()
+    return nn.Sequential(nn.Conv2d(3, 8, 1), HetConv2d(8, 8, 3, padding=1, p=2), nn.Conv2d(8, 2, 1)).eval()
 
 
 def test_a_devices_table_chooses_before_any_other(board: list[Any], net: nn.Module) -> None:

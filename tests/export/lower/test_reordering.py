@@ -24,7 +24,7 @@ MOVES = ("index_select", "transpose", "permute", "slice")
 
 
 def het(channels: int, out: int, p: int = 4, stride: int = 1) -> HetConv2d:
-    return HetConv2d(channels, out, 3, p, stride=stride, padding=1)
+    return HetConv2d(channels, out, 3, stride, 1, p=p)
 
 
 def randomize(module: nn.Module) -> nn.Module:

@@ -35,7 +35,7 @@ class Fake:
 class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.het, self.head = nn.Conv2d(3, 16, 1), HetConv2d(16, 16, 3, 4, padding=1), nn.Conv2d(16, 2, 1)
+        self.stem, self.het, self.head = nn.Conv2d(3, 16, 1), HetConv2d(16, 16, 3, padding=1, p=4), nn.Conv2d(16, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(F.relu(self.het(F.relu(self.stem(x)))))
@@ -78,7 +78,7 @@ class Cut(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.head = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 2, 1)
-        self.one, self.two = HetConv2d(16, 16, 3, 4, padding=1), nn.Conv2d(16, 16, 3, padding=1, groups=2)
+        self.one, self.two = HetConv2d(16, 16, 3, padding=1, p=4), nn.Conv2d(16, 16, 3, padding=1, groups=2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.two(self.one(self.stem(x))))

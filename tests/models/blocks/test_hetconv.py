@@ -19,13 +19,13 @@ from edgefold.models.blocks.hetconv import (
 )
 
 GEOMETRIES = [
-    # in, out, kernel, p, stride, padding, dilation, bias
-    (6, 4, 3, 3, 1, 1, 1, True),
-    (5, 7, 3, 2, 2, 1, 1, True),  # P does not divide M
-    (4, 4, (3, 5), 4, (1, 2), (1, 2), 1, False),
-    (3, 5, 3, 2, 1, 0, 2, True),  # no padding: the 1×1 kernels read a cropped image
-    (6, 3, 5, 16, 1, 3, 1, True),  # P above M, more padding than the kernel needs
-    (4, 6, 1, 2, 1, 0, 1, True),
+    # (in, out, kernel, stride, padding, dilation, bias), p
+    ((6, 4, 3, 1, 1, 1, True), 3),
+    ((5, 7, 3, 2, 1, 1, True), 2),  # P does not divide M
+    ((4, 4, (3, 5), (1, 2), (1, 2), 1, False), 4),
+    ((3, 5, 3, 1, 0, 2, True), 2),  # no padding: the 1×1 kernels read a cropped image
+    ((6, 3, 5, 1, 3, 1, True), 16),  # P above M, more padding than the kernel needs
+    ((4, 6, 1, 1, 0, 1, True), 2),
 ]
 
 
@@ -47,10 +47,10 @@ def by_definition(layer: HetConv2d, x: Tensor) -> Tensor:
     return torch.cat(maps, 1)
 
 
-@pytest.mark.parametrize("arguments", GEOMETRIES)
-def test_all_forms_agree_with_the_definition(arguments: tuple[int, int, int, int, int, int, int, bool]) -> None:
+@pytest.mark.parametrize(("arguments", "p"), GEOMETRIES)
+def test_all_forms_agree_with_the_definition(arguments: tuple[int, int, int, int, int, int, bool], p: int) -> None:
     torch.manual_seed(0)
-    layer = HetConv2d(*arguments).double()
+    layer = HetConv2d(*arguments, p=p).double()
     if layer.bias is not None:
         torch.nn.init.normal_(layer.bias)
     torch.nn.init.normal_(layer.weight)  # also outside the mask, where it must not matter
@@ -100,8 +100,8 @@ def test_worked_examples(arguments: tuple[int, int, int, int], expected: int) ->
 
 @pytest.mark.parametrize(("m", "n", "k", "p"), [*itertools.product((5, 8), (3, 12), (1, 3, 5), (1, 2, 4, 7))])
 def test_formulas_count_what_is_there(m: int, n: int, k: int, p: int) -> None:
-    layer = HetConv2d(m, n, k, p)
-    naive = NaiveHetConv2d(m, n, k, p)
+    layer = HetConv2d(m, n, k, p=p)
+    naive = NaiveHetConv2d(m, n, k, p=p)
     counted = sum(parameter.numel() for parameter in naive.parameters())
     assert hetconv_parameters(m, n, k, p, bias=True) == layer.effective_parameters == counted
     assert hetconv_macs(m, n, k, p, (4, 5)) == layer.effective_macs((4, 5)) == (counted - n) * 20
@@ -121,18 +121,28 @@ def test_the_papers_flops_of_vgg16(p: int, mflop: float) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((4, 4, 2, 2), "kernel_size is .*odd"),
-        ((4, 4, 3, 0), "p is 0"),
-        ((0, 4, 3, 2), "in_channels is 0"),
-        ((4, 4, 3, 2, 0), "stride is"),
-        ((4, 4, 3, 2, 1, -1), "padding is"),
+        ((4, 4, 2), "kernel_size is .*odd"),
+        ((0, 4, 3), "in_channels is 0"),
+        ((4, 4, 3, 0), "stride is"),
+        ((4, 4, 3, 1, -1), "padding is"),
     ],
 )
-def test_impossible_arguments(arguments: tuple[int, int, int, int], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        HetConv2d(*arguments)
-    with pytest.raises(UsageError, match=message):
-        NaiveHetConv2d(*arguments)
+def test_impossible_arguments(arguments: tuple[int, int, int], message: str) -> None:
+    for block in (HetConv2d, NaiveHetConv2d):
+        with pytest.raises(UsageError, match=message):
+            block(*arguments, p=2)
+        with pytest.raises(UsageError, match="p is 0"):
+            block(4, 4, 3, p=0)
+
+
+@pytest.mark.parametrize("block", [HetConv2d, NaiveHetConv2d])
+def test_the_shared_arguments_have_the_places_of_all_blocks(block: type[HetConv2d | NaiveHetConv2d]) -> None:
+    """Numbers from the fourth on are stride, padding, dilation; p is given by name, so that it is never taken for a stride."""
+    layer = block(4, 4, 3, 2, 1, 1, False, p=2)
+    assert layer(torch.randn(1, 4, 8, 8)).shape == (1, 4, 4, 4)
+    assert layer.bias is None
+    with pytest.raises(TypeError, match="required keyword-only argument: 'p'"):
+        block(8, 8, 3, 1, 1)  # type: ignore[call-arg]
 
 
 def test_mask_pattern() -> None:
