@@ -20,7 +20,9 @@ from edgefold.runtime.session import check_hash, describe, save_inputs, to_file,
 
 Array = NDArray[Any]
 
-BENCH_JOB, MEMORY_JOB, PROFILE_JOB = "bench.json", "memory.json", "profile.json"
+BENCH_JOB, MEMORY_JOB, PROFILE_JOB, WATCH_JOB = "bench.json", "memory.json", "profile.json", "watch.json"
+# How long a process works of which nothing but the device's state is wanted, half of it in its warm-up.
+WATCH_S = 1.0
 # A worker ends itself this long after its budget, also where nobody can reach it any more.
 GRACE_S = 60.0
 
@@ -123,5 +125,11 @@ def write_case(case: Case, folder: Path, options: BenchOptions, extra: dict[str,
         "limit_s": budget_s + GRACE_S,
         **extra,
     }
-    for name, mode in ((BENCH_JOB, "bench"), (MEMORY_JOB, "memory"), (PROFILE_JOB, "profile")):
-        (folder / name).write_text(json.dumps({"mode": mode, **job}), encoding="utf-8")
+    watch = {"min_samples": 1, "min_time_s": WATCH_S / 2, "warmup_max_s": WATCH_S / 2, "max_s": WATCH_S}
+    for name, own in (
+        (BENCH_JOB, {"mode": "bench"}),
+        (MEMORY_JOB, {"mode": "memory"}),
+        (PROFILE_JOB, {"mode": "profile"}),
+        (WATCH_JOB, {"mode": "bench", **watch}),
+    ):
+        (folder / name).write_text(json.dumps({**job, **own}), encoding="utf-8")

@@ -87,7 +87,7 @@ def compare_cases(
         for block in range(blocks):
             logs += (_block_together if together else _block)(first, second, runs, progress)
             if block == blocks // 2:
-                during = runner.info()
+                during = first.watch()
         states = (before, during, runner.info())
         baseline, candidate = (
             _finish(place, tuple(side), states, gate_reached=gate_reached)

@@ -32,6 +32,7 @@ echo @getprop; getprop
 echo @battery; dumpsys battery
 echo @thermalservice; dumpsys thermalservice
 fi
+echo @bits; getconf LONG_BIT
 echo @end
 """
 
@@ -45,6 +46,12 @@ ARM_CORES = {
     "0xd40": "Neoverse-V1", "0xd41": "Cortex-A78", "0xd44": "Cortex-X1", "0xd46": "Cortex-A510", "0xd47": "Cortex-A710",
     "0xd48": "Cortex-X2", "0xd49": "Neoverse-N2", "0xd4d": "Cortex-A715", "0xd4e": "Cortex-X3", "0xd4f": "Neoverse-V2",
     "0xd80": "Cortex-A520", "0xd81": "Cortex-A720", "0xd82": "Cortex-X4",
+}  # fmt: skip
+# Android's names, by the machine and the bits of its programs: the kernel may be of 64 bits where they are not.
+ABIS = {
+    ("aarch64", 64): "arm64-v8a", ("arm64", 64): "arm64-v8a", ("aarch64", 32): "armeabi-v7a", ("armv7l", 32): "armeabi-v7a",
+    ("armv8l", 32): "armeabi-v7a", ("x86_64", 64): "x86_64", ("x86_64", 32): "x86", ("i686", 32): "x86",
+    ("riscv64", 64): "riscv64",
 }  # fmt: skip
 # Zones whose name says that they watch the CPU; other zones (battery, charger, modem) run at temperatures of their own.
 CPU_ZONE = re.compile(r"cpu|soc|x86_pkg|coretemp|big|little|cluster|acpitz", re.IGNORECASE)
@@ -75,6 +82,7 @@ def parse_device(text: str, url: str) -> DeviceInfo:
         temperature_c=parse_thermal_zones(part.get("thermal", "")),
         load_1min=_number(part.get("load", "").split(" ")[0]),
         emulated="qemu" in part.get("exe", ""),
+        abi=abi_of(machine, part.get("bits", "")),
     )
     return _with_android(info, part) if part.get("getprop") else info
 
@@ -97,7 +105,14 @@ def _with_android(info: DeviceInfo, part: dict[str, str]) -> DeviceInfo:
         thermal_status=status,
         battery_percent=battery,
         emulated=info.emulated or virtual,
+        abi=props.get("ro.product.cpu.abi") or info.abi,
     )
+
+
+def abi_of(machine: str, bits: str) -> str | None:
+    """What a machine's programs are built for, by Android's name; ``bits`` is 32, 64, or empty where the device does not tell."""
+    known = int(bits) if bits.isdecimal() else 64 if "64" in machine else 32
+    return ABIS.get((machine, known), machine or None)
 
 
 def parse_cpuinfo(text: str) -> tuple[str, tuple[str, ...]]:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgefold.artifact import Artifact, Precision
@@ -19,12 +18,11 @@ from edgefold.device_bench.opprofile import OpProfile, OpTime, profile_case
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.roofline import Roofline, measure_roofline
 from edgefold.device_bench.runners import open_runner
-from edgefold.device_bench.runners.base import Runner
+from edgefold.device_bench.watching import while_it_works
 from edgefold.results import DeviceInfo
 from edgefold.schemes import scheme_of
 
 TOP = 5
-STATE_STEP_S = 0.25
 CONVERSION = re.compile(r"quantize|^convert\b|\bcast\b|QuantizeLinear", re.IGNORECASE)
 LAYOUT = re.compile(r"transpose|permute|reorder|reshape", re.IGNORECASE)
 # Shares of the time from which a kind of op is worth a word.
@@ -91,7 +89,7 @@ def diagnose(
             emulated = Cause("the device is emulated", "its times say nothing of a real one: look at a real device for the rest")
             return SlownessReport(case.name, runner.url, (*causes, emulated), ())
         launcher = Launchers(runner, worker).of(case.format)
-        found, working = _while_it_works(runner, lambda: profile_case(case, runner, launcher, options))
+        found, working = while_it_works(runner, lambda: profile_case(case, runner, launcher, options))
         limits = measure_roofline(runner, launcher, options, case.format)
     causes += [
         *by_profile(found),
@@ -100,19 +98,6 @@ def diagnose(
     ]
     ordered = sorted(causes, key=lambda cause: -1.0 if cause.share is None else -1.0 - cause.share)
     return SlownessReport(case.name, runner.url, tuple(ordered), found.slowest[:TOP], limits)
-
-
-def _while_it_works(runner: Runner, work: Callable[[], OpProfile]) -> tuple[OpProfile, DeviceInfo]:
-    """The profile, and the device with the highest frequency that each core had meanwhile: an idle core clocks down."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        running = pool.submit(work)
-        states = [runner.info()]
-        while not running.done():
-            states.append(runner.info())
-            wait([running], timeout=STATE_STEP_S)
-        found = running.result()
-    cores = [max(seen, key=lambda core: core.current_khz or 0) for seen in zip(*(state.cores for state in states), strict=False)]
-    return found, replace(states[-1], cores=tuple(cores))
 
 
 def fallback(modules: Sequence[str]) -> list[Cause]:

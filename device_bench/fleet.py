@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgefold.artifact import Artifact
 from edgefold.device_bench.benchmark import bench_case
 from edgefold.device_bench.cases import Case, make_case
-from edgefold.device_bench.gate import ThermalGate
+from edgefold.device_bench.gate import ThermalGate, Wait
 from edgefold.device_bench.launch import Launchers, Worker
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.runners import Runner, open_runner
@@ -30,7 +30,6 @@ ATTEMPTS = 2
 # A board that restarts its network or a phone that changes its mode needs a moment.
 RETRY_PAUSE_S = 5.0
 Open = Callable[[str], Runner]
-Wait = Callable[[float], object]  # seconds
 
 
 @dataclass(frozen=True, slots=True)

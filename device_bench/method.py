@@ -1,16 +1,18 @@
 """How a latency figure is made: fresh processes that warm up until their times settle, then steady state.
 
-One process gives load time, first inference and steady-state samples; memory is a pass of its own, since looking at it disturbs
-the times. The device's state is read before, in the middle and after. Nothing here knows how the device is reached.
+One process gives load time, first inference and steady-state samples. Memory is a pass of its own, since looking at it disturbs
+the times. The device's state is read before, after, and in the middle while a process works that is not measured, for the same
+reason. Nothing here knows how the device is reached.
 """
 
 from __future__ import annotations
 
 import math
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,21 +21,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefold.device_bench import stats
-from edgefold.device_bench.cases import BENCH_JOB, GRACE_S, MEMORY_JOB, Case, write_case
+from edgefold.device_bench.cases import BENCH_JOB, GRACE_S, MEMORY_JOB, WATCH_JOB, Case, write_case
 from edgefold.device_bench.codes import Evidence, codes_of
 from edgefold.device_bench.gate import ThermalGate
 from edgefold.device_bench.launch import Launcher
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.parity import compare_outputs, is_right
 from edgefold.device_bench.runners.base import RemotePath, Runner
+from edgefold.device_bench.watching import while_it_works
+from edgefold.errors import UsageError
 from edgefold.results import DeviceInfo, Measurement, Run
 from edgefold.runtime.protocol import read_answer
 from edgefold.runtime.session import from_file
 
 Array = NDArray[Any]
-
 # Starting a process, loading a runtime and the model, and a slow connection, on top of the worker's own budget.
 START_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a process needs, in bytes; ``None`` is what nothing tells."""
+
+    peak_rss_bytes: int | None = None
+    base_rss_bytes: int | None = None
+    pss_bytes: int | None = None
 
 
 @dataclass
@@ -77,10 +89,18 @@ class PlacedCase:
             converged=answer["converged"],
         )
 
-    def memory(self) -> dict[str, int]:
-        """Peak and other memory of a process that only loads and runs, in bytes."""
+    def watch(self) -> DeviceInfo:
+        """The device while a process works that is not measured, with the cores that it could run on."""
+        answer, state = while_it_works(self.runner, lambda: self._ask(WATCH_JOB))
+        cores = answer.get("affinity")
+        return state if cores is None else replace(state, affinity=tuple(cores))
+
+    def memory(self) -> Memory:
+        """Of a process that only loads and runs."""
         answer = self._ask(MEMORY_JOB)
-        return {key: int(answer.get(key, 0)) for key in ("peak_rss_bytes", "base_rss_bytes", "pss_bytes")}
+        # 0 is a kernel that does not tell.
+        peak, base, pss = (answer.get(key) or None for key in ("peak_rss_bytes", "base_rss_bytes", "pss_bytes"))
+        return Memory(peak, base, pss)
 
     def outputs(self) -> tuple[Array, ...]:
         """What the last process computed, in torch's layout."""
@@ -117,14 +137,35 @@ def placed(case: Case, runner: Runner, launcher: Launcher, options: BenchOptions
         runner.remove(remote)
 
 
+def check_cores(options: BenchOptions, info: DeviceInfo) -> None:
+    """Raises UsageError where the device has not all the cores of the options; one that tells none is believed."""
+    there = [core.index for core in info.cores]
+    missing = [str(core) for core in options.core_list() if core not in there]
+    if there and missing:
+        raise UsageError(
+            f"cores '{', '.join(missing)}' cannot be used: device '{info.url}' has cores {', '.join(map(str, there))}; "
+            "choose others, or none"
+        )
+
+
+def in_time(options: BenchOptions, clock: Callable[[], float] = time.monotonic) -> Iterator[int]:
+    """The numbers of the processes: of one in any case, of the others until ``options.max_secs`` are over."""
+    end_s = clock() + options.max_secs
+    for number in range(options.processes):
+        if number and clock() >= end_s:
+            return
+        yield number
+
+
 def measure(
     place: PlacedCase,
     *,
     gate: ThermalGate | None = None,
     reference: Sequence[Array] | None = None,
     progress: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Measurement:
-    """One artifact in one configuration.
+    """One artifact in one configuration: ``options.processes`` processes, or fewer where ``options.max_secs`` are over before.
 
     ``gate`` is that of the cases before on the same device; ``reference`` what the model must compute for the case's inputs, in
     torch's layout; ``progress`` is called after each process.
@@ -135,16 +176,16 @@ def measure(
     """
     options, runner = place.options, place.runner
     before, gate_reached = (gate or ThermalGate(runner, options)).cool_down()
-    runs = []
-    during = before
-    for number in range(options.processes):
-        runs.append(place.process())
+    runs: list[Run] = []
+    during = None
+    for number in in_time(options, clock):
         if number == options.processes // 2:
-            during = runner.info()
+            during = place.watch()
+        runs.append(place.process())
         progress()
     parity = None if reference is None else compare_outputs(place.case.output_specs, place.outputs(), reference)
+    states = (before, during or place.watch(), runner.info())
     memory = place.memory()
-    states = (before, during, runner.info())
     return assemble(place, tuple(runs), states, memory, gate_reached=gate_reached, parity=parity)
 
 
@@ -152,7 +193,7 @@ def assemble(
     place: PlacedCase,
     runs: tuple[Run, ...],
     states: tuple[DeviceInfo, DeviceInfo, DeviceInfo],
-    memory: dict[str, int],
+    memory: Memory,
     *,
     gate_reached: bool,
     parity: tuple[Any, ...] | None,
@@ -187,5 +228,7 @@ def assemble(
         outliers=sum(stats.outliers(each) for each in samples),
         parity=parity or (),
         fallback_ops=place.fallback_ops,
-        **memory,
+        peak_rss_bytes=memory.peak_rss_bytes,
+        base_rss_bytes=memory.base_rss_bytes,
+        pss_bytes=memory.pss_bytes,
     )

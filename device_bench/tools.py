@@ -5,7 +5,7 @@
 * ExecuTorch ``executor_runner``: the time of a number of runs.
 
 They tell means, not samples: a process gives one sample, so such a measurement carries FEW_SAMPLES, and its outputs stay
-unchecked.
+unchecked. What they do not tell (memory; load time and first inference of ``executor_runner``) is ``None``.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from edgefold.device_bench.cases import GRACE_S, Case, make_case
 from edgefold.device_bench.gate import ThermalGate
 from edgefold.device_bench.inspection import fallback_ops
 from edgefold.device_bench.launch import HostLauncher
-from edgefold.device_bench.method import START_S, PlacedCase, assemble
+from edgefold.device_bench.method import START_S, Memory, PlacedCase, assemble, in_time
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.runners import open_runner
 from edgefold.device_bench.runners.base import Completed, RemotePath, Runner
+from edgefold.device_bench.watching import while_it_works
 from edgefold.errors import RuntimeFailure, UsageError
 from edgefold.results import Measurement, Run
 from edgefold.runtime.protocol import last_line
@@ -62,7 +63,7 @@ def read_perf_test(text: str) -> Run | None:
     mean = found("Average inference time cost(?: total)?")
     if mean is None:
         return None
-    return Run((mean,), found("Session creation time cost") or 0, found("First inference time cost") or 0, ())
+    return Run((mean,), found("Session creation time cost"), found("First inference time cost"), ())
 
 
 def read_executor_runner(text: str) -> Run | None:
@@ -70,7 +71,7 @@ def read_executor_runner(text: str) -> Run | None:
     match = re.search(r"Model executed successfully (\d+) time\(s\) in ([\d.]+) ms", text)
     if match is None or int(match.group(1)) == 0:
         return None
-    return Run((round(1e6 * float(match.group(2)) / int(match.group(1))),), 0, 0, ())
+    return Run((round(1e6 * float(match.group(2)) / int(match.group(1))),), None, None, ())
 
 
 TOOLS = {
@@ -118,13 +119,13 @@ def bench_with_tool(
         folder = _push(runner, case, tool)
         before, gate_reached = ThermalGate(runner, options).cool_down()
         argv = [f"{folder}/{TOOL_FILE}", *kind.arguments(f"{folder}/model{case.format.suffix}", options.threads)]
-        runs = tuple(_process(runner, argv, case, kind, options) for _ in range(options.processes))
-        during = runner.info()
+        runs = tuple(_process(runner, argv, case, kind, options) for _ in in_time(options))
+        # Once more, to look at the device meanwhile: that would disturb the times.
+        _, during = while_it_works(runner, lambda: _process(runner, argv, case, kind, options))
         place = PlacedCase(case, runner, HostLauncher(), options, folder)
         place.runtime = f"{case.format} by {kind.name}"
         place.fallback_ops = fallback_ops(case.path)
-        nothing = {"peak_rss_bytes": 0}
-        return assemble(place, runs, (before, during, runner.info()), nothing, gate_reached=gate_reached, parity=None)
+        return assemble(place, runs, (before, during, runner.info()), Memory(), gate_reached=gate_reached, parity=None)
 
 
 def _push(runner: Runner, case: Case, tool: Path) -> RemotePath:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -46,7 +47,8 @@ class CoreInfo:
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
-    """A device and its state at one moment. ``machine`` is the device's own ``uname -m``."""
+    """A device and its state at one moment. ``machine`` is the device's own ``uname -m``, ``abi`` what its programs are built
+    for, by Android's names (``arm64-v8a``). ``affinity`` are the cores that a measured process could run on, where it told."""
 
     url: str
     machine: str
@@ -64,6 +66,8 @@ class DeviceInfo:
     load_1min: float | None = None
     emulated: bool = False
     runtimes: dict[str, str] = field(default_factory=dict)  # format -> "onnxruntime 1.32.0"
+    abi: str | None = None
+    affinity: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +81,11 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One fresh process; raw samples are kept."""
+    """One fresh process; raw samples are kept. ``None`` is what a runtime's own program does not tell."""
 
     samples_ns: tuple[int, ...]
-    load_ns: int
-    first_ns: int
+    load_ns: int | None
+    first_ns: int | None
     warmup_ns: tuple[int, ...]
     converged: bool = True  # the warm-up ended because the times had settled
 
@@ -113,7 +117,7 @@ class Measurement:
     runtime: str  # "onnxruntime 1.32.0"
     threads: int
     runs: tuple[Run, ...]
-    peak_rss_bytes: int
+    peak_rss_bytes: int | None  # None where nothing tells it
     device: DeviceInfo
     codes: tuple[Code, ...]
     interval_ns: tuple[float, float]  # 95 %, of the median, bootstrapped over processes
@@ -126,8 +130,8 @@ class Measurement:
     p90_ns: Estimate | None = None  # only of at least 64 samples
     p99_ns: Estimate | None = None  # only of at least 662
     outliers: int = 0  # samples beyond the outer fences (3 interquartile ranges): counted, never dropped
-    base_rss_bytes: int = 0  # of the process with its runtime, before the model was loaded
-    pss_bytes: int = 0
+    base_rss_bytes: int | None = None  # of the process with its runtime, before the model was loaded
+    pss_bytes: int | None = None
     parity: tuple[OutputParity, ...] = ()  # of the benchmarked run's outputs, empty when there was no reference
     fallback_ops: tuple[str, ...] = ()
 
@@ -142,14 +146,25 @@ class Measurement:
         return statistics.median(self.samples_ns)
 
     @property
-    def load_ns(self) -> float:
-        """The median load time of the runs."""
-        return statistics.median(run.load_ns for run in self.runs)
+    def load_ns(self) -> float | None:
+        """The median load time of the runs that tell it."""
+        return _median(run.load_ns for run in self.runs)
 
     @property
-    def first_ns(self) -> float:
-        """The median time of the first inference of the runs."""
-        return statistics.median(run.first_ns for run in self.runs)
+    def first_ns(self) -> float | None:
+        """The median time of the first inference of the runs that tell it."""
+        return _median(run.first_ns for run in self.runs)
+
+    @property
+    def max_steps(self) -> float | None:
+        """How far the outputs are from their reference at most, in output quantization steps; ``None`` where none has steps."""
+        return max((output.max_steps for output in self.parity if output.max_steps is not None), default=None)
+
+
+def _median(values: Iterable[int | None]) -> float | None:
+    """The median of what is known."""
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
 
 
 class Verdict(StrEnum):

@@ -53,6 +53,8 @@ def test_a_tool_measures(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     assert found["runtime"] == "tflite by benchmark_model"
     assert [run["samples_ns"] for run in found["runs"]] == [[1_457_500]] * 2
     assert "OUTPUT_UNCHECKED" in found["codes"]
+    # Memory is what it does not tell.
+    assert " – " in cli("bench", tiny / "tiny.tflite", "--tool", tool, "--processes", "1").stdout
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ modem 0
 [ro.product.manufacturer]: [Acme]
 [ro.product.model]: [One]
 [ro.soc.model]: [S5]
+[ro.product.cpu.abi]: [arm64-v8a]
 @battery
 Current Battery Service state:
   level: 17
@@ -74,6 +75,7 @@ def test_a_phone() -> None:
     info = parse_device(PHONE, "adb://1")
     assert (info.machine, info.system, info.model) == ("aarch64", "Android", "Acme One")
     assert (info.soc, info.os_version) == ("S5", "Android 14")
+    assert info.abi == "arm64-v8a"
     assert info.cpu == "1x Cortex-A55 + 2x Cortex-A78"
     assert info.features == ("asimd", "asimddp", "asimdhp", "i8mm")
     assert info.cores == (CoreInfo(0), CoreInfo(1, "schedutil", 500_000, 1_000_000, 2_400_000))
@@ -93,6 +95,21 @@ def test_emulators_are_recognised() -> None:
 def test_a_device_that_says_nothing() -> None:
     info = parse_device("", "ssh://board")
     assert (info.machine, info.cores, info.temperature_c, info.memory_bytes, info.load_1min) == ("", (), None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("machine", "bits", "abi"),
+    [
+        ("aarch64", "64", "arm64-v8a"),
+        ("aarch64", "32", "armeabi-v7a"),  # a kernel of 64 bits under programs of 32
+        ("aarch64", "", "arm64-v8a"),
+        ("armv7l", "", "armeabi-v7a"),
+        ("x86_64", "64", "x86_64"),
+        ("mips64", "64", "mips64"),
+    ],
+)
+def test_what_programs_are_built_for(machine: str, bits: str, abi: str) -> None:
+    assert parse_device(f"@uname\n{machine}\nLinux\n6.1\n@bits\n{bits}\n@end\n", "x").abi == abi
 
 
 @pytest.mark.parametrize(

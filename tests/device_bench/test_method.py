@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +17,13 @@ from edgefold.artifact import TensorSpec
 from edgefold.device_bench import BenchOptions, bench, bench_many
 from edgefold.device_bench.benchmark import bench_case
 from edgefold.device_bench.cases import make_case, seeded_inputs, write_case
-from edgefold.device_bench.launch import Launchers
+from edgefold.device_bench.launch import FakeLauncher, Launchers
+from edgefold.device_bench.method import measure, placed
 from edgefold.device_bench.parity import compare_outputs, is_right
 from edgefold.device_bench.runners.base import Completed
-from edgefold.device_bench.runners.fake import FakeDevice, FakeRunner
+from edgefold.device_bench.runners.fake import QUIET_DEVICE, FakeDevice, FakeRunner
 from edgefold.errors import ArtifactError, RuntimeFailure, UsageError
-from edgefold.results import Measurement, from_dict, to_dict
+from edgefold.results import Code, CoreInfo, DeviceInfo, Measurement, from_dict, to_dict
 
 QUICK = BenchOptions(processes=2, min_samples=3, min_time_s=0.001, max_secs=10, gate_max_s=0)
 
@@ -28,7 +33,64 @@ def test_each_process_is_fresh_and_memory_is_a_pass_of_its_own(tiny: Path) -> No
     with FakeRunner(device) as runner:
         bench_case(make_case(tiny / "tiny.onnx", seed=0), runner, BenchOptions(processes=3), Launchers(runner))
         assert device.pushed == {}
-    assert device.jobs == ["bench tiny.onnx"] * 3 + ["memory tiny.onnx"]
+    assert device.jobs == [f"{mode} tiny.onnx" for mode in ("bench", "watch", "bench", "bench", "memory")]
+
+
+class Working(FakeRunner):
+    """A device whose clock is high while a process works that is not measured; it works until someone has looked."""
+
+    busy, seen = False, threading.Event()
+
+    def info(self) -> DeviceInfo:
+        clock = 2_400_000 if self.busy else 600_000
+        self.seen.set()
+        return replace(QUIET_DEVICE, cores=(CoreInfo(0, "performance", 600_000, clock, 2_400_000),))
+
+    def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:
+        if not argv[-1].endswith("watch.json"):
+            assert not self.busy
+            return super().run(argv, timeout_s=timeout_s)
+        self.busy = True
+        self.seen.clear()
+        assert self.seen.wait(10)
+        done = super().run(argv, timeout_s=timeout_s)
+        self.busy = False
+        return done
+
+
+def test_the_state_meanwhile_is_that_of_a_device_at_work(tiny: Path) -> None:
+    told = FakeDevice(answer=lambda answer: {**answer, "affinity": [4, 5]})
+    with Working(told) as runner:
+        result = bench_case(make_case(tiny / "tiny.onnx", seed=0), runner, QUICK, Launchers(runner))
+    assert result.device_before is not None
+    assert result.device_after is not None
+    clocks = [state.cores[0].current_khz for state in (result.device_before, result.device, result.device_after)]
+    assert clocks == [600_000, 2_400_000, 600_000]
+    assert result.device.affinity == (4, 5)
+    with Working(FakeDevice()) as runner:
+        result = bench_case(make_case(tiny / "tiny.onnx", seed=0), runner, QUICK, Launchers(runner))
+    assert result.device.affinity is None
+
+
+@pytest.mark.parametrize(("each_s", "processes"), [(3.0, 4), (10.0, 1), (1.0, 5)])
+def test_the_time_bounds_all_processes_together(tiny: Path, each_s: float, processes: int) -> None:
+    device = FakeDevice(latency_ns=lambda model, process: 8.2e6)
+    options = BenchOptions(max_secs=10.0)
+    with (
+        FakeRunner(device) as runner,
+        placed(make_case(tiny / "tiny.onnx", seed=0), runner, FakeLauncher(runner.python), options) as place,
+    ):
+        result = measure(place, clock=lambda: each_s * device.jobs.count("bench tiny.onnx"))
+    assert len(result.runs) == processes
+    assert device.jobs.count("watch tiny.onnx") == 1
+    assert (Code.FEW_SAMPLES in result.codes) == (processes < 5)
+
+
+@pytest.mark.parametrize("cores", ["99", "0,7-8"])
+def test_cores_that_the_device_lacks_are_named(tiny: Path, cores: str) -> None:
+    lacking = cores.removeprefix("0,").replace("-", ", ")
+    with FakeRunner() as runner, pytest.raises(UsageError, match=rf"cores '{lacking}' .* device 'fake' has cores 0, 1, 2, 3"):
+        bench_case(make_case(tiny / "tiny.onnx", seed=0), runner, replace(QUICK, cores=cores), Launchers(runner))
 
 
 def test_what_was_pushed_is_removed_when_a_run_fails(tiny: Path) -> None:
@@ -54,7 +116,10 @@ def test_the_host_measures_a_real_file(tiny: Path) -> None:
     assert result.runtime.startswith("ai-edge-litert")
     assert len(result.runs) == 2
     assert result.precision == "int8"
-    assert result.peak_rss_bytes > result.base_rss_bytes > 0
+    assert result.peak_rss_bytes
+    assert result.base_rss_bytes
+    assert result.peak_rss_bytes > result.base_rss_bytes
+    assert result.device.affinity == tuple(sorted(os.sched_getaffinity(0)))
     assert from_dict(Measurement, json.loads(json.dumps(to_dict(result)))) == result
 
 
@@ -82,6 +147,7 @@ def test_a_case_is_one_folder(tiny: Path, tmp_path: Path) -> None:
         "memory.json",
         "model.onnx",
         "profile.json",
+        "watch.json",
     ]
     job = json.loads((tmp_path / "bench.json").read_text())
     assert (job["mode"], job["threads"], job["cores"], job["max_s"], job["x"]) == ("bench", 2, [0, 2, 3], 10.0, 1)
@@ -115,11 +181,15 @@ def test_unknown_devices_and_files(tiny: Path) -> None:
         bench(tiny / "none.onnx")
 
 
-def test_parity_counts_steps_of_quantized_outputs() -> None:
+def test_parity_counts_steps_of_quantized_outputs(tiny: Path) -> None:
     spec = TensorSpec("y", (1, 4), "int8", scale=0.5, zero_point=0)
     reference = np.array([[0.0, 0.5, 1.0, 50.0]], np.float32)
     (found,) = compare_outputs([spec], [reference + np.array([[0, 0.5, 0, -1.0]], np.float32)], [reference])
     assert (found.max_steps, found.share_different) == (2.0, 0.5)
+    with FakeRunner(FakeDevice()) as runner:
+        result = bench_case(make_case(tiny / "tiny.onnx", seed=0), runner, QUICK, Launchers(runner))
+    assert result.max_steps is None
+    assert replace(result, parity=(replace(found, max_steps=None), found, replace(found, max_steps=1.0))).max_steps == 2
     assert is_right(found, None)
     (bad,) = compare_outputs([spec], [reference * 0.9], [reference])
     assert not is_right(bad, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.tools import bench_with_tool, read_benchmark_model, read_executor_runner, read_perf_test
 from edgefold.errors import RuntimeFailure, UsageError
-from edgefold.results import Code, Run
+from edgefold.results import Code, Measurement, Run, from_dict, to_dict
 
 TFLITE = """INFO: Graph: [m.tflite]
 INFO: count=50 first=1512 curr=1450 min=1438 max=1530 avg=1457.5 std=9
@@ -28,7 +29,7 @@ QUICK = BenchOptions(processes=2, gate_max_s=0)
 def test_each_kind_is_read() -> None:
     assert read_benchmark_model(TFLITE) == Run((1_457_500,), 5_685_000, 1_853_000, (1_446_250,))
     assert read_perf_test(ONNX) == Run((1_500_000,), 21_300_000, 2_000_000, ())
-    assert read_executor_runner(EXECUTORCH) == Run((1_234_000,), 0, 0, ())
+    assert read_executor_runner(EXECUTORCH) == Run((1_234_000,), None, None, ())
 
 
 @pytest.mark.parametrize("read", [read_benchmark_model, read_perf_test, read_executor_runner])
@@ -54,7 +55,13 @@ def test_a_tool_is_sent_and_run(tiny: Path, tmp_path: Path, model: str, text: st
     assert result.median_ns == median_ns
     assert len(result.runs) == 2
     assert {Code.FEW_SAMPLES, Code.OUTPUT_UNCHECKED} <= set(result.codes)
-    assert all(arguments in line for line in log.read_text().splitlines())
+    lines = log.read_text().splitlines()
+    assert all(arguments in line for line in lines)
+    assert len(lines) == 3  # one more, that is watched
+    # What it does not tell is no zero.
+    assert (result.peak_rss_bytes, result.base_rss_bytes, result.pss_bytes) == (None, None, None)
+    assert (result.load_ns is None) == (result.first_ns is None) == (model == "tiny.pte")
+    assert from_dict(Measurement, json.loads(json.dumps(to_dict(result)))) == result
 
 
 def test_tools_that_cannot_be_used(tiny: Path, tmp_path: Path) -> None:

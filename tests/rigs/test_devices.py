@@ -45,7 +45,11 @@ def check(result: Measurement) -> None:
         assert parity.max_steps == 0
     else:
         assert parity.max_relative_error < 1e-6
-    assert result.peak_rss_bytes > result.base_rss_bytes > 0
+    assert result.peak_rss_bytes
+    assert result.base_rss_bytes
+    assert result.peak_rss_bytes > result.base_rss_bytes
+    assert result.device.affinity
+    assert result.device.abi == "arm64-v8a"
 
 
 @pytest.mark.parametrize("name", FILES)

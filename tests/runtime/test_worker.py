@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ import pytest
 from numpy.typing import NDArray
 
 from edgefold.artifact import Format
-from edgefold.errors import ArtifactError, RuntimeFailure
+from edgefold.errors import ArtifactError, RuntimeFailure, UsageError
 from edgefold.runtime import worker_timing
-from edgefold.runtime.protocol import WORKER_FILES, ask, find_answer, python_path, read_answer, worker_argv
+from edgefold.runtime.protocol import RACE, WORKER_FILES, ask, find_answer, python_path, read_answer, worker_argv
 from edgefold.runtime.session import save_inputs
 
 BENCH: dict[str, Any] = {"min_samples": 5, "min_time_s": 0.001, "warmup_max_s": 0.2, "max_s": 5.0}
@@ -36,7 +37,27 @@ def test_bench_keeps_every_sample_and_writes_the_outputs(
     assert min(answer["samples_ns"]) > 0
     assert answer["load_ns"] > 0
     assert answer["first_ns"] > 0
+    assert answer["affinity"] == sorted(os.sched_getaffinity(0))
     np.testing.assert_allclose(np.load(tmp_path / answer["outputs"][0])[0], expected[:1], atol=1e-5)
+
+
+@pytest.mark.parametrize("cores", [[9999], [0, 9999]])
+@pytest.mark.parametrize("racing", [False, True])
+def test_cores_that_there_are_not_are_named(tiny: Path, tmp_path: Path, cores: list[int], racing: bool) -> None:
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(job(tiny, "bench", cores=cores, sys_path=python_path())))
+    argv = worker_argv(str(path))
+    done = subprocess.run([*argv[:2], str(RACE), argv[-1]] if racing else argv, capture_output=True, timeout=60)
+    assert done.returncode == 1
+    with pytest.raises(UsageError, match=r"^cores '9999' cannot be used: the device has cores 0"):
+        read_answer(done.returncode, done.stdout, done.stderr, model="m", format=Format.ONNX)
+
+
+def test_a_process_is_on_the_cores_that_it_was_given(tiny: Path, tmp_path: Path) -> None:
+    names = save_inputs(tmp_path, [np.zeros((1, 1, 3, 16, 16), np.float32)])
+    core = max(os.sched_getaffinity(0))
+    answer = ask(job(tiny, "bench", inputs=names, cores=[core], **BENCH), tmp_path, timeout_s=60)
+    assert answer["affinity"] == [core]
 
 
 def test_memory_pass_counts_the_process_and_what_it_held_before_the_model(tiny: Path, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -38,6 +37,11 @@ using Nanoseconds = std::vector<std::int64_t>;
 
 // The job does not fit the file.
 struct JobError : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// The device has no such cores, or does not let this process run on them.
+struct CoresError : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
@@ -85,6 +89,18 @@ long proc_bytes(const char *path, const char *key) {
     return 0;
 }
 
+// The cores that this process may run on; none where the kernel does not tell.
+std::vector<int> affinity() {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    std::vector<int> cores;
+    if (sched_getaffinity(0, sizeof set, &set) == 0)
+        for (int core = 0; core < CPU_SETSIZE; core++)
+            if (CPU_ISSET(core, &set))
+                cores.push_back(core);
+    return cores;
+}
+
 void pin(const std::vector<int> &cores) {
     if (cores.empty())
         return;
@@ -92,8 +108,13 @@ void pin(const std::vector<int> &cores) {
     CPU_ZERO(&set);
     for (int core : cores)
         CPU_SET(core, &set);
-    if (sched_setaffinity(0, sizeof set, &set) != 0)
-        throw std::runtime_error(std::string("cannot pin to these cores: ") + std::strerror(errno));
+    bool taken = sched_setaffinity(0, sizeof set, &set) == 0;
+    std::vector<int> found = affinity();
+    for (int core : cores)
+        // The kernel takes those that there are of a list.
+        if (!taken || std::find(found.begin(), found.end(), core) == found.end())
+            throw CoresError("core " + std::to_string(core) + " cannot be used: the device has cores 0-" +
+                             std::to_string(sysconf(_SC_NPROCESSORS_CONF) - 1) + "; choose others, or none");
 }
 
 std::string list(const std::vector<std::string> &items) {
@@ -179,7 +200,8 @@ std::string bench(Backend &model, std::vector<Array> &first, const Job &job) {
         if (seconds_since(start) >= max_s)
             break;
     }
-    return ",\"first_ns\":" + std::to_string(first_ns) + ",\"warmup_ns\":" + list(warmup) + ",\"samples_ns\":" + list(samples) +
+    std::vector<int> cores = affinity();
+    return ",\"affinity\":" + list(Nanoseconds(cores.begin(), cores.end())) + ",\"first_ns\":" + std::to_string(first_ns) + ",\"warmup_ns\":" + list(warmup) + ",\"samples_ns\":" + list(samples) +
            ",\"converged\":" + (converged ? "true" : "false");
 }
 
@@ -283,6 +305,9 @@ int answer(const std::string &path) {
         std::size_t slash = path.rfind('/');
         body = work(Job(text.str()), slash == std::string::npos ? "" : path.substr(0, slash + 1));
         done = true;
+    } catch (const CoresError &error) {
+        kind = "cores";
+        body = error.what();
     } catch (const JobError &error) {
         kind = "job";
         body = error.what();

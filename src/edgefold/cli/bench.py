@@ -225,7 +225,7 @@ def _remember(results: list[Measurement]) -> None:
 
 def _measured(measured: list[tuple[str, Measurement]]) -> Iterable[RenderableType]:
     from edgefold.cli.output import table
-    from edgefold.report.table import duration, size
+    from edgefold.report.table import duration, known, size
     from edgefold.results import Code
 
     def latency(found: Measurement) -> str:
@@ -243,11 +243,11 @@ def _measured(measured: list[tuple[str, Measurement]]) -> Iterable[RenderableTyp
                 found.device.url,
                 found.runtime,
                 str(found.threads),
-                duration(found.load_ns),
-                duration(found.first_ns),
+                known(found.load_ns, duration),
+                known(found.first_ns, duration),
                 latency(found),
                 "" if found.p90_ns is None else duration(found.p90_ns.value),
-                size(found.peak_rss_bytes),
+                known(found.peak_rss_bytes, size),
                 f"{found.noise * 100:.1f} %",
                 " ".join(found.codes),
             )

@@ -8,7 +8,7 @@ from edgefold.report.charts import accuracy_chart, latency_chart, legend, undraw
 from edgefold.report.content import Shipment
 from edgefold.report.explained import explained_schemes
 from edgefold.report.plan_pictures import choice_summary, choices, closing_text, layer_cards, totals
-from edgefold.report.table import HEADERS, cells, duration, percent, rows, size
+from edgefold.report.table import HEADERS, cells, duration, known, percent, rows, size
 from edgefold.report.verdict import verdict
 from edgefold.results import Measurement
 
@@ -74,8 +74,8 @@ def _conditions(name: str, measured: Measurement) -> _Conditions:
         runtime=measured.runtime,
         threads=str(measured.threads),
         processes=f"{len(measured.runs)} × {len(measured.samples_ns) // max(1, len(measured.runs))} samples",
-        first=duration(measured.first_ns),
-        memory=size(measured.peak_rss_bytes),
+        first=known(measured.first_ns, duration),
+        memory=known(measured.peak_rss_bytes, size),
         noise=f"{measured.noise * 100:.1f} %",
         codes=", ".join(measured.codes),
     )

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from edgefold.artifact import Format, Precision
 from edgefold.report.content import Shipment, Variant
@@ -15,6 +16,9 @@ from edgefold.results import Code, Measurement, ParityReport
 
 HEADERS = ("artifact", "size", "accuracy", "parity", "load", "median [95 %]", "vs fp32", "checks")
 ALIGN = "lrrrrrrl"  # left for words, right for numbers
+UNKNOWN = "–"
+
+N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,11 @@ def duration(ns: float) -> str:
         if ns / factor < 999.5:
             return f"{_digits(ns / factor)} {unit}"
     return f"{_digits(ns / 1e9)} s"
+
+
+def known(value: N | None, text: Callable[[N], str]) -> str:
+    """A value as text, or a dash where nothing tells it."""
+    return UNKNOWN if value is None else text(value)
 
 
 def percent(share: float) -> str:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from edgefold.artifact import Format
-from edgefold.errors import ArtifactError, RuntimeFailure
+from edgefold.errors import ArtifactError, RuntimeFailure, UsageError
 
 WORKER = Path(__file__).with_name("worker.py")
 RACE = Path(__file__).with_name("race.py")
 # Everything that a device needs; the worker finds its parts beside it.
-WORKER_FILES = (WORKER, *(WORKER.with_name(f"worker_{part}.py") for part in ("timing", "trace", "roofline", "x86")))
+WORKER_FILES = (WORKER, *(WORKER.with_name(f"worker_{part}.py") for part in ("timing", "trace", "roofline", "x86", "cores")))
 PROTOCOL = 1
 JOB_FILE = "job.json"
 
@@ -65,6 +65,7 @@ def read_answer(returncode: int, stdout: bytes, stderr: bytes, *, model: str, fo
     Raises:
         RuntimeFailure: there is no answer, or it says that the runtime failed.
         ArtifactError: it says that the inputs do not fit the file.
+        UsageError: it says that the device has not the cores that were asked for.
     """
     answer = find_answer(stdout)
     number = -returncode if returncode < 0 else returncode - 128
@@ -86,6 +87,8 @@ def read_answer(returncode: int, stdout: bytes, stderr: bytes, *, model: str, fo
     match answer.get("kind"):
         case "missing":
             raise RuntimeFailure(f"no {format} runtime for '{model}': {reason[0]}; install one there, or use the native runner")
+        case "cores":
+            raise UsageError(reason[0])
         case "job":
             raise ArtifactError(f"'{model}' cannot be run like this: {reason[0]}")
         case _:

@@ -78,12 +78,11 @@ def race(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     if job.get("limit_s"):
         # Ends this process also when whoever asked is gone, and while a runtime hangs in C.
         signal.setitimer(signal.ITIMER_REAL, job["limit_s"])
-    if job.get("cores"):
-        os.sched_setaffinity(0, job["cores"])
     threads = int(job.get("threads", 1))
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
     worker = load_worker()
+    worker.part("worker_cores").pin(job.get("cores", []))
     clock = time.process_time_ns if threads == 1 else time.perf_counter_ns
     lanes = []
     for model, names in zip(job["models"], job["inputs"]):  # noqa: B905 - zip's strict came with Python 3.10
@@ -116,9 +115,7 @@ def main(argv: list[str]) -> int:
         sys.path.extend(path for path in job.get("sys_path", []) if path not in sys.path)
         result = dict(race(job, Path(argv[1]).resolve().parent), ok=True)
     except Exception as error:
-        # By name: the classes are those of a module that was loaded from a file.
-        kind = {"MissingRuntimeError": "missing", "JobError": "job", "KeyError": "job"}.get(type(error).__name__, "model")
-        result = {"ok": False, "kind": kind, "error": f"{type(error).__name__}: {error}"}
+        result = dict(load_worker().failure(error))
     answer.write(json.dumps(dict(result, edgefold=1)) + "\n")
     answer.flush()
     return 0 if result["ok"] else 1

@@ -14,8 +14,8 @@ The job is one JSON object; its paths are relative to its own folder::
 
 An input file holds (samples, *the file's own shape); ``run`` writes ``output_<i>.npy`` of (samples, *shape) beside the job,
 ``bench`` times the first sample only and writes its outputs. The answer is one line of JSON on stdout,
-``{"edgefold": 1, "ok": true, ...}``, or ``{"edgefold": 1, "ok": false, "kind": "missing" | "model" | "job", "error": "..."}`` and
-exit code 1. What a runtime prints itself goes to stderr. All times are ns of a monotonic clock.
+``{"edgefold": 1, "ok": true, ...}``, or ``{"edgefold": 1, "ok": false, "kind": "missing" | "model" | "job" | "cores",
+"error": "..."}`` and exit code 1. What a runtime prints itself goes to stderr. All times are ns of a monotonic clock.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ MEMORY_RUNS, PROFILE_RUNS = 8, 30
 
 class MissingRuntimeError(Exception):
     """No runtime for the format is installed here."""
+
+    kind = "missing"
 
 
 def first_module(*names: str) -> Any:
@@ -86,6 +88,8 @@ TORCH_DTYPES = {0: "uint8", 1: "int8", 2: "int16", 3: "int32", 4: "int64", 5: "f
 
 class JobError(Exception):
     """The job itself does not fit the file."""
+
+    kind = "job"
 
 
 class OnnxModel:
@@ -288,8 +292,7 @@ def begin(job: dict[str, Any], limit_s: float) -> None:
     if limit_s:
         # Ends this process also when whoever asked is gone, and while a runtime hangs in C.
         signal.setitimer(signal.ITIMER_REAL, limit_s)
-    if job.get("cores"):
-        os.sched_setaffinity(0, job["cores"])
+    part("worker_cores").pin(job.get("cores", []))
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(job.get("threads", 1))
 
@@ -343,7 +346,7 @@ def work(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     if mode == "run":
         return one.answer(run_all(one.model, one.arrays))
     if mode == "bench":
-        one.result.update(part("worker_timing").bench(one.model, one.first, job))
+        one.result.update(part("worker_timing").bench(one.model, one.first, job), affinity=part("worker_cores").affinity())
     elif mode == "profile":
         for _ in range(PROFILE_RUNS):
             one.once()
@@ -366,6 +369,13 @@ def work_pair(jobs: list[dict[str, Any]], folders: list[Path]) -> dict[str, Any]
     return {"mode": "pair", "runtime": sides[0].model.runtime, "sides": [side.answer() for side in sides]}
 
 
+def failure(error: Exception) -> dict[str, Any]:
+    """The answer that says what went wrong."""
+    kind = "job" if isinstance(error, KeyError) else getattr(error, "kind", "model")
+    # Whatever a runtime throws at a file is the answer to the question whether it can run that file.
+    return {"ok": False, "kind": kind, "error": f"{type(error).__name__}: {error}" if kind == "model" else str(error)}
+
+
 def main(argv: list[str]) -> int:
     """Answers one job; 0 when it was done."""
     # Runtimes print to stdout from C++. The answer gets the real one, all else goes to stderr.
@@ -377,13 +387,8 @@ def main(argv: list[str]) -> int:
         folders = [Path(name).resolve().parent for name in argv[1:]]
         sys.path.extend(path for path in jobs[0].get("sys_path", []) if path not in sys.path)
         result = dict(work_pair(jobs, folders) if len(jobs) > 1 else work(jobs[0], folders[0]), ok=True)
-    except MissingRuntimeError as error:
-        result = {"ok": False, "kind": "missing", "error": str(error)}
-    except (JobError, KeyError) as error:
-        result = {"ok": False, "kind": "job", "error": str(error)}
     except Exception as error:
-        # Whatever a runtime throws at a file is the answer to the question whether it can run that file.
-        result = {"ok": False, "kind": "model", "error": f"{type(error).__name__}: {error}"}
+        result = failure(error)
     answer.write(json.dumps(dict(result, edgefold=PROTOCOL)) + "\n")
     answer.flush()
     return 0 if result["ok"] else 1
