@@ -1,6 +1,7 @@
 """Light augmentation of a batch of images: random crops of the padded image, and horizontal flips.
 
-Works on unsigned bytes before normalisation, so that the padding is the black of the pixels.
+Works on unsigned bytes before normalisation, so that the padding is the black of the pixels. Floats are not augmented:
+what moves or mirrors an image without harm may be wrong for sound.
 """
 
 from __future__ import annotations

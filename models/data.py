@@ -1,8 +1,9 @@
-"""Image data sets with labels: IDX files, folders of images, ``.npz`` files, the user's own code, and the shipped slice.
+"""Data sets with labels: IDX files, folders of images, ``.npz`` files, the user's own code, and the shipped slice.
 
 An IDX file is a big-endian header (two zero bytes, type code 0x08 for unsigned bytes, the number of dimensions, one 32-bit size a
 dimension) and then the raw values, last dimension fastest (Y. LeCun, "The MNIST database"). Images are kept as unsigned bytes,
-NCHW, and normalised when used: x = (pixel / 255 − mean) / std.
+NCHW, and normalised when used: x = (pixel / 255 − mean) / std. What is no image, such as sound, is float32 of any shape (B, …);
+it is taken as it is, or normalised by (x − mean) / std where the data declares both.
 """
 
 from __future__ import annotations
@@ -48,9 +49,10 @@ ARRAYS: Final = ("train_images", "train_labels", "test_images", "test_labels")
 
 @dataclass(frozen=True, slots=True)
 class ImageSet:
-    """Labelled images.
+    """Labelled images, or other labelled samples.
 
-    ``images`` is uint8 (B, C, H, W), ``labels`` int64 (B,); ``mean`` and ``std`` are per channel, of pixels in [0, 1].
+    ``images`` is uint8 (B, C, H, W), or float32 of any shape (B, …); ``labels`` is int64 (B,). ``mean`` and ``std`` are per
+    channel (axis 1), or one for all: of pixels in [0, 1], or of the floats. Both are empty for floats that are taken as they are.
     """
 
     images: Tensor
@@ -62,8 +64,18 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def pictures(self) -> bool:
+        """Whether a sample is a picture, which may be moved and mirrored."""
+        return self.images.dtype == torch.uint8 and self.images.ndim == 4
+
+    @property
+    def noun(self) -> str:
+        """What its samples are called in sentences."""
+        return "images" if self.pictures else "samples"
+
     def normalised(self, start: int = 0, stop: int | None = None) -> Tensor:
-        """Images ``start`` to ``stop`` as float32 network input, (B, C, H, W)."""
+        """Images ``start`` to ``stop`` as float32 network input, of their shape."""
         return normalise(self.images[start:stop], self.mean, self.std)
 
 
@@ -78,9 +90,13 @@ class TrainingData:
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 (B, C, H, W) -> float32: (pixel / 255 − mean) / std."""
-    scale = 1.0 / (255.0 * torch.tensor(std)).view(1, -1, 1, 1)
-    shift = (torch.tensor(mean) / torch.tensor(std)).view(1, -1, 1, 1)
+    """(B, C, …) -> float32: (pixel / 255 − mean) / std of uint8, (x − mean) / std of floats; floats alone without mean."""
+    if not mean:
+        return images.float()
+    unit = 255.0 if images.dtype == torch.uint8 else 1.0
+    channels = (1, -1, *[1] * (images.ndim - 2))
+    scale = 1.0 / (unit * torch.tensor(std)).view(channels)
+    shift = (torch.tensor(mean) / torch.tensor(std)).view(channels)
     return images.float() * scale - shift
 
 
@@ -152,18 +168,22 @@ def image_set(
     """Checked arrays as an image set.
 
     Args:
-        images: uint8, (B, H, W) or (B, C, H, W).
+        images: uint8, (B, H, W) or (B, C, H, W), or floats, (B, C, …).
         labels: integers, (B,).
         source: what an error message calls the arrays.
         classes: class names; by default the numbers up to the largest label.
-        mean: per channel, of pixels in [0, 1]; by default 0.5.
+        mean: per channel, of pixels in [0, 1] or of the floats; by default 0.5 of pixels, and none of floats.
         std: likewise.
 
     Raises:
-        DataError: wrong type or shape, no images, or labels outside the classes.
+        DataError: wrong type or shape, no images, NaN or infinity, or labels outside the classes.
     """
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
-        raise DataError(f"'{source}' holds images of {images.dtype} {images.shape}, expected uint8 (B, H, W) or (B, C, H, W)")
+    floats = np.issubdtype(images.dtype, np.floating)
+    if not (images.dtype == np.uint8 and images.ndim in (3, 4)) and not (floats and images.ndim >= 2):
+        raise DataError(
+            f"'{source}' holds images of {images.dtype} {images.shape}, expected uint8 (B, H, W) or (B, C, H, W), "
+            "or floats (B, C, …) for what is no image"
+        )
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
         raise DataError(
             f"'{source}' holds labels of {labels.dtype} {labels.shape} for {len(images)} images, expected one integer an image"
@@ -173,12 +193,19 @@ def image_set(
     count = len(classes) if classes is not None else int(labels.max()) + 1
     if labels.min() < 0 or labels.max() >= count:
         raise DataError(f"'{source}' holds labels from {labels.min()} to {labels.max()}, expected 0 to {count - 1}")
-    tensor = torch.from_numpy(np.ascontiguousarray(images if images.ndim == 4 else images[:, None]))
+    if floats:
+        tensor = torch.from_numpy(np.ascontiguousarray(images, np.float32))
+        if not tensor.isfinite().all():
+            raise DataError(f"'{source}' holds NaN or infinity, expected finite numbers; clean the data")
+    else:
+        tensor = torch.from_numpy(np.ascontiguousarray(images if images.ndim == 4 else images[:, None]))
     channels = tensor.shape[1]
     names = classes if classes is not None else tuple(str(label) for label in range(count))
-    mean = (0.5,) * channels if mean is None else mean
-    std = (0.5,) * channels if std is None else std
-    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+    default = () if floats else (0.5,) * channels
+    mean = default if mean is None else mean
+    std = default if std is None else std
+    fitting = len(mean) == len(std) and len(mean) in (channels, *((0, 1) if floats else ()))
+    if not fitting or min(std, default=1.0) <= 0:
         raise DataError(f"'{source}' has {channels} channels, but mean {mean} and std {std}; expected one positive std a channel")
     return ImageSet(tensor, torch.from_numpy(labels.astype(np.int64)), names, mean, std)
 
@@ -231,8 +258,8 @@ def _plain_or_gzip(folder: Path, name: str) -> Path:
 def read_npz(path: Path) -> TrainingData:
     """Training data from a ``.npz`` with ``train_images``, ``train_labels``, ``test_images``, ``test_labels``.
 
-    Optional: ``classes`` (strings), ``mean`` and ``std`` (per channel, of pixels in [0, 1]). Without mean and std the
-    training images' own are used.
+    Optional: ``classes`` (strings), ``mean`` and ``std`` (per channel, of pixels in [0, 1] or of the floats). Without them
+    those of the training images are used, and floats are taken as they are.
 
     Raises:
         DataError: not an ``.npz``, an array is missing or has the wrong type or shape.
@@ -249,13 +276,21 @@ def from_arrays(arrays: Mapping[str, npt.NDArray[Any]], name: str, source: str) 
     missing = [key for key in ARRAYS if key not in arrays]
     if missing:
         raise DataError(f"'{source}' has the arrays {sorted(arrays)}, expected also {missing}")
+    kinds = [arrays[key].dtype.kind == "f" for key in ("train_images", "test_images")]
+    if kinds[0] != kinds[1]:
+        raise DataError(
+            f"'{source}' has train_images of {arrays['train_images'].dtype} and test_images of {arrays['test_images'].dtype}, "
+            "expected one type; store both as uint8 pixels or both as floats"
+        )
     digest = hashlib.sha256()
     for key in ARRAYS:
         digest.update(np.ascontiguousarray(arrays[key]).tobytes())
     classes = tuple(str(label) for label in arrays["classes"]) if "classes" in arrays else None
     train = image_set(arrays["train_images"], arrays["train_labels"], f"{source}: train", classes=classes)
     if "mean" in arrays and "std" in arrays:
-        mean, std = torch.as_tensor(arrays["mean"]), torch.as_tensor(arrays["std"])
+        mean, std = torch.as_tensor(arrays["mean"]).reshape(-1), torch.as_tensor(arrays["std"]).reshape(-1)
+    elif train.images.is_floating_point():
+        mean = std = torch.empty(0)
     else:
         pixels = train.images.double() / 255
         mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp(min=1 / 255)

@@ -3,7 +3,7 @@
     images/                 pictures, in folders or not; for evaluation one folder a class
     fashion-mnist/          a folder with Fashion-MNIST's four IDX files
     train-images.gz         one IDX file of images (no labels)
-    x.npy                   uint8 pictures (N, H, W), (N, H, W, C) or (N, C, H, W), or float32 inputs (N, C, H, W)
+    x.npy                   uint8 pictures (N, H, W), (N, H, W, C) or (N, C, H, W), or float32 inputs (N, C, …)
     data.npz                a labelled data set (`edgefold.models.data.read_npz`), or one array an input, in their order
     mine.py:samples         a function of the user's: inputs, or pictures, as one array or one after the other; for evaluation it
                             gives (inputs, class indices)
@@ -26,6 +26,7 @@ from torch import Tensor
 from edgefold.batch import as_tensors
 from edgefold.errors import DataError
 from edgefold.models.data import ImageSet, load_npz, load_training_data, normalise, read_idx
+from edgefold.models.fit import shaped
 from edgefold.models.pictures import class_folders, picture_files, read_pictures, spread
 from edgefold.models.source_files import function_of
 from edgefold.preprocess import Preprocessing
@@ -62,7 +63,7 @@ def read_calibration(source: str, example: tuple[Tensor, ...], prepare: Preproce
         if not arrays.keys() >= _SET:
             return _one_array_an_input(arrays, example, prepare, source)[:limit]
     if path.is_dir() or path.suffix == ".npz":
-        return _split(_of_set(load_training_data(path).train, prepare, limit))
+        return _split(_of_set(load_training_data(path).train, prepare, limit, example))
     if not path.exists():
         raise DataError(
             f"calibration data '{source}' does not exist; give a folder, an .npy, .npz or IDX file, or file.py:function"
@@ -71,7 +72,7 @@ def read_calibration(source: str, example: tuple[Tensor, ...], prepare: Preproce
 
 
 def read_evaluation(
-    source: str, prepare: Preprocessing | None, classes: Sequence[str]
+    source: str, prepare: Preprocessing | None, classes: Sequence[str], example: tuple[Tensor, ...] = ()
 ) -> tuple[tuple[Tensor, ...], NDArray[np.int64], str]:
     """Inputs with class indices, and what they are, in words.
 
@@ -79,6 +80,7 @@ def read_evaluation(
         source: a path, or ``file.py:function``.
         prepare: from a picture to the input.
         classes: the names of the classes in the order of the scores, if they are known.
+        example: one batch of the network's inputs, to which a channel axis of size 1 is fitted.
 
     Raises:
         DataError: nothing there can be read, or it has no labels.
@@ -101,8 +103,8 @@ def read_evaluation(
             f"{len(files):,} images of {path.name}",
         )
     data = load_training_data(path)
-    inputs = _of_set(data.test, prepare, len(data.test))
-    return (inputs,), data.test.labels.numpy(), f"{len(data.test):,} test images of {data.name}"
+    inputs = _of_set(data.test, prepare, len(data.test), example)
+    return (inputs,), data.test.labels.numpy(), f"{len(data.test):,} test {data.test.noun} of {data.name}"
 
 
 def prepared(data: Iterable[Any] | Tensor, prepare: Preprocessing | None) -> Iterable[Any] | Tensor:
@@ -209,10 +211,11 @@ def _one_array_an_input(arrays: Any, example: tuple[Tensor, ...], prepare: Prepr
     return list(zip(*columns, strict=True))
 
 
-def _of_set(images: ImageSet, prepare: Preprocessing | None, limit: int) -> Tensor:
-    """Images of a data set, prepared with the network's own mean and deviation where it has some."""
+def _of_set(images: ImageSet, prepare: Preprocessing | None, limit: int, example: tuple[Tensor, ...]) -> Tensor:
+    """Images of a data set, prepared with the network's own mean and deviation where it has some; floats with the set's."""
+    images = shaped(images, tuple(example[0].shape[1:])) if len(example) == 1 else images
     pixels = images.images[:limit]
-    if prepare is None:
+    if prepare is None or not images.pictures:
         return normalise(pixels, images.mean, images.std)
     if prepare.channels != pixels.shape[1]:
         raise DataError(f"the images have {pixels.shape[1]} channels, the model takes {prepare.channels}; give fitting images")

@@ -63,7 +63,7 @@ def train(
     """Trains ``model`` in place; it ends in eval mode with the averaged weights.
 
     Args:
-        model: maps float32 (B, C, H, W) to logits (B, classes).
+        model: maps float32 (B, C, H, W), or what the data holds, to logits (B, classes).
         data: training and test images.
         options: how to train; by default `TrainOptions`.
         out: a folder that gets ``training.safetensors`` after each epoch, and at the end ``weights.safetensors`` (the averaged

@@ -21,7 +21,7 @@ from edgefold.models.train_options import EpochMetrics, TrainOptions
 from edgefold.models.train_state import ExponentialAverage
 
 Objective = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(model in train mode, images (B, C, H, W), labels (B,)) -> (loss, logits (B, classes))."""
+"""(model in train mode, images (B, …), labels (B,)) -> (loss, logits (B, classes))."""
 
 _ONEDNN_BLOCK = 8  # channels
 _SEEDS_APART = 1_000_003  # a prime above any number of epochs: no two (seed, epoch) pairs in use share a stream
@@ -33,6 +33,8 @@ def fast_layout(model: nn.Module) -> torch.memory_format:
     Channels last saves a fifth of the time. But oneDNN's AVX2 kernel for the weight gradient of a strided 1×1 convolution writes
     past its buffer in that layout when there are fewer than 8 input channels (uxlfoundation/oneDNN#6035).
     """
+    if any(parameter.ndim == 5 for parameter in model.parameters()):  # of a Conv3d, which has no such layout
+        return torch.contiguous_format
     for module in model.modules():
         if (
             isinstance(module, nn.Conv2d)
@@ -77,18 +79,20 @@ def learning_rate(options: TrainOptions, position: float) -> float:
 def batches(
     data: ImageSet, options: TrainOptions, epoch: int, layout: torch.memory_format = torch.contiguous_format
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The (images float32, labels) of one epoch: shuffled and augmented; what is left below a whole batch is dropped."""
+    """The (images float32, labels) of one epoch: shuffled, pictures augmented; what is left below a whole batch is dropped."""
     generator = Generator().manual_seed(options.seed * _SEEDS_APART + epoch)
     order = torch.randperm(len(data), generator=generator)
     size = min(options.batch_size, len(data))
     for start in range(0, len(data) - size + 1, size):
         index = order[start : start + size]
-        images = random_crop(data.images[index], options.crop_padding, generator)
-        if options.flip:
-            images = random_flip(images, generator)
+        images = data.images[index]
+        if data.pictures:
+            images = random_crop(images, options.crop_padding, generator)
+            if options.flip:
+                images = random_flip(images, generator)
         floats = normalise(images, data.mean, data.std)
         # A clone: with one channel, contiguous() would keep strides that convolutions take for channels last.
-        yield floats.clone(memory_format=layout), data.labels[index]
+        yield floats.clone(memory_format=layout if floats.ndim == 4 else torch.contiguous_format), data.labels[index]
 
 
 def batches_per_epoch(count: int, options: TrainOptions) -> int:

@@ -23,7 +23,7 @@ class TrainOptions:
     warmup_epochs: float = 1.0
     ema_decay: float = 0.998
     label_smoothing: float = 0.0
-    crop_padding: int = 2  # pixels that an image may move
+    crop_padding: int = 2  # pixels that an image may move; only of uint8 images, as is flip
     flip: bool = True
     seed: int = 0
 

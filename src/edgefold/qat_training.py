@@ -74,15 +74,18 @@ def train_qat(
     """Trains a classifier as INT8.
 
     Args:
-        network: takes one batch of images; its own preprocessing counts, or else the data's mean and deviation.
+        network: takes one batch of images or of other samples; for images its own preprocessing counts, or else the data's mean
+            and deviation.
         data: training images, from which calibration takes its samples too, and test images.
         options: how to train.
         progress: told what is going on.
 
     Raises:
         DataError: the images do not fit the network, or there are fewer than a batch.
-        UsageError: the loss became NaN or infinite.
+        UsageError: the data's samples do not fit the network, or the loss became NaN or infinite.
     """
+    from edgefold.batch import as_tensors
+    from edgefold.models.fit import fitted
     from edgefold.pipeline import fold, quantize_model
     from edgefold.quantize.calibrate import attach
     from edgefold.quantize.insert import insert_qdq
@@ -90,6 +93,8 @@ def train_qat(
     options = options or QatOptions()
     start = time.perf_counter()
     train, test = (_as_declared(images, network) for images in (data.train, data.test))
+    data = fitted(replace(data, train=train, test=test), network.module, as_tensors(network.example_inputs), network.name)
+    train, test = data.train, data.test
     if len(train) < options.batch_size:
         raise DataError(f"there are {len(train)} training images, fewer than a batch of {options.batch_size}; give more of them")
     images = train.normalised(0, options.batch_size)
@@ -121,7 +126,7 @@ def train_qat(
 def _as_declared(images: ImageSet, network: Network) -> ImageSet:
     """The images, normalised as the network declares."""
     prepare = network.preprocessing
-    if prepare is None:
+    if prepare is None or not images.pictures:
         return images
     if prepare.channels != images.images.shape[1]:
         raise DataError(

@@ -122,8 +122,31 @@ def test_bad_npz(tmp_path: Path) -> None:
     np.savez(short, train_images=IMAGES)
     with pytest.raises(DataError, match=r"expected also \['train_labels'"):
         load_training_data(short)
-    with pytest.raises(DataError, match="images of float64"):
+    with pytest.raises(DataError, match="images of int32"):
+        load_training_data(npz(tmp_path / "int.npz", train_images=IMAGES.astype(np.int32)))
+    with pytest.raises(DataError, match="train_images of float64 and test_images of uint8, expected one type"):
         load_training_data(npz(tmp_path / "float.npz", train_images=IMAGES.astype(float)))
+
+
+def test_floats_of_any_shape(tmp_path: Path) -> None:
+    """As they are, or normalised along axis 1 where the data declares how."""
+    sound = np.random.default_rng(0).normal(3, 2, (3, 4, 5))
+    both = {"train_images": sound, "test_images": sound[:2]}
+    data = load_training_data(npz(tmp_path / "sound.npz", **both))
+    assert not data.train.pictures
+    np.testing.assert_allclose(data.train.normalised(), sound, rtol=1e-6)
+    mean, std = np.array([1.0, 2, 3, 4]), np.array([1.0, 2, 1, 2])
+    given = load_training_data(npz(tmp_path / "given.npz", **both, mean=mean, std=std))
+    expected = (sound - mean[:, None]) / std[:, None]
+    np.testing.assert_allclose(given.train.normalised(), expected, rtol=1e-5, atol=1e-6)
+    one = load_training_data(npz(tmp_path / "one.npz", **both, mean=np.array(3.0), std=np.array(2.0)))
+    np.testing.assert_allclose(one.train.normalised(1, 2), (sound[1:2] - 3) / 2, rtol=1e-5, atol=1e-6)
+    vectors = load_training_data(npz(tmp_path / "vectors.npz", train_images=sound[:, 0], test_images=sound[:2, 0]))
+    assert vectors.train.normalised().shape == (3, 5)
+    with pytest.raises(DataError, match="4 channels, but mean"):
+        load_training_data(npz(tmp_path / "few.npz", **both, mean=np.ones(2), std=np.ones(2)))
+    with pytest.raises(DataError, match="NaN or infinity"):
+        load_training_data(npz(tmp_path / "nan.npz", train_images=sound * np.nan, test_images=sound[:2]))
 
 
 def test_missing_data(tmp_path: Path) -> None:

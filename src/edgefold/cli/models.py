@@ -14,6 +14,9 @@ from edgefold.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from edgefold.cli.output import Output
+    from edgefold.cli.sources import ModelChoice
+    from edgefold.models.train_options import TrainOptions
 
 ImageSize = Annotated[int | None, typer.Option("--image-size", min=1, help="Side to which images of a folder are scaled.")]
 
@@ -48,14 +51,14 @@ def models(as_json: Json = False) -> None:
 
 def train(
     network: Annotated[
-        str, typer.Argument(help="A built-in network, e.g. hetnet; with --qat a model of any source.", show_default=False)
+        str, typer.Argument(help="A built-in network, e.g. hetnet, or a model of any source.", show_default=False)
     ],
     out_dir: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.", show_default=False)],
     data: Annotated[
         str | None,
         typer.Option(
             "--data",
-            help="A folder of images (one folder a class) or of IDX files, an .npz, or FILE.py:FUNCTION.",
+            help="A folder of images (one folder a class) or of IDX files, an .npz of images or floats, or FILE.py:FUNCTION.",
             show_default="Fashion-MNIST of the Debian package",
         ),
     ] = None,
@@ -72,7 +75,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a built-in network; resumable, seeded. With --qat, train a trained one on as INT8."""
+    """Train a network; resumable, seeded. With --qat, train a trained one on as INT8."""
     from edgefold.cli.output import output
 
     with output(as_json) as out:
@@ -87,20 +90,17 @@ def train(
             how = QatOptions(**{key: value for key, value in chosen.items() if value is not None})  # type: ignore[arg-type]  # each has its own type
             train_as_int8(ModelChoice(network, arg, weights), data, out_dir, how, out)
             return
-        if weights is not None:
-            raise UsageError("--weights goes with --qat; training from scratch takes none")
         import torch
 
-        from edgefold.cli.sources import arguments
+        from edgefold.cli.sources import ModelChoice, arguments
         from edgefold.models.data import load_training_data
-        from edgefold.models.networks import build_network, fitting_arguments
+        from edgefold.models.fit import with_channels
+        from edgefold.models.networks import NETWORKS, build_network, fitting_arguments
         from edgefold.models.recipe import write_checkpoint
         from edgefold.models.train import TrainOptions
         from edgefold.models.train import train as run
         from edgefold.report.table import percent
 
-        source = load_training_data(data, image_size=image_size)
-        kwargs = fitting_arguments(network, arguments(arg or []), source)
         given = {
             "epochs": epochs,
             "batch_size": batch_size,
@@ -109,6 +109,13 @@ def train(
             "weight_decay": weight_decay,
         }
         options = TrainOptions(seed=seed, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]  # each has its own type
+        if network not in NETWORKS:
+            _train_source(ModelChoice(network, arg, weights), (data, image_size), options, out_dir, resume, out)
+            return
+        if weights is not None:
+            raise UsageError(f"'{network}' is trained from scratch and takes no --weights; leave them out")
+        source = with_channels(load_training_data(data, image_size=image_size))
+        kwargs = fitting_arguments(network, arguments(arg or []), source)
         torch.manual_seed(seed)
         model = build_network(network, **kwargs)
         result = run(model, source, options, out=out_dir, resume=resume)
@@ -121,3 +128,27 @@ def train(
                 f"weights: {out_dir / network}.safetensors",
             ],
         )
+
+
+def _train_source(
+    choice: ModelChoice, data: tuple[str | None, int | None], options: TrainOptions, folder: Path, resume: bool, out: Output
+) -> None:
+    """Trains a model of any source, and writes what comes out as a source of its own."""
+    from edgefold.cli.sources import arguments
+    from edgefold.models.data import load_training_data
+    from edgefold.models.derived import read_record, write_derived
+    from edgefold.models.train import train as run
+    from edgefold.recipe.run import training_data
+    from edgefold.recipe.stages import start
+
+    network = choice.load()
+    source = training_data(network, load_training_data(data[0], image_size=data[1]), choice.name)
+    work = start(network, choice.name, arguments(choice.arg or []))
+    result = run(network.module, source, options, out=folder, resume=resume)
+    sentence = (
+        f"Trained for {options.epochs} epoch{'s' if options.epochs != 1 else ''}: "
+        f"{result.accuracy:.2%} top-1 on {len(source.test):,} test {source.test.noun} of {source.name}."
+    )
+    history = (*work.history, sentence)
+    record = write_derived(folder, network.module, work.source, work.kwargs, work.removed, history, result.accuracy)
+    out.show(read_record(record), lambda: [sentence, f"network: {record}"])

@@ -67,7 +67,7 @@ class ModelChoice:
             inputs = read_calibration(calibration, example, network.preprocessing)
             network = replace(network, calibration=inputs, calibration_source=Path(calibration).name)
         if evaluation is not None:
-            found = Evaluation(*read_evaluation(evaluation, network.preprocessing, network.labels))
+            found = Evaluation(*read_evaluation(evaluation, network.preprocessing, network.labels, example))
             # Images of another size would fail deep inside the network.
             next(samples_like([found.inputs], example, "evaluation"), None)
             network = replace(network, evaluation=found)

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgefold.batch import as_tensors
 from edgefold.errors import UsageError, unknown_name
 from edgefold.models.data import TrainingData, load_training_data
+from edgefold.models.fit import fitted
 from edgefold.network import Evaluation, Network, Progress, Quiet, ShipOptions
 from edgefold.recipe.schema import STAGES, ShipRecipe
 from edgefold.recipe.stages import Training, Work, distill, needs_data, prune, start
@@ -96,7 +98,7 @@ def run_stages(recipe: ShipRecipe, folder: Path, *, skip: Collection[str] = (), 
     if distilling is not None or (pruning is not None and needs_data(pruning)):
         progress.stage("load data")
         data = load_training_data(recipe.data.source, image_size=recipe.data.image_size)
-        training = Training(_as_seen_by(network, data), recipe.train)
+        training = Training(training_data(network, data, model.name), recipe.train)
     network = _with_data(network, training.data)
     work = first = start(network, model.name, model.kwargs)
     if pruning is not None:
@@ -132,10 +134,19 @@ def _frozen(teacher: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(wanted)
 
 
+def training_data(network: Network, data: TrainingData, name: str) -> TrainingData:
+    """The data as the network takes it: normalised as it declares, in its shape.
+
+    Raises:
+        UsageError: the two do not go together; see `edgefold.models.fit.fitted`.
+    """
+    return fitted(_as_seen_by(network, data), network.module, as_tensors(network.example_inputs), name)
+
+
 def _as_seen_by(network: Network, data: TrainingData) -> TrainingData:
     """The data with the normalisation of the network, where that is known."""
     prepare = network.preprocessing
-    if prepare is None or len(prepare.mean) != len(data.train.mean) or prepare.divisor != 255:
+    if prepare is None or len(prepare.mean) != len(data.train.mean) or prepare.divisor != 255 or not data.train.pictures:
         return data
     train, test = (replace(part, mean=prepare.mean, std=prepare.std) for part in (data.train, data.test))
     return replace(data, train=train, test=test)
@@ -149,9 +160,9 @@ def _with_data(network: Network, data: TrainingData | None) -> Network:
         network = replace(
             network,
             calibration=data.train.normalised(0, CALIBRATION_SAMPLES),
-            calibration_source=f"{data.name} (training images)",
+            calibration_source=f"{data.name} (training {data.train.noun})",
         )
     if network.evaluation is None:
-        what = f"{len(data.test):,} test images of {data.name}"
+        what = f"{len(data.test):,} test {data.test.noun} of {data.name}"
         network = replace(network, evaluation=Evaluation((data.test.normalised(),), data.test.labels.numpy(), what))
     return network

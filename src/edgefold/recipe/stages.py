@@ -179,7 +179,7 @@ def distill(work: Work, teacher: nn.Module, settings: DistillSection, training: 
     )
     sentence = (
         f"Distilled for {_epochs(settings.epochs)}: "
-        f"{result.accuracy:.2%} top-1 on {len(training.data.test):,} test images of {training.data.name}."
+        f"{result.accuracy:.2%} top-1 on {len(training.data.test):,} test {training.data.test.noun} of {training.data.name}."
     )
     return _done(work, own, state, module.eval(), (), sentence, result.accuracy)
 
@@ -284,7 +284,7 @@ def _tuned(settings: PruneSection, accuracy: float | None, data: TrainingData | 
     rounds = f" in each of {settings.rounds} rounds" if settings.rounds > 1 else ""
     return (
         f", fine-tuned for {_epochs(settings.epochs)}{rounds}: "
-        f"{accuracy:.2%} top-1 on {len(data.test):,} test images of {data.name}."
+        f"{accuracy:.2%} top-1 on {len(data.test):,} test {data.test.noun} of {data.name}."
     )
 
 

@@ -1,0 +1,98 @@
+"""Training data in the shape that a network takes, or refused before anything is trained."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from edgefold.errors import UsageError
+from edgefold.models.data import ImageSet, TrainingData
+
+
+def fitted(data: TrainingData, module: nn.Module, example_inputs: Sequence[Tensor], name: str) -> TrainingData:
+    """The data with samples of the shape of the network's example inputs.
+
+    A channel axis of size 1 comes or goes as the network wants it: grey images are (1, H, W) for a network of images and (H, W)
+    for one that has H channels over time.
+
+    Args:
+        data: what to train with.
+        module: a classifier in eval mode.
+        example_inputs: of the network, batch first.
+        name: what an error message calls the network.
+
+    Raises:
+        UsageError: the network takes several inputs or none of floats, or samples of another shape; or it does not run on a batch
+            of samples, or does not give a score for each class.
+    """
+    if len(example_inputs) != 1 or not example_inputs[0].is_floating_point():
+        kinds = ", ".join(f"{str(each.dtype).removeprefix('torch.')} {tuple(each.shape)}" for each in example_inputs)
+        raise UsageError(f"model '{name}' takes the inputs {kinds}, expected one of floats; train it with your own code")
+    wanted = tuple(example_inputs[0].shape[1:])
+    found = replace(data, train=shaped(data.train, wanted), test=shaped(data.test, wanted))
+    for part in (found.train, found.test):
+        sample = tuple(part.images.shape[1:])
+        if sample != wanted:
+            raise UsageError(
+                f"samples of {data.name} have shape {sample}, but model '{name}' takes {wanted}; "
+                "give data of that shape (--image-size scales a folder of images)"
+            )
+    _check_scores(module, found.train, name)
+    return found
+
+
+def with_channels(data: TrainingData) -> TrainingData:
+    """The data as images (B, C, H, W): floats (B, H, W) get an axis for one channel.
+
+    Raises:
+        UsageError: samples of another number of dimensions.
+    """
+    sample = tuple(data.train.images.shape[1:])
+    if len(sample) == 3:
+        return data
+    if len(sample) != 2:
+        raise UsageError(
+            f"samples of {data.name} have shape {sample}, but built-in networks take images (C, H, W); "
+            "train a network of your own, as in model.py:make_model"
+        )
+    return replace(data, train=shaped(data.train, (1, *sample)), test=shaped(data.test, (1, *sample)))
+
+
+def shaped(data: ImageSet, wanted: tuple[int, ...]) -> ImageSet:
+    """The set with a channel axis of size 1 more or less, if that makes its samples fit."""
+    sample = tuple(data.images.shape[1:])
+    if sample == (1, *wanted):
+        return replace(data, images=data.images.squeeze(1))  # its one mean and deviation are those of all channels now
+    if (1, *sample) != wanted:
+        return data
+    if len(data.mean) > 1:  # they are of an axis that is no longer the channels'
+        data = replace(data, images=data.normalised(), mean=(), std=())
+    return replace(data, images=data.images.unsqueeze(1))
+
+
+def _check_scores(module: nn.Module, data: ImageSet, name: str) -> None:
+    """Runs two samples through the network."""
+    batch = data.normalised(0, 2)
+    try:
+        # A module of torch.fx prints a traceback before it raises.
+        with torch.no_grad(), redirect_stderr(io.StringIO()):
+            scores = module(batch)
+    except Exception as error:  # of the user's own code
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(
+            f"model '{name}' does not run on samples of shape {tuple(batch.shape)} ({reason}); "
+            "training needs a network that takes batches of any size"
+        ) from error
+    if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != len(batch):
+        found = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"type {type(scores).__name__}"
+        raise UsageError(f"model '{name}' gives outputs of {found}, expected scores (B, classes); train it with your own code")
+    if scores.shape[1] < len(data.classes):
+        raise UsageError(
+            f"model '{name}' gives scores of {scores.shape[1]} classes, but the data has {len(data.classes)}; "
+            "give it as many, as in --arg num_classes=…"
+        )
