@@ -17,7 +17,7 @@ from edgefold.errors import ArtifactError
 NATIVE = Path(__file__).with_name("native")
 MANIFEST = "runner.json"
 # Grows with what the programs can do.
-MANIFEST_SCHEMA = "edgefold.runner/3"
+MANIFEST_SCHEMA = "edgefold.runner/2"
 
 
 @dataclass(frozen=True, slots=True)
