@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from edgefold.errors import ModelError, UsageError
 from edgefold.models.data import TrainingData
 from edgefold.models.hints import Hints
+from edgefold.models.loaded import in_eval_mode, quiet_errors, refuse_fixed_graph
 from edgefold.models.packing import save_weights
 from edgefold.models.train import WEIGHTS_NAME, train
 from edgefold.models.train_loop import Objective
@@ -118,13 +119,15 @@ def distill(
 
     Raises:
         UsageError: impossible options, a hint that names no layer, or whose maps differ in size.
-        ModelError: student and teacher give different numbers of classes.
+        ModelError: student and teacher give different numbers of classes, or the teacher does not run on a batch of the data.
+        UnsupportedError: the student is an exported program.
         OutputError: ``out`` holds a run and ``resume`` is not set.
     """
     options = TrainOptions() if options is None else options
     distillation = DistillOptions() if distillation is None else distillation
     _check(distillation)
-    teacher.eval()
+    refuse_fixed_graph(student, type(student).__name__, "distilled")
+    in_eval_mode(teacher)
     teach = teacher if adapt is None else nn.Sequential(_Adapter(adapt), teacher)
     example = data.train.normalised(0, 2)
     with Hints(student, teacher, distillation.hints) as hints:
@@ -163,13 +166,34 @@ def _both(student: nn.Module, teacher: nn.Module, images: Tensor) -> None:
     was = student.training
     student.eval()
     with torch.no_grad():
-        answer, lesson = student(images), teacher(images)
+        _lesson(teacher, images[:1])  # of another size: a graph may be fixed to that of its example
+        answer, lesson = student(images), _lesson(teacher, images)
     student.train(was)
     if answer.shape != lesson.shape:
         raise ModelError(
             f"the student gives logits of shape {tuple(answer.shape)}, the teacher {tuple(lesson.shape)}; "
             "choose a teacher with the same classes"
         )
+
+
+def _lesson(teacher: nn.Module, images: Tensor) -> Tensor:
+    """The teacher's answers to a batch.
+
+    Raises:
+        ModelError: it does not run on that many samples, or on samples of that shape, or gives no scores.
+    """
+    try:
+        with quiet_errors():
+            lesson = teacher(images)
+    except Exception as error:  # of anyone's code
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"the teacher does not run on samples of shape {tuple(images.shape)} ({reason}); choose one that takes the student's "
+            "samples in batches of any size (a .pt2 or .onnx file may be fixed to its example's: give its Python source)"
+        ) from error
+    if not isinstance(lesson, Tensor):
+        raise ModelError(f"the teacher gives a {type(lesson).__name__}, expected scores (B, classes); choose a classifier")
+    return lesson
 
 
 def _objective(pupil: _Pupil, teacher: nn.Module, hints: Hints, options: TrainOptions, distillation: DistillOptions) -> Objective:

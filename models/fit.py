@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from contextlib import redirect_stderr
 from dataclasses import replace
 
 import torch
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 
 from edgefold.errors import UsageError
 from edgefold.models.data import ImageSet, TrainingData
+from edgefold.models.loaded import quiet_errors
 
 
 def fitted(data: TrainingData, module: nn.Module, example_inputs: Sequence[Tensor], name: str) -> TrainingData:
@@ -76,12 +75,11 @@ def shaped(data: ImageSet, wanted: tuple[int, ...]) -> ImageSet:
 
 
 def _check_scores(module: nn.Module, data: ImageSet, name: str) -> None:
-    """Runs two samples through the network."""
-    batch = data.normalised(0, 2)
+    """Runs one sample and two samples through the network."""
     try:
-        # A module of torch.fx prints a traceback before it raises.
-        with torch.no_grad(), redirect_stderr(io.StringIO()):
-            scores = module(batch)
+        with torch.no_grad(), quiet_errors():
+            for batch in (data.normalised(0, 1), data.normalised(0, 2)):
+                scores = module(batch)
     except Exception as error:  # of the user's own code
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(

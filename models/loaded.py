@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 
-from edgefold.errors import ModelError
+from edgefold.errors import ModelError, UnsupportedError
 from edgefold.models.data import ImageSet
 from edgefold.models.packing import check_finite
 from edgefold.preprocess import Preprocessing
@@ -59,9 +62,41 @@ def checked(module: nn.Module, name: str) -> nn.Module:
         if value.is_meta:
             raise ModelError(f"model '{name}' has no values in '{key}' (meta device); load its weights first")
         check_finite(value, key, name)
+    return in_eval_mode(module)
+
+
+def in_eval_mode(module: nn.Module) -> nn.Module:
+    """``module`` in eval mode. That of an exported program is in no mode: it was fixed by the export."""
     try:
         return module.eval()
-    except NotImplementedError:  # the module of an exported program: its mode was fixed by the export
+    except NotImplementedError:
         for part in module.modules():
             part.training = False
         return module
+
+
+def refuse_fixed_graph(module: nn.Module, name: str, purpose: str) -> None:
+    """Refuses the module of an exported program where layers must change or train.
+
+    Args:
+        module: in eval mode.
+        name: what the error calls it.
+        purpose: such as "pruned".
+
+    Raises:
+        UnsupportedError: see there.
+    """
+    try:
+        module.train(module.training)
+    except NotImplementedError as error:
+        raise UnsupportedError(
+            f"'{name}' is an exported program (.pt2), whose graph is fixed, and cannot be {purpose}; "
+            "give the Python source that it was exported from, as in model.py:make_model"
+        ) from error
+
+
+@contextmanager
+def quiet_errors() -> Iterator[None]:
+    """Without the traceback that a module of `torch.fx`, as made of an ``.onnx`` file, prints before it raises."""
+    with redirect_stderr(io.StringIO()):
+        yield

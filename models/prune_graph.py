@@ -16,6 +16,7 @@ from edgefold.errors import MissingExtraError, ModelError, UnsupportedError
 from edgefold.models.blocks.hetconv import HetConv2d, hetconv_mask
 from edgefold.models.blocks.locally_connected import LocallyConnected2d
 from edgefold.models.blocks.masked import MaskedConv2d
+from edgefold.models.loaded import quiet_errors, refuse_fixed_graph
 from edgefold.models.prune_units import Touch, partition
 
 if TYPE_CHECKING:
@@ -81,8 +82,9 @@ def channel_axes(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple
     Raises:
         MissingExtraError: Torch-Pruning is not installed.
         ModelError: the network cannot be traced.
-        UnsupportedError: it shuffles channels.
+        UnsupportedError: it shuffles channels, or is an exported program.
     """
+    refuse_fixed_graph(module, type(module).__name__, "pruned")
     traced = copy.deepcopy(module)
     graph = _graph(traced, example_inputs)
     names = {child: name for name, child in traced.named_modules()}
@@ -226,11 +228,11 @@ def _squares(touch: Touch) -> Tensor | None:
 def _check_outputs(before: nn.Module, after: nn.Module, example_inputs: tuple[Tensor, ...]) -> None:
     mode = before.training
     try:
-        with torch.no_grad():
+        with torch.no_grad(), quiet_errors():
             shapes = [_shapes(network.eval()(*example_inputs)) for network in (before, after)]
     except RuntimeError as error:
         raise ModelError(
-            f"{type(before).__name__} does not run after channels were removed: {error}; it cannot be pruned"
+            f"{type(before).__name__} does not run after channels were removed: {str(error).splitlines()[0]}; it cannot be pruned"
         ) from error
     finally:
         before.train(mode)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import re
 import sys
 import warnings
 import zipfile
@@ -176,6 +177,15 @@ def _refuse_train_mode(path: Path, program: torch.export.ExportedProgram) -> Non
             )
 
 
+def _reason(error: Exception) -> str:
+    """Why torch cannot read a file of weights, without its colours and without its advice to read it unsafely."""
+    text = str(error)
+    found = re.search(r"GLOBAL ([\w.]+)", text)
+    if isinstance(error, UnpicklingError) and "weights_only" in text:
+        return f"it holds Python objects, of '{found[1]}'" if found else "it holds Python objects"
+    return re.sub(r"\x1b\[[0-9;]*m", "", (text or type(error).__name__).splitlines()[0])
+
+
 def load_state(module: nn.Module, path: Path) -> None:
     """Loads a safetensors file or a ``.pt`` with a state dictionary (tensors only) into ``module``.
 
@@ -190,9 +200,8 @@ def load_state(module: nn.Module, path: Path) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"'{path}' cannot be read as tensors only ({reason}); save the state dictionary with "
+            f"'{path}' cannot be read as tensors only ({_reason(error)}); save the state dictionary with "
             "torch.save(model.state_dict(), …) or as safetensors"
         ) from error
     for key in ("state_dict", "model"):  # what training frameworks wrap it in

@@ -102,10 +102,21 @@ class Op:
         return self.builder.call(function, *args, **kwargs)
 
     def reshape(self, operand: Operand, shape: tuple[int, ...] | list[int]) -> Operand:
-        """The same values in another shape."""
-        if tuple(shape) == operand.shape:
+        """The same values in another shape.
+
+        Where the first size stays it is the batch: it is not written into the module, nor are sizes of channels where torch can
+        do without. So the module takes other batches, and its channels can be pruned.
+        """
+        shape, old = tuple(shape), operand.shape
+        if shape == old:
             return operand
-        return self.call(torch.reshape, operand, tuple(shape))
+        if len(shape) > 1 and len(old) > 1 and shape[0] == old[0] and 0 not in shape:
+            if len(shape) == 2:
+                return self.call(torch.flatten, operand, 1)
+            if shape == (*old, *[1] * (len(shape) - len(old))):
+                return self.call(torch.unflatten, operand, -1, (-1, *shape[len(old) :]))
+            return self.call(torch.reshape, operand, (-1, *shape[1:]))
+        return self.call(torch.reshape, operand, shape)
 
     def module(self, module: nn.Module, operand: Operand) -> Operand:
         """The result of a module of this op's own name; a constant is put through at once."""

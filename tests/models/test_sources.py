@@ -172,6 +172,11 @@ def test_bad_weights(code: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     with pytest.raises(ModelError, match="cannot be read as tensors only"):
         load_source(spec, weights=bad)
     assert "code ran" not in capsys.readouterr().out
+    torch.save(nn.Linear(2, 2), bad)  # a whole module, which torch's own message advises to load unsafely
+    with pytest.raises(ModelError, match=r"Python objects, of 'torch\.nn\.modules\.linear\.Linear'\); save the state") as refused:
+        load_source(spec, weights=bad)
+    assert "\x1b" not in str(refused.value)
+    assert "weights_only" not in str(refused.value)
     torch.save([1, 2], bad)
     with pytest.raises(ModelError, match="holds a list that is not a state dictionary"):
         load_source(spec, weights=bad)

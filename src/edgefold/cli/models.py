@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgefold.cli.options import Arg, Json, Weights
-from edgefold.errors import UsageError
+from edgefold.errors import UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -141,6 +141,11 @@ def _train_source(
     from edgefold.recipe.run import training_data
     from edgefold.recipe.stages import start
 
+    if choice.name.endswith(".pt2"):
+        raise UnsupportedError(
+            f"'{choice.name}' is an exported program, whose graph is fixed, and cannot be trained; "
+            "give the Python source that it was exported from, as in model.py:make_model"
+        )
     network = choice.load()
     source = training_data(network, load_training_data(data[0], image_size=data[1]), choice.name)
     work = start(network, choice.name, arguments(choice.arg or []))

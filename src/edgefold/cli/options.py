@@ -32,7 +32,14 @@ Model = Annotated[
 ]
 Arg = Annotated[
     list[str] | None,
-    typer.Option("--arg", "-a", metavar="KEY=VALUE", help="An argument of the function that makes the model, e.g. width=32."),
+    typer.Option(
+        "--arg",
+        "-a",
+        "--kwargs",
+        metavar="KEY=VALUE|JSON",
+        help="An argument of the function that makes the model, e.g. width=32, or several as a JSON object, "
+        """e.g. --kwargs '{"width": 32}'.""",
+    ),
 ]
 Weights = Annotated[Path | None, typer.Option("--weights", help="A .safetensors or .pt file of weights to load into the model.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Allow a .pt2 file, which can run code of its author.")]

@@ -77,18 +77,33 @@ class ModelChoice:
 def arguments(pairs: list[str]) -> dict[str, Any]:
     """``["width=32", "conv=dual"]`` -> ``{"width": 32, "conv": "dual"}``: values are JSON, or else words.
 
+    One of them may be a JSON object of several, such as ``{"width": 32}``; what comes later wins.
+
     Raises:
-        UsageError: a pair without ``=`` or with an empty key.
+        UsageError: a pair without ``=`` or with an empty key, or an object that is no JSON.
     """
     found: dict[str, Any] = {}
     for pair in pairs:
+        if pair.lstrip().startswith("{"):
+            found |= _json_object(pair)
+            continue
         key, equals, text = pair.partition("=")
         if not equals or not key:
-            raise UsageError(f"argument '{pair}' has no value; write KEY=VALUE, e.g. width=32")
+            raise UsageError(
+                f"""argument '{pair}' is neither KEY=VALUE nor a JSON object; write e.g. width=32 or '{{"width": 32}}'"""
+            )
         try:
             found[key] = json.loads(text)
         except ValueError:
             found[key] = text
+    return found
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(text)  # what starts with a brace is an object or nothing
+    except ValueError as error:
+        raise UsageError(f"""arguments '{text}' are no JSON object ({error}); write e.g. '{{"width": 32}}'""") from error
     return found
 
 

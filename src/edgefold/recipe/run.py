@@ -12,6 +12,7 @@ from edgefold.batch import as_tensors
 from edgefold.errors import UsageError, unknown_name
 from edgefold.models.data import TrainingData, load_training_data
 from edgefold.models.fit import fitted
+from edgefold.models.loaded import refuse_fixed_graph
 from edgefold.network import Evaluation, Network, Progress, Quiet, ShipOptions
 from edgefold.recipe.schema import STAGES, ShipRecipe
 from edgefold.recipe.stages import Training, Work, distill, needs_data, prune, start
@@ -94,6 +95,9 @@ def run_stages(recipe: ShipRecipe, folder: Path, *, skip: Collection[str] = (), 
     )
     pruning = None if recipe.prune is None or recipe.prune.skip or "prune" in skip else recipe.prune
     distilling = None if recipe.distill is None or recipe.distill.skip or "distill" in skip else recipe.distill
+    for stage, purpose in ((pruning, "pruned"), (distilling, "distilled")):
+        if stage is not None:
+            refuse_fixed_graph(network.module, model.name, purpose)
     training = Training(None, recipe.train)
     if distilling is not None or (pruning is not None and needs_data(pruning)):
         progress.stage("load data")
