@@ -163,7 +163,7 @@ class _Widths:
     def _pointwise(self, node: Node) -> _Runs | None:
         shape = shape_of(node)
         tensors = [one for one in node.all_input_nodes if one.op != "get_attr"]
-        if shape is None or any(len(shape_of(one) or ()) != len(shape) for one in tensors):
+        if shape is None or len(shape) < 2 or any(len(shape_of(one) or ()) != len(shape) for one in tensors):
             return None
         wide = [one for one in tensors if (shape_of(one) or ())[1] == shape[1]]
         if not wide:

@@ -100,10 +100,16 @@ class Halved(nn.Module):
         return x[:, :6] + x[:, 6:]
 
 
+class Gated(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.mean((0, 2, 3)).relu()[:, None, None]  # a tensor with no axis of channels
+
+
 @pytest.mark.parametrize(
     "inner",
     [
         Divided(),
+        Gated(),
         Halved(),
         nn.Softmax(1),
         nn.LayerNorm([12, 8, 8]),
