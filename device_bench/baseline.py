@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 from edgefold.device_bench.comparison import compare_measurements
 from edgefold.errors import CheckError, UsageError
 from edgefold.results import Comparison, Measurement, Verdict
 
-RULE = re.compile(r"slower:(\d+(?:\.\d+)?)%")
+Kind = Literal["slower", "more"]
+RULE = re.compile(r"(slower|more):(\d+(?:\.\d+)?)%")
+# What a rule is for, and an example.
+KINDS = {"slower": ("times", "slower:3%"), "more": ("instruction counts", "more:0.1%")}
 
 
-def parse_rule(rule: str) -> float:
-    """The share in a rule like ``slower:3%``.
+def parse_rule(rule: str, kind: Kind = "slower") -> float:
+    """The share in a rule like ``slower:3%`` (of times) or ``more:0.1%`` (of instruction counts).
 
     Raises:
-        UsageError: it is no such rule.
+        UsageError: it is no such rule, or one of the other kind.
     """
     match = RULE.fullmatch(rule.strip())
-    if match is None or not 0 < float(match.group(1)) < 1000:
-        raise UsageError(f"rule '{rule}' cannot be read; expected slower:PERCENT%, such as slower:3%")
-    return float(match.group(1)) / 100
+    what, example = KINDS[kind]
+    if match is None or not 0 < float(match[2]) < 1000:
+        raise UsageError(f"rule '{rule}' cannot be read; expected {kind}:PERCENT%, such as {example}")
+    if match[1] != kind:
+        raise UsageError(f"rule '{rule}' is for {KINDS[match[1]][0]}, and {what} are compared; expected {kind}:PERCENT%")
+    return float(match[2]) / 100
 
 
 def against_baseline(measurements: Sequence[Measurement], baseline: Sequence[Measurement], rule: str) -> list[Comparison]:

@@ -3,14 +3,16 @@
 Two files of one format are loaded into one process and sampled in turns A B B A of a few milliseconds; in every other process
 B comes first. Each of at least 12 fresh processes gives one ratio. Where a process holds one model (the native runner, files of
 two formats), processes themselves run in blocks A B B A, and each block gives one ratio of its medians. Either way a linear drift
-over a block cancels out, and the ratios are independent, so their geometric mean has a t interval. Measured apart from each
-other, two results only compare when the device, its state and the runtime are the same.
+over a block cancels out, and the ratios are independent, so their geometric mean has a t interval.
+
+Measured apart from each other, two results only compare when the device, its state and the runtime are the same. Nothing cancels
+out of them, so their interval is widened by the A/A noise of both; side by side is the better way to ask.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -18,6 +20,7 @@ from edgefold.artifact import Artifact
 from edgefold.device_bench import stats
 from edgefold.device_bench.benchmark import host_outputs, with_fallback_ops
 from edgefold.device_bench.cases import Case, make_case
+from edgefold.device_bench.codes import MAX_NOISE
 from edgefold.device_bench.gate import ThermalGate
 from edgefold.device_bench.launch import Launchers, Worker
 from edgefold.device_bench.method import PlacedCase, assemble, placed
@@ -33,8 +36,10 @@ MIN_BLOCKS = 6
 # An interval 1.4 times as wide as that of 95 % is one of 99 %, with ten degrees of freedom. On a machine that does other work the
 # threshold alone does not keep false verdicts below 5 %.
 CERTAINTY = 1.4
-# Codes with which a time is not that of a device in a known state.
-SPOILING = (Code.THROTTLED, Code.HOT, Code.OUTPUT_MISMATCH)
+# Codes with which a time is no figure, not that of a device, or not of one in a known state.
+SPOILING = (Code.UNSTABLE, Code.THROTTLED, Code.HOT, Code.EMULATED, Code.OUTPUT_MISMATCH)
+# States in which two results may compare, but not one of them alone.
+STATES = (Code.GOVERNOR_NOT_PERFORMANCE, Code.LOW_BATTERY, Code.LOADED)
 
 
 def compare(
@@ -46,6 +51,7 @@ def compare(
     threshold: float = DEFAULT_THRESHOLD,
     worker: Worker = "auto",
     ssh_config: Path | None = None,
+    keep: bool = False,
     progress: Callable[[], None] = lambda: None,
 ) -> Comparison:
     """Two artifacts, interleaved on one device; ``a`` is the baseline.
@@ -59,7 +65,7 @@ def compare(
     """
     options = options or BenchOptions(processes=2 * MIN_BLOCKS, min_time_s=0.25)
     cases = [make_case(artifact, seed=options.seed) for artifact in (a, b)]
-    with open_runner(device, ssh_config=ssh_config) as runner:
+    with open_runner(device, ssh_config=ssh_config, keep=keep) as runner:
         launchers = Launchers(runner, worker)
         return compare_cases(cases[0], cases[1], runner, options, launchers, threshold=threshold, progress=progress)
 
@@ -99,7 +105,7 @@ def compare_cases(
         baseline=baseline,
         candidate=candidate,
         ratio=estimate,
-        verdict=verdict_of(estimate, threshold),
+        verdict=_side_by_side(estimate, threshold, codes),
         threshold=threshold,
         block_ratios=tuple(math.exp(each) for each in logs),
         codes=codes,
@@ -109,8 +115,13 @@ def compare_cases(
 def compare_measurements(baseline: Measurement, candidate: Measurement, *, threshold: float = DEFAULT_THRESHOLD) -> Comparison:
     """Two results that were measured apart from each other, such as today's and a stored one.
 
+    The bootstrap over processes knows how much these vary, not how far the device moved between the two measurements. So each
+    measurement's A/A noise (the half-width of a 95 % interval, as a share) is added to the half-widths of the interval, in
+    quadrature on a logarithmic scale, as independent errors add. `compare`, side by side, needs no such allowance.
+
     Raises:
-        UsageError: they are not comparable: another device, device state, runtime, or number of threads.
+        UsageError: they are not comparable: another device, device state, runtime, or number of threads, or one of them is no
+            latency to trust.
     """
     reasons = incomparable(baseline, candidate)
     if reasons:
@@ -118,7 +129,7 @@ def compare_measurements(baseline: Measurement, candidate: Measurement, *, thres
             f"'{candidate.artifact}' and '{baseline.artifact}' cannot be compared: {'; '.join(reasons)}; measure both again alike"
         )
     sides = [[run.samples_ns for run in each.runs] for each in (candidate, baseline)]
-    estimate = stats.ratio(sides[0], sides[1])
+    estimate = stats.widened(stats.ratio(sides[0], sides[1]), (baseline.noise, candidate.noise))
     codes = tuple(code for code in Code if code in baseline.codes or code in candidate.codes)
     return Comparison(baseline, candidate, estimate, verdict_of(estimate, threshold), threshold, codes=codes)
 
@@ -128,6 +139,8 @@ def incomparable(baseline: Measurement, candidate: Measurement) -> list[str]:
     pairs = {
         "device": (baseline.device.url, candidate.device.url),
         "machine": (baseline.device.machine, candidate.device.machine),
+        "model": (baseline.device.model, candidate.device.model),
+        "SoC": (baseline.device.soc, candidate.device.soc),
         "CPU": (baseline.device.cpu, candidate.device.cpu),
         "system": (baseline.device.os_version, candidate.device.os_version),
         "runtime": (baseline.runtime, candidate.runtime),
@@ -137,8 +150,13 @@ def incomparable(baseline: Measurement, candidate: Measurement) -> list[str]:
         "largest frequencies": (_limits(baseline.device), _limits(candidate.device)),
     }
     reasons = [f"{name} {old} and {new}" for name, (old, new) in pairs.items() if old != new]
-    for each in (baseline, candidate):
-        reasons += [f"'{each.artifact}' is marked {code}" for code in SPOILING if code in each.codes]
+    features = set(baseline.device.features) ^ set(candidate.device.features)
+    if features:
+        reasons.append(f"CPU features: {', '.join(sorted(features))} only there in one")
+    for each, other, place in ((baseline, candidate, "baseline"), (candidate, baseline, "new result")):
+        reasons += [f"the {place} is marked {code}{_why(code, each)}" for code in SPOILING if code in each.codes]
+        alone = [code for code in STATES if code in each.codes and code not in other.codes]
+        reasons += [f"only the {place} is marked {code}" for code in alone]
     return reasons
 
 
@@ -152,6 +170,22 @@ def verdict_of(ratio: Estimate, threshold: float) -> Verdict:
     if abs(math.log(ratio.value)) <= CERTAINTY * reach:
         return Verdict.NO_DIFFERENCE
     return Verdict.SLOWER if slower else Verdict.FASTER
+
+
+def _side_by_side(ratio: Estimate, threshold: float, codes: Sequence[Code]) -> Verdict:
+    """What may be said of two that took turns: nothing of times on an emulator, and not that there is no difference where one of
+    ten percent (and more than the threshold) could hide. Noise that meets both alike, such as a drift, is no reason."""
+    verdict = verdict_of(ratio, threshold)
+    reach = 1 + max(MAX_NOISE, threshold)
+    hidden = verdict is Verdict.NO_DIFFERENCE and (ratio.low < 1 / reach or ratio.high > reach)
+    return Verdict.CANNOT_TELL if hidden or Code.EMULATED in codes else verdict
+
+
+def _why(code: Code, measurement: Measurement) -> str:
+    if code is not Code.UNSTABLE:
+        return ""
+    count = len(measurement.runs)
+    return f" ({count} processes, expected at least 4)" if count < 4 else f" (A/A noise {measurement.noise * 100:.1f} %)"
 
 
 def _finish(

@@ -10,11 +10,13 @@ from statistics import median
 
 from edgefold.artifact import Artifact
 from edgefold.device_bench.cases import make_case
+from edgefold.device_bench.codes import in_order, state_codes
 from edgefold.device_bench.launch import Launchers, Worker
 from edgefold.device_bench.method import placed
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.runners import open_runner
 from edgefold.device_bench.runners.base import Runner
+from edgefold.results import Code
 
 # Of the start's speed; below it the device does not keep what it shows in a short measurement.
 KEPT_SHARE = 0.95
@@ -33,7 +35,11 @@ class SustainedPoint:
 
 @dataclass(frozen=True, slots=True)
 class SustainedResult:
-    """The curve of one artifact. ``kept_share`` is the speed of the last fifth over that of the first fifth."""
+    """The curve of one artifact. ``kept_share`` is the speed of the last fifth over that of the first fifth.
+
+    ``codes`` are those of the device's states over the whole run, with THROTTLED also where the speed was not kept. Outputs are
+    not looked at, as OUTPUT_UNCHECKED says.
+    """
 
     artifact: str
     artifact_sha256: str
@@ -42,6 +48,7 @@ class SustainedResult:
     threads: int
     points: tuple[SustainedPoint, ...]
     kept_share: float
+    codes: tuple[Code, ...] = ()
 
     @property
     def throttled(self) -> bool:
@@ -73,14 +80,18 @@ def sustained(
     options = replace(options, processes=1, min_time_s=seconds, max_secs=3 * seconds + 60)
     case = make_case(artifact, seed=options.seed)
     points: list[SustainedPoint] = []
+    converged = True
     with runner or open_runner(device, ssh_config=ssh_config) as reached:
+        states = [reached.info()]
         launcher = Launchers(reached, worker).of(case.format)
         with placed(case, reached, launcher, options) as place:
             start = clock()
             while not points or clock() - start < 60 * minutes:
                 at_s = clock() - start
                 run = place.process()
+                converged = converged and run.converged
                 state = reached.info()
+                states.append(state)
                 frequencies = [core.current_khz for core in state.cores if core.current_khz]
                 points.append(
                     SustainedPoint(
@@ -88,7 +99,11 @@ def sustained(
                     )
                 )
             runtime = place.runtime
-    return SustainedResult(case.name, case.sha256, reached.url, runtime, options.threads, tuple(points), _kept(points))
+    kept, seen = _kept(points), state_codes(states)
+    throttled = seen[Code.THROTTLED] or kept < KEPT_SHARE
+    more = {Code.THROTTLED: throttled, Code.NOT_CONVERGED: not converged, Code.OUTPUT_UNCHECKED: True}
+    codes = in_order({**seen, **more})
+    return SustainedResult(case.name, case.sha256, reached.url, runtime, options.threads, tuple(points), kept, codes)
 
 
 def _kept(points: list[SustainedPoint]) -> float:

@@ -1,15 +1,23 @@
-"""Measurements in files: what ``edgefold bench --json`` prints, one or a list of them."""
+"""Measurements and instruction counts in files: what ``edgefold bench --json`` prints, one or a list of them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgefold.artifact import atomic_path
+from edgefold.device_bench.counts import InstructionCount
 from edgefold.errors import ArtifactError
 from edgefold.results import Measurement, from_dict, to_dict
+
+T = TypeVar("T")
+# What a file holds in words, and what makes it.
+KINDS = {
+    "Measurement": ("measurements", "edgefold bench FILE --json"),
+    "InstructionCount": ("instruction counts", "edgefold bench FILE --count instructions --json"),
+}
 
 
 def load_measurements(path: Path) -> list[Measurement]:
@@ -18,18 +26,16 @@ def load_measurements(path: Path) -> list[Measurement]:
     Raises:
         ArtifactError: it is missing, not JSON, or of another kind or version.
     """
-    try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ArtifactError(
-            f"measurements '{path}' do not exist; make them with: edgefold bench FILE --json >'{path}'"
-        ) from error
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise ArtifactError(f"'{path}' is not a file of measurements ({error}); make one with: edgefold bench --json") from error
-    entries = data if isinstance(data, list) else [data]
-    if not all(isinstance(entry, dict) for entry in entries):
-        raise ArtifactError(f"'{path}' is not a file of measurements; make one with: edgefold bench --json")
-    return [from_dict(Measurement, entry) for entry in entries]
+    return _load(path, Measurement)
+
+
+def load_counts(path: Path) -> list[InstructionCount]:
+    """The instruction counts in a file.
+
+    Raises:
+        ArtifactError: it is missing, not JSON, or of another kind or version.
+    """
+    return _load(path, InstructionCount)
 
 
 def save_measurements(path: Path, measurements: Sequence[Measurement], *, force: bool = False) -> None:
@@ -40,3 +46,20 @@ def save_measurements(path: Path, measurements: Sequence[Measurement], *, force:
     """
     with atomic_path(path, force=force) as temporary:
         temporary.write_text(json.dumps([to_dict(each) for each in measurements]) + "\n", encoding="utf-8")
+
+
+def _load(path: Path, kind: type[T]) -> list[T]:
+    name, command = KINDS[kind.__name__]
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{name} '{path}' do not exist; make them with: {command} >'{path}'") from error
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise ArtifactError(f"'{path}' is not a file of {name} ({error}); make one with: {command}") from error
+    entries = data if isinstance(data, list) else [data]
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise ArtifactError(f"'{path}' is not a file of {name}; make one with: {command}")
+    for other, (words, _) in KINDS.items():
+        if other != kind.__name__ and any(str(entry.get("schema")).startswith(f"edgefold.{other}/") for entry in entries):
+            raise ArtifactError(f"'{path}' holds {words}, expected {name}; make them with: {command}")
+    return [from_dict(kind, entry) for entry in entries]

@@ -20,10 +20,11 @@ from edgefold.device_bench.benchmark import bench_case
 from edgefold.device_bench.cases import Case, make_case
 from edgefold.device_bench.gate import ThermalGate, Wait
 from edgefold.device_bench.launch import Launchers, Worker
+from edgefold.device_bench.named import named_devices
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.runners import Runner, open_runner
 from edgefold.device_bench.runners.client import stop_clients
-from edgefold.errors import DeviceError, EdgefoldError
+from edgefold.errors import DeviceError, EdgefoldError, UsageError
 from edgefold.results import Measurement
 
 ATTEMPTS = 2
@@ -63,8 +64,10 @@ def bench_devices(
     """Every artifact on every device. ``wait`` takes the seconds of a pause.
 
     Raises:
-        InputError: an artifact, the inputs or the options cannot be used; what is wrong with a device is in its result.
+        InputError: an artifact, the inputs or the options cannot be used, or a device is given twice; what else is wrong with a
+            device is in its result.
     """
+    _refuse_twice(devices)
     options = options or BenchOptions()
     cases = [make_case(artifact, seed=options.seed, inputs=inputs) for artifact in artifacts]
     opening: Open = open_device or (lambda device: open_runner(device, ssh_config=ssh_config, keep=keep))
@@ -78,6 +81,19 @@ def bench_devices(
             stop.set()
             stop_clients()
             raise
+
+
+def _refuse_twice(devices: Sequence[str]) -> None:
+    """A device that measures two things at once measures neither; two names of one device are one."""
+    if len(devices) < 2:
+        return
+    known = named_devices()
+    urls = [known[device].url if device in known else device for device in devices]
+    for position, url in enumerate(urls):
+        if url in urls[:position]:
+            first, second = devices[urls.index(url)], devices[position]
+            names = f"'{first}' is" if first == second else f"'{first}' and '{second}' are"
+            raise UsageError(f"{names} given as two devices and would be measured at the same time; give each device once")
 
 
 def _on_device(

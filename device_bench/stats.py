@@ -76,6 +76,16 @@ def ratio(candidate: Sequence[Sequence[int]], baseline: Sequence[Sequence[int]],
     return Estimate(value, min(float(low), value), max(float(high), value))
 
 
+def widened(estimate: Estimate, noises: Sequence[float]) -> Estimate:
+    """A ratio whose interval also holds these errors, each the half-width of a 95 % interval as a share: independent ones add in
+    quadrature, on a logarithmic scale."""
+    extra = sum(math.log1p(noise) ** 2 for noise in noises)
+    if estimate.low <= 0:
+        return estimate
+    down, up = (math.sqrt(math.log(end / estimate.value) ** 2 + extra) for end in (estimate.low, estimate.high))
+    return Estimate(estimate.value, estimate.value * math.exp(-down), estimate.value * math.exp(up))
+
+
 def mean_ratio(log_ratios: Sequence[float]) -> Estimate:
     """The geometric mean of independent ratios, given as logarithms, with its t interval."""
     values = np.asarray(log_ratios, np.float64)

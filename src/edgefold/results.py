@@ -173,6 +173,7 @@ class Verdict(StrEnum):
     FASTER = "faster"
     SLOWER = "slower"
     NO_DIFFERENCE = "no difference"
+    CANNOT_TELL = "cannot tell"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +182,8 @@ class Comparison:
 
     ``ratio`` is time of the candidate over time of the baseline with its 95 % interval: above 1, the candidate is slower. The
     verdict is ``faster`` or ``slower`` only where an interval of 99 % leaves out 1 and the ratio differs from it by at least
-    ``threshold``. ``block_ratios`` are the independent ratios that it is made of: of one process with both, or of a block of
-    processes.
+    ``threshold``. It is ``cannot tell`` on an emulated device, and where nothing shows but the interval reaches beyond 10 %.
+    ``block_ratios`` are the independent ratios that it is made of: of one process with both, or of a block of processes.
     """
 
     baseline: Measurement

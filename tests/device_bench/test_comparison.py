@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
 from shutil import copy
+from typing import Any
 
 import numpy as np
 import pytest
 
-from edgefold.device_bench import comparison
+from edgefold.artifact import Format
+from edgefold.device_bench import comparison, stats
 from edgefold.device_bench.benchmark import bench_case
 from edgefold.device_bench.cases import Case, make_case
 from edgefold.device_bench.comparison import compare, compare_cases, compare_measurements, verdict_of
 from edgefold.device_bench.launch import Launchers
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.runners import open_runner
-from edgefold.device_bench.runners.fake import FakeDevice, FakeRunner
+from edgefold.device_bench.runners.fake import QUIET_DEVICE, FakeDevice, FakeRunner
 from edgefold.device_bench.stats import turn_medians, turns_ratio
 from edgefold.errors import UsageError
-from edgefold.results import Code, Estimate, Measurement, Verdict
+from edgefold.results import Code, Estimate, Measurement, Run, Verdict
 
 OPTIONS = BenchOptions(processes=12, gate_max_s=0)
 
@@ -138,7 +142,102 @@ def test_incomparable_results_are_refused_with_every_reason(tiny: Path) -> None:
     assert "CPU 4x Cortex-A76 and 8x Cortex-A55" in text
     assert "runtime fake 1.0 and fake 2.0" in text
     assert "threads 1 and 2" in text
-    assert "'tiny.onnx' is marked THROTTLED" in text
+    assert "the new result is marked THROTTLED" in text
+
+
+@pytest.mark.parametrize("code", [Code.UNSTABLE, Code.THROTTLED, Code.HOT, Code.EMULATED, Code.OUTPUT_MISMATCH])
+def test_what_is_no_latency_to_trust_is_not_compared(tiny: Path, code: Code) -> None:
+    base = replace(result(tiny, 1e6), codes=(code,))
+    with pytest.raises(UsageError, match=f"the baseline is marked {code}.*; the new result is marked {code}"):
+        compare_measurements(base, base)
+
+
+@pytest.mark.parametrize("code", [Code.LOADED, Code.LOW_BATTERY, Code.GOVERNOR_NOT_PERFORMANCE])
+def test_a_state_of_one_alone_is_a_reason_and_one_of_both_is_not(tiny: Path, code: Code) -> None:
+    quiet = replace(result(tiny, 1e6), codes=())
+    marked = replace(quiet, codes=(code,))
+    with pytest.raises(UsageError, match=f"only the new result is marked {code}"):
+        compare_measurements(quiet, marked)
+    with pytest.raises(UsageError, match=f"only the baseline is marked {code}"):
+        compare_measurements(marked, quiet)
+    assert compare_measurements(marked, marked).codes == (code,)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"model": "Raspberry Pi 5"}, "model None and Raspberry Pi 5"),
+        ({"soc": "SM8550"}, "SoC None and SM8550"),
+        ({"features": ("asimd", "asimdhp")}, "CPU features: asimddp only there in one"),
+    ],
+)
+def test_another_board_is_a_reason(tiny: Path, fields: dict[str, Any], words: str) -> None:
+    base = result(tiny, 1e6)
+    with pytest.raises(UsageError, match=words):
+        compare_measurements(base, replace(base, device=replace(base.device, **fields)))
+
+
+def test_few_processes_are_named_as_what_makes_a_figure_unstable(tiny: Path) -> None:
+    base = result(tiny, 1e6)
+    few = replace(base, runs=base.runs[:3], noise=1.0, codes=(Code.UNSTABLE,))
+    with pytest.raises(UsageError, match=r"the new result is marked UNSTABLE \(3 processes, expected at least 4\)"):
+        compare_measurements(base, few)
+    loud = replace(base, noise=0.123, codes=(Code.UNSTABLE,))
+    with pytest.raises(UsageError, match=r"UNSTABLE \(A/A noise 12\.3 %\)"):
+        compare_measurements(base, loud)
+
+
+def apart(rng: np.random.Generator, move: float, between: float) -> Measurement:
+    """A measurement of five processes on a device that moves: its speed in this one, and in each process, is log-normal."""
+    speed = rng.normal(0, move)
+    runs = tuple(
+        Run(tuple(int(x) for x in 1e6 * np.exp(speed + rng.normal(0, between) + rng.normal(0, 0.01, 80))), 1, 1, ())
+        for _ in range(5)
+    )
+    samples = [run.samples_ns for run in runs]
+    middle = stats.percentile(samples, 50)
+    assert middle is not None
+    interval, noise = (middle.low, middle.high), stats.aa_noise(samples)
+    return Measurement(
+        "a.onnx", "0" * 64, Format.ONNX, "fake 1.0", 1, runs, 1, QUIET_DEVICE, (), interval, noise, device_before=QUIET_DEVICE
+    )
+
+
+def test_measurements_apart_rarely_differ_where_the_device_moves_between_them() -> None:
+    rng = np.random.default_rng(0)
+    found = [apart(rng, 0.02, 0.02) for _ in range(24)]
+    pairs = list(itertools.combinations(found, 2))
+    plain = [verdict_of(stats.ratio(*([r.samples_ns for r in each.runs] for each in pair)), 0.03) for pair in pairs]
+    now = [compare_measurements(*pair, threshold=0.03).verdict for pair in pairs]
+    false = [sum(verdict is not Verdict.NO_DIFFERENCE for verdict in some) / len(pairs) for some in (plain, now)]
+    assert false[0] > 0.05
+    assert false[1] <= 0.05
+
+
+def test_on_a_quiet_device_three_percent_are_found_apart_too() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        base, other = apart(rng, 0.001, 0.002), apart(rng, 0.001, 0.002)
+        slower = tuple(replace(run, samples_ns=tuple(int(1.05 * x) for x in run.samples_ns)) for run in other.runs)
+        assert compare_measurements(base, replace(other, runs=slower), threshold=0.03).verdict is Verdict.SLOWER
+
+
+def test_side_by_side_nothing_is_said_of_an_emulators_times(pair: tuple[Case, Case]) -> None:
+    made = device(1.5, 0)
+    made.states = (replace(QUIET_DEVICE, emulated=True),)
+    assert verdict(pair, made) is Verdict.CANNOT_TELL
+
+
+def test_side_by_side_noise_hides_small_differences_only(pair: tuple[Case, Case]) -> None:
+    def moving(ratio: float) -> FakeDevice:
+        # Every process runs at one of two speeds, by chance.
+        speeds = random.Random(1)
+        return FakeDevice(
+            latency_ns=lambda model, process: 1e6 * speeds.choice((1.0, 1.6)) * (ratio if model == "b.onnx" else 1), spread=0.02
+        )
+
+    assert verdict(pair, moving(1.0)) is Verdict.CANNOT_TELL
+    assert verdict(pair, moving(3.0)) is Verdict.SLOWER
 
 
 def test_by_name(tiny: Path) -> None:

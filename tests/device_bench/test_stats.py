@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgefold.device_bench import stats
+from edgefold.results import Estimate
 
 
 def test_the_order_of_loading_is_neither_effect_nor_noise() -> None:
@@ -96,3 +97,11 @@ def test_outliers_are_beyond_three_interquartile_ranges() -> None:
     assert stats.outliers([*range(101), 240, -140]) == 2
     assert stats.outliers([5] * 10) == 0
     assert stats.outliers([5] * 10 + [6]) == 1
+
+
+def test_independent_errors_widen_an_interval_in_quadrature() -> None:
+    plain = Estimate(1.1, 1.1 * math.exp(-0.03), 1.1 * math.exp(0.03))
+    found = stats.widened(plain, (math.expm1(0.04), 0.0))
+    assert (found.low, found.value, found.high) == pytest.approx((1.1 * math.exp(-0.05), 1.1, 1.1 * math.exp(0.05)))
+    assert stats.widened(plain, (0.0, 0.0)).high == pytest.approx(plain.high)
+    assert stats.widened(Estimate(1.0, 0.0, math.inf), (0.1, 0.1)) == Estimate(1.0, 0.0, math.inf)

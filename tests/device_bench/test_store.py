@@ -261,9 +261,11 @@ def test_the_long_run_shows_throttling(tiny: Path) -> None:
     assert len(result.points) == 10
     assert result.kept_share == pytest.approx(1 / 1.3, rel=0.02)
     assert result.throttled
-    assert result.points[-1].temperature_c == 35.0 + 9
+    assert result.points[-1].temperature_c == 35.0 + 10  # the first state is from before
+    assert Code.THROTTLED in result.codes
     steady = sustained(tiny / "tiny.onnx", minutes=1, runner=FakeRunner(), clock=lambda: float(next(ticks)))
     assert not steady.throttled
+    assert steady.codes == (Code.OUTPUT_UNCHECKED,)
 
 
 def test_codes_survive_the_history(measure: Measure, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from edgefold.report.charts import undrawn
 from edgefold.report.content import Failure, Shipment
 from edgefold.report.page import render
+from edgefold.report.table import duration
 from edgefold.results import Code
 
 
@@ -83,6 +84,10 @@ def test_emulated_times_are_never_shown_as_latency(shipment: Shipment) -> None:
     html = render(replace(shipment, variants=variants))
 
     assert '<td class="number">emulated</td>' in html
+    for measured in (v.measurement for v in variants if v.measurement is not None):
+        for shown in (measured.load_ns, measured.first_ns, measured.median_ns):
+            assert shown is not None
+            assert duration(shown) not in html
     assert "Latency of each artifact" not in html
     assert "Accuracy against median latency" not in html
     assert "Fastest" not in html

@@ -47,7 +47,9 @@ def test_an_unstable_figure_says_so(shipment: Shipment) -> None:
     changed = _with(shipment, "onnx-int8", codes=(Code.UNSTABLE,))
     row = next(row for row in rows(changed) if row.name == "onnx-int8")
 
-    assert cells(row)[HEADERS.index("median [95 %]")].startswith("unstable: ")
+    assert row.interval_ns is not None
+    low, high = map(duration, row.interval_ns)
+    assert cells(row)[HEADERS.index("median [95 %]")] == f"unstable [{low}, {high}]"
     assert not any("onnx-int8" in text for text in verdict(changed).findings if text.startswith("Fastest"))
 
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from edgefold.cli.options import Artifacts, Cores, Device, Json, MaxSecs, SshConfig, Target, Threads, Worker
+from edgefold.cli.bench_modes import refuse_ignored
+from edgefold.cli.bench_tables import compared_lines, count_gate_line, count_table, curve_table, gate_line, measured_table
+from edgefold.cli.options import Artifacts, Cores, Device, Json, Keep, MaxSecs, SshConfig, Target, Threads, Worker
 from edgefold.errors import DeviceError, EdgefoldError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from edgefold.artifact import Artifact
-    from edgefold.device_bench import BenchOptions, InstructionCount, SustainedResult
-    from edgefold.results import Comparison, Measurement
+    from edgefold.cli.output import Output
+    from edgefold.device_bench import BenchOptions, SustainedResult
+    from edgefold.results import Measurement
+
+PROCESSES, MAX_SECS = 5, 120.0
 
 
 def bench(
@@ -30,17 +32,25 @@ def bench(
     ] = None,
     threads: Threads = 1,
     cores: Cores = None,
-    processes: Annotated[int, typer.Option("--processes", min=1, help="Fresh processes of each artifact.")] = 5,
-    max_secs: MaxSecs = 120.0,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Fresh processes of each artifact.")] = PROCESSES,
+    max_secs: MaxSecs = MAX_SECS,
     baseline: Annotated[Path | None, typer.Option("--baseline", help="Stored results (bench --json) to compare with.")] = None,
-    fail_on: Annotated[str, typer.Option("--fail-on", help="With --baseline: what exits 1.")] = "slower:3%",
+    fail_on: Annotated[
+        str | None,
+        typer.Option(
+            "--fail-on",
+            metavar="RULE",
+            help="With --baseline: what exits 1, slower:PERCENT% or, with --count, more:PERCENT%.",
+            show_default="slower:3%, more:0.1%",
+        ),
+    ] = None,
     sustained: Annotated[
         str | None, typer.Option("--sustained", metavar="TIME", help="Run without a pause for 90s or 10m: the curve over time.")
     ] = None,
     count: Annotated[
         Literal["instructions"] | None, typer.Option("--count", help="Count on an emulated ARM core instead of timing.")
     ] = None,
-    cpu: Annotated[str, typer.Option("--cpu", help="With --count: the core.")] = "cortex-a76",
+    cpu: Annotated[str | None, typer.Option("--cpu", help="With --count: the core.", show_default="cortex-a76")] = None,
     tool: Annotated[
         Path | None,
         typer.Option(
@@ -48,7 +58,7 @@ def bench(
         ),
     ] = None,
     worker: Worker = "auto",
-    keep: Annotated[bool, typer.Option("--keep", help="Leave what was sent on the device.")] = False,
+    keep: Keep = False,
     remember: Annotated[bool, typer.Option("--remember/--no-remember", help="Add the result to the history.")] = True,
     ssh_config: SshConfig = None,
     as_json: Json = False,
@@ -57,39 +67,51 @@ def bench(
     from edgefold.cli.output import output
     from edgefold.cli.targets import artifacts_of, is_bundle
 
-    with output(as_json) as out:
+    urls = device or ["host"]
+    refuse_ignored(
+        {"--count": count is not None, "--sustained": sustained is not None, "--tool": tool is not None},
+        {
+            "--device": urls != ["host"],
+            "--threads": threads != 1,
+            "--cores": cores is not None,
+            "--processes": processes != PROCESSES,
+            "--max-secs": max_secs != MAX_SECS,
+            "--baseline": baseline is not None,
+            "--fail-on": fail_on is not None,
+            "--cpu": cpu is not None,
+            "--worker": worker != "auto",
+            "--keep": keep,
+            "--ssh-config": ssh_config is not None,
+        },
+    )
+    with output(as_json) as out, artifacts_of(target, artifact) as artifacts:
+        if count is not None:
+            _count(out, _single(artifacts, urls), cpu or "cortex-a76", baseline, fail_on)
+            return
         options = _options(threads, cores, processes, max_secs)
-        urls = device or ["host"]
-        stored = None if baseline is None else _stored(baseline, fail_on)  # a bad file is told before the measuring
-        with artifacts_of(target, artifact) as artifacts:
-            if sustained is not None or count is not None:
-                if sustained is not None and count is not None:
-                    raise UsageError("--sustained and --count do not go together; give one of them")
-                one = _single(artifacts, urls)
-                if sustained is not None:
-                    curve = _sustained(one, urls[0], minutes(sustained), options, worker, ssh_config)
-                    out.show(curve, lambda: _curve(curve))
-                else:
-                    counted = _counted(one, cpu)
-                    out.show(counted, lambda: _counts(counted))
-                return
-            if tool is not None:
-                lost: list[EdgefoldError] = []
-                measured = _measure_with_tool(artifacts, urls, options, tool, ssh_config=ssh_config)
-            else:
-                measured, lost = _measure(artifacts, urls, options, worker, keep=keep, ssh_config=ssh_config)
+        if sustained is not None:
+            curve = _sustained(_single(artifacts, urls), urls[0], minutes(sustained), options, worker, ssh_config)
+            out.show(curve, lambda: curve_table(curve))
+            return
+        rule = fail_on or "slower:3%"
+        stored = None if baseline is None else _stored(baseline, rule)  # a bad file is told before the measuring
+        if tool is not None:
+            lost: list[EdgefoldError] = []
+            measured = _measure_with_tool(artifacts, urls, options, tool, ssh_config=ssh_config)
+        else:
+            measured, lost = _measure(artifacts, urls, options, worker, keep=keep, ssh_config=ssh_config)
         results = [each for _, each in measured]
         if remember:
             _remember(results)
         several = is_bundle(target) or len(urls) > 1
         if results:
-            out.show(results if several else results[0], lambda: _measured(measured))
+            out.show(results if several else results[0], lambda: measured_table(measured))
         if lost:
             raise lost[0] if len(lost) == 1 else DeviceError("; ".join(map(str, lost)))
         if stored is not None:
             from edgefold.device_bench import check_baseline
 
-            check_baseline(results, stored, fail_on)
+            out.say(gate_line(each) for each in check_baseline(results, stored, rule))
 
 
 def compare(
@@ -99,7 +121,9 @@ def compare(
     threads: Threads = 1,
     cores: Cores = None,
     threshold: Annotated[float, typer.Option("--threshold", help="Smallest difference that counts, in percent.")] = 1.0,
-    max_secs: MaxSecs = 120.0,
+    max_secs: MaxSecs = MAX_SECS,
+    worker: Worker = "auto",
+    keep: Keep = False,
     ssh_config: SshConfig = None,
     as_json: Json = False,
 ) -> None:
@@ -114,8 +138,17 @@ def compare(
         options = _options(threads, cores, 2 * MIN_BLOCKS, max_secs)
         artifacts = [artifact_at(path) for path in (a, b)]
         with progress(f"comparing {a.name} and {b.name} on {device}"):
-            found = measure(artifacts[0], artifacts[1], device, options, threshold=threshold / 100, ssh_config=ssh_config)
-        out.show(found, lambda: _compared(found))
+            found = measure(
+                artifacts[0],
+                artifacts[1],
+                device,
+                options,
+                threshold=threshold / 100,
+                worker=worker,
+                ssh_config=ssh_config,
+                keep=keep,
+            )
+        out.show(found, lambda: compared_lines(found))
 
 
 def minutes(text: str) -> float:
@@ -141,7 +174,7 @@ def _stored(path: Path, rule: str) -> list[Measurement]:
     from edgefold.device_bench import load_measurements
     from edgefold.device_bench.baseline import parse_rule
 
-    parse_rule(rule)
+    parse_rule(rule, "slower")
     return load_measurements(path)
 
 
@@ -206,12 +239,20 @@ def _sustained(
         return run(artifact, url, length_min, options, worker=worker, ssh_config=ssh_config)
 
 
-def _counted(artifact: Artifact, cpu: str) -> InstructionCount:
+def _count(out: Output, artifact: Artifact, cpu: str, baseline: Path | None, fail_on: str | None) -> None:
+    """Count, show, and compare with what was counted before."""
     from edgefold.cli.output import progress
-    from edgefold.device_bench import count_instructions
+    from edgefold.device_bench import check_counts, count_instructions, load_counts
+    from edgefold.device_bench.baseline import parse_rule
 
+    rule = fail_on or "more:0.1%"
+    parse_rule(rule, "more")
+    stored = None if baseline is None else load_counts(baseline)  # a bad file is told before the counting
     with progress(f"counting the instructions of {artifact.path.name} on an emulated {cpu}"):
-        return count_instructions(artifact, cpu)
+        counted = count_instructions(artifact, cpu)
+    out.show(counted, lambda: count_table(counted))
+    if stored is not None:
+        out.say([count_gate_line(check_counts(counted, stored, rule))])
 
 
 def _remember(results: list[Measurement]) -> None:
@@ -221,71 +262,3 @@ def _remember(results: list[Measurement]) -> None:
     real = [each for each in results if each.device.url != "fake"]
     if real:
         remember(real)
-
-
-def _measured(measured: list[tuple[str, Measurement]]) -> Iterable[RenderableType]:
-    from edgefold.cli.output import table
-    from edgefold.report.table import duration, known, size
-    from edgefold.results import Code
-
-    def latency(found: Measurement) -> str:
-        # An emulator's time is no latency of any device.
-        if Code.EMULATED in found.codes:
-            return "emulated"
-        low, high = found.interval_ns
-        return f"{duration(found.median_ns)} [{duration(low)}, {duration(high)}]"
-
-    yield table(
-        ("artifact", "device", "runtime", "threads", "load", "first", "median [95 %]", "p90", "peak memory", "noise", "codes"),
-        [
-            (
-                name,
-                found.device.url,
-                found.runtime,
-                str(found.threads),
-                known(found.load_ns, duration),
-                known(found.first_ns, duration),
-                latency(found),
-                "" if found.p90_ns is None else duration(found.p90_ns.value),
-                known(found.peak_rss_bytes, size),
-                f"{found.noise * 100:.1f} %",
-                " ".join(found.codes),
-            )
-            for name, found in measured
-        ],
-        "lllrrrrrrrw",
-    )
-
-
-def _compared(found: Comparison) -> Iterable[RenderableType]:
-    from edgefold.report.table import duration
-
-    ratio, codes = found.ratio, f" ({' '.join(found.codes)})" if found.codes else ""
-    yield f"{found.candidate.artifact} against {found.baseline.artifact} on {found.candidate.device.url}: {found.verdict}{codes}"
-    yield f"time ratio {ratio.value:.4f} [{ratio.low:.4f}, {ratio.high:.4f}], threshold {found.threshold * 100:g} %"
-    yield f"medians {duration(found.candidate.median_ns)} and {duration(found.baseline.median_ns)}"
-
-
-def _curve(curve: SustainedResult) -> Iterable[RenderableType]:
-    from edgefold.cli.output import table
-    from edgefold.report.table import duration, percent
-
-    lines = [
-        (
-            f"{point.at_s:.0f} s",
-            duration(point.median_ns),
-            "" if point.temperature_c is None else f"{point.temperature_c:.0f} °C",
-            "" if point.frequency_khz is None else f"{point.frequency_khz / 1000:.0f} MHz",
-        )
-        for point in curve.points
-    ]
-    yield table(("at", "median", "temperature", "frequency"), lines, "rrrr", title=f"{curve.artifact} on {curve.device}")
-    yield f"speed kept: {percent(curve.kept_share)}{', throttled' if curve.throttled else ''}"
-
-
-def _counts(counted: InstructionCount) -> Iterable[RenderableType]:
-    from edgefold.cli.output import table
-
-    lines = [(kind, f"{number:,}", f"{counted.first.get(kind, 0):,}") for kind, number in counted.counts.items()]
-    yield table(("kind", "an inference", "the first one"), lines, "lrr", title=f"{counted.artifact} on an emulated {counted.cpu}")
-    yield f"spread {counted.spread * 100:.4f} %; a cost, not a latency"

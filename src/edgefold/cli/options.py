@@ -20,9 +20,16 @@ Artifacts = Annotated[
     typer.Option("--artifact", help="One of a bundle; can be given more than once.", show_default="all"),
 ]
 MaxSecs = Annotated[float, typer.Option("--max-secs", help="Upper limit of the measuring time of one artifact.")]
+# EDGEFOLD_SSH_CONFIG is not typer's to read: what is given here comes first, then a named device's own file, then the variable.
 SshConfig = Annotated[
-    Path | None, typer.Option("--ssh-config", envvar="EDGEFOLD_SSH_CONFIG", help="Another configuration file for OpenSSH.")
+    Path | None,
+    typer.Option(
+        "--ssh-config",
+        help="Another configuration file for OpenSSH.",
+        show_default="a named device's own, or that of EDGEFOLD_SSH_CONFIG",
+    ),
 ]
+Keep = Annotated[bool, typer.Option("--keep", help="Leave what was sent on the device.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")]
 Model = Annotated[
     str,

@@ -36,6 +36,11 @@ class Output:
                 console.print(part)
         self._stream.flush()
 
+    def say(self, lines: Iterable[str]) -> None:
+        """Words beside a result: below it for people; JSON stands alone on its stream, so there they go to stderr."""
+        for line in lines:
+            print(line, file=sys.stderr if self._as_json else self._stream, flush=True)
+
     def _console(self) -> Console:
         from rich.console import Console
 

@@ -10,7 +10,7 @@ from edgefold.report.explained import explained_schemes
 from edgefold.report.plan_pictures import choice_summary, choices, closing_text, layer_cards, totals
 from edgefold.report.table import HEADERS, cells, duration, known, percent, rows, size
 from edgefold.report.verdict import verdict
-from edgefold.results import Measurement
+from edgefold.results import Code, Measurement
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def _conditions(name: str, measured: Measurement) -> _Conditions:
         runtime=measured.runtime,
         threads=str(measured.threads),
         processes=f"{len(measured.runs)} × {len(measured.samples_ns) // max(1, len(measured.runs))} samples",
-        first=known(measured.first_ns, duration),
+        first=known(None if Code.EMULATED in measured.codes else measured.first_ns, duration),
         memory=known(measured.peak_rss_bytes, size),
         noise=f"{measured.noise * 100:.1f} %",
         codes=", ".join(measured.codes),

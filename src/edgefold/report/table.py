@@ -69,7 +69,7 @@ def cells(row: Row) -> tuple[str, ...]:
         "" if row.size_bytes is None else size(row.size_bytes),
         "" if row.accuracy is None else percent(row.accuracy),
         _parity(row.max_relative_error, row.sqnr_db, row.max_steps),
-        "" if row.load_ns is None else duration(row.load_ns),
+        _load(row),
         _latency(row),
         "" if row.speedup is None else f"{row.speedup:.2f}×",
         "ok" if row.passed else "FAILED",
@@ -176,8 +176,15 @@ def _latency(row: Row) -> str:
     if Code.EMULATED in row.codes:
         return "emulated"
     low, high = (duration(value) for value in row.interval_ns)
-    text = f"{duration(row.median_ns)} [{low}, {high}]"
-    return f"unstable: {text}" if Code.UNSTABLE in row.codes else text
+    # Such a median would not repeat: how far it may lie is all that is known.
+    middle = "unstable" if Code.UNSTABLE in row.codes else duration(row.median_ns)
+    return f"{middle} [{low}, {high}]"
+
+
+def _load(row: Row) -> str:
+    if row.load_ns is None:
+        return ""
+    return UNKNOWN if Code.EMULATED in row.codes else duration(row.load_ns)
 
 
 def _digits(value: float) -> str:
