@@ -1,11 +1,19 @@
 """The convolutional blocks, one file each, with formulas for their parameters and multiply-accumulates.
 
 Convolutions are made as ``Block(in_channels, out_channels, kernel_size, stride, padding, dilation, bias, …)``, the block's own
-arguments last. Attention is made as ``Block(channels, …)``. Formulas are named ``<block>_parameters`` and ``<block>_macs``;
-papers count one multiply-accumulate as one FLOP.
+arguments last. Attention is made as ``Block(channels, …)``; spatial attention works on any number. Formulas are named
+``<block>_parameters`` and ``<block>_macs``; papers count one multiply-accumulate as one FLOP. Constructors and formulas raise a
+`UsageError` for arguments that are impossible.
 """
 
-from edgefold.models.blocks.cbam import CBAM, ChannelAttention, cbam_macs, cbam_parameters
+from edgefold.models.blocks.cbam import (
+    CBAM,
+    ChannelAttention,
+    cbam_macs,
+    cbam_parameters,
+    channel_attention_macs,
+    channel_attention_parameters,
+)
 from edgefold.models.blocks.channel_local import (
     ChannelLocalConv2d,
     channel_local_inputs,
@@ -40,10 +48,24 @@ from edgefold.models.blocks.locally_connected import (
     locally_connected_parameters,
 )
 from edgefold.models.blocks.masked import MaskedConv2d
-from edgefold.models.blocks.pooling import AveragePool2d, GlobalAveragePool2d, GlobalMaxPool2d, MaxPool2d
+from edgefold.models.blocks.pooling import (
+    AveragePool2d,
+    GlobalAveragePool2d,
+    GlobalMaxPool2d,
+    MaxPool2d,
+    pooling_macs,
+    pooling_operations,
+    pooling_parameters,
+)
 from edgefold.models.blocks.separable import DepthwiseSeparableConv2d, separable_macs, separable_parameters
-from edgefold.models.blocks.shuffle import ChannelShuffle, ShuffleUnit, channel_shuffle
-from edgefold.models.blocks.shuffle_v2 import ShuffleUnitV2
+from edgefold.models.blocks.shuffle import (
+    ChannelShuffle,
+    ShuffleUnit,
+    channel_shuffle,
+    shuffle_unit_macs,
+    shuffle_unit_parameters,
+)
+from edgefold.models.blocks.shuffle_v2 import ShuffleUnitV2, shuffle_unit_v2_macs, shuffle_unit_v2_parameters
 from edgefold.models.blocks.spatial_attention import (
     SpatialAttention,
     spatial_attention_macs,
@@ -78,6 +100,8 @@ __all__ = [
     "StandardConv2d",
     "cbam_macs",
     "cbam_parameters",
+    "channel_attention_macs",
+    "channel_attention_parameters",
     "channel_local_inputs",
     "channel_local_macs",
     "channel_local_parameters",
@@ -98,8 +122,15 @@ __all__ = [
     "inverted_residual_parameters",
     "locally_connected_macs",
     "locally_connected_parameters",
+    "pooling_macs",
+    "pooling_operations",
+    "pooling_parameters",
     "separable_macs",
     "separable_parameters",
+    "shuffle_unit_macs",
+    "shuffle_unit_parameters",
+    "shuffle_unit_v2_macs",
+    "shuffle_unit_v2_parameters",
     "spatial_attention_macs",
     "spatial_attention_parameters",
     "squeeze_excite_macs",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgefold.models.blocks.arguments import check_positive
+from edgefold.models.blocks.arguments import check_places
 from edgefold.models.blocks.gates import gate
 from edgefold.models.blocks.init import kaiming
 from edgefold.models.blocks.spatial_attention import (
@@ -19,18 +19,29 @@ from edgefold.models.blocks.spatial_attention import (
     spatial_attention_macs,
     spatial_attention_parameters,
 )
-from edgefold.models.blocks.squeeze_excite import squeeze_excite_parameters
+from edgefold.models.blocks.squeeze_excite import hidden_channels
+
+
+def channel_attention_parameters(channels: int, reduction: int = 16) -> int:
+    """2·C·h + h + C with h = max(1, ⌊C/r⌋): one map, used twice."""
+    hidden = hidden_channels("ChannelAttention", channels, reduction)
+    return 2 * channels * hidden + hidden + channels
+
+
+def channel_attention_macs(channels: int, reduction: int, size: tuple[int, int]) -> int:
+    """Multiply-accumulates for one sample of (H, W): the map twice, and one multiplication a pixel for the gate."""
+    hidden = hidden_channels("ChannelAttention", channels, reduction)
+    return 4 * channels * hidden + channels * check_places("ChannelAttention", "size", size)
 
 
 def cbam_parameters(channels: int, reduction: int = 16, kernel_size: int = 7) -> int:
     """The map of the channel part and the kernel of the spatial part."""
-    return squeeze_excite_parameters(channels, reduction) + spatial_attention_parameters(kernel_size)
+    return channel_attention_parameters(channels, reduction) + spatial_attention_parameters(kernel_size)
 
 
 def cbam_macs(channels: int, reduction: int, kernel_size: int, size: tuple[int, int]) -> int:
     """Multiply-accumulates for one sample of (H, W): the map twice, the kernel once, and both gates."""
-    channel_part = 4 * channels * max(1, channels // reduction) + channels * size[0] * size[1]
-    return channel_part + spatial_attention_macs(channels, kernel_size, size)
+    return channel_attention_macs(channels, reduction, size) + spatial_attention_macs(channels, kernel_size, size)
 
 
 class ChannelAttention(nn.Module):
@@ -42,9 +53,7 @@ class ChannelAttention(nn.Module):
 
     def __init__(self, channels: int, reduction: int = 16, gate_name: str = "sigmoid") -> None:
         super().__init__()
-        check_positive("ChannelAttention", "channels", channels)
-        check_positive("ChannelAttention", "reduction", reduction)
-        hidden = max(1, channels // reduction)
+        hidden = hidden_channels("ChannelAttention", channels, reduction)
         self.reduce = nn.Conv2d(channels, hidden, 1)
         self.relu = nn.ReLU()
         self.expand = nn.Conv2d(hidden, channels, 1)

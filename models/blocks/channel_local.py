@@ -10,14 +10,20 @@ Windows that overlap, or leave and re-enter the channels, are no group convoluti
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from edgefold.errors import UsageError, unknown_name
-from edgefold.models.blocks.arguments import IntPair, check_channels, check_geometry, check_positive, pair
+from edgefold.errors import UsageError
+from edgefold.models.blocks.arguments import (
+    IntPair,
+    check_channels,
+    check_convolution,
+    check_name,
+    check_places,
+    check_positive,
+)
 from edgefold.models.blocks.masked import MaskedConv2d
 
 WINDOWS: Final = ("sliding", "strided")
@@ -33,21 +39,23 @@ def channel_local_inputs(in_channels: int, out_channels: int, group_size: int, w
     check_positive("ChannelLocalConv2d", "group_size", group_size)
     if group_size > in_channels:
         raise UsageError(f"ChannelLocalConv2d: group_size is {group_size}, expected at most in_channels={in_channels}")
-    if window not in WINDOWS:
-        raise unknown_name("window of ChannelLocalConv2d", window, WINDOWS)
+    check_name("window of ChannelLocalConv2d", window, WINDOWS)
     outputs = torch.arange(out_channels).unsqueeze(1)  # (N, 1)
     first = outputs * group_size if window == "strided" else outputs * in_channels // out_channels - group_size // 2
     return (first + torch.arange(group_size)) % in_channels
 
 
 def channel_local_parameters(out_channels: int, kernel_size: IntPair, group_size: int, bias: bool = False) -> int:
-    """N·G·K², plus N with a bias."""
-    return out_channels * group_size * math.prod(pair(kernel_size)) + (out_channels if bias else 0)
+    """N·G·K², plus N with a bias; of any number of inputs from G on."""
+    check_positive("ChannelLocalConv2d", "group_size", group_size)
+    taps = check_convolution("ChannelLocalConv2d", group_size, out_channels, kernel_size, bias=bias).taps
+    return out_channels * group_size * taps + (out_channels if bias else 0)
 
 
 def channel_local_macs(out_channels: int, kernel_size: IntPair, group_size: int, output_size: tuple[int, int]) -> int:
     """Multiply-accumulates for one sample with an output of (H', W')."""
-    return channel_local_parameters(out_channels, kernel_size, group_size) * math.prod(output_size)
+    places = check_places("ChannelLocalConv2d", "output_size", output_size)
+    return channel_local_parameters(out_channels, kernel_size, group_size) * places
 
 
 class ChannelLocalConv2d(MaskedConv2d):
@@ -81,7 +89,7 @@ class ChannelLocalConv2d(MaskedConv2d):
         window: str = "strided",
     ) -> None:
         inputs = channel_local_inputs(in_channels, out_channels, group_size, window)
-        kernel = check_geometry("ChannelLocalConv2d", kernel_size, stride, padding, dilation).kernel_size
+        kernel = check_convolution("ChannelLocalConv2d", in_channels, out_channels, kernel_size).kernel_size
         seen = torch.zeros(out_channels, in_channels, dtype=torch.bool).scatter_(
             1, inputs, torch.tensor(True).expand(inputs.shape)
         )

@@ -1,24 +1,41 @@
 """Convolutions by name, for networks whose convolutions can be exchanged.
 
-standard            dense                    hetconv:4           HetConv with P = 4
-group:4             4 groups                 dual:4              DualConv with 4 groups
-separable           depthwise, then 1×1      channel-local:8     each output sees 8 inputs
+standard            dense                    hetconv:4                 HetConv with P = 4
+group:4             4 groups                 dual:4                    DualConv with 4 groups
+separable           depthwise, then 1×1      channel-local:8           each output sees 8 inputs, side by side
+average-pool        mean, then 1×1           channel-local-sliding:8   the same in overlapping windows
+max-pool            maximum, then 1×1        inverted-residual[:6]     with ReLU6, expanded by 6
+shuffle:4           ShuffleNet's unit        inverted-hardswish[:6]    with hard-swish
+shuffle-v2          ShuffleNet V2's unit
+
+Attention follows any of them after a plus: ``standard+se``, ``hetconv:4+eca``, ``+channel``, ``+spatial``, ``+cbam``, with the
+hard sigmoid, whose INT8 form is exact enough in every runtime. A unit whose channels change at stride 1, which it cannot do
+itself, gets a 1×1 convolution, BatchNorm and ReLU in front.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from torch import nn
 
-from edgefold.errors import UsageError, unknown_name
-from edgefold.models.blocks.arguments import IntPair
+from edgefold.errors import UsageError
+from edgefold.models.blocks.arguments import IntPair, check_name, check_pair
+from edgefold.models.blocks.cbam import CBAM, ChannelAttention
 from edgefold.models.blocks.channel_local import ChannelLocalConv2d
 from edgefold.models.blocks.dual import DualConv2d
+from edgefold.models.blocks.efficient_channel import EfficientChannelAttention
 from edgefold.models.blocks.group import GroupConv2d
 from edgefold.models.blocks.hetconv import HetConv2d
+from edgefold.models.blocks.inverted_residual import InvertedResidual
+from edgefold.models.blocks.pooling import AveragePool2d, MaxPool2d
 from edgefold.models.blocks.separable import DepthwiseSeparableConv2d
+from edgefold.models.blocks.shuffle import ShuffleUnit
+from edgefold.models.blocks.shuffle_v2 import ShuffleUnitV2
+from edgefold.models.blocks.spatial_attention import SpatialAttention
+from edgefold.models.blocks.squeeze_excite import SqueezeExcite
 from edgefold.models.blocks.standard import StandardConv2d
 
 
@@ -32,33 +49,102 @@ class ConvFactory(Protocol):
         ...
 
 
-# Name -> the block, and the name of its own argument, if it has one.
-CONVOLUTIONS: Final[dict[str, tuple[type[nn.Module], str | None]]] = {
-    "channel-local": (ChannelLocalConv2d, "group_size"),
-    "dual": (DualConv2d, "groups"),
-    "group": (GroupConv2d, "groups"),
-    "hetconv": (HetConv2d, "p"),
-    "separable": (DepthwiseSeparableConv2d, None),
-    "standard": (StandardConv2d, None),
+def pooled_convolution(
+    pool: Callable[..., nn.Module],
+    in_channels: int,
+    out_channels: int,
+    kernel_size: IntPair,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    bias: bool = True,
+) -> nn.Sequential:
+    """A pooling in the place of a separable convolution's depthwise part: (B, M, H, W) -> (B, N, H', W')."""
+    window = pool(in_channels, in_channels, kernel_size, stride, padding, dilation)
+    return nn.Sequential(window, StandardConv2d(in_channels, out_channels, 1, bias=bias))
+
+
+def _shuffled(
+    unit: Callable[..., nn.Module],
+    in_channels: int,
+    out_channels: int,
+    kernel_size: IntPair,
+    stride: IntPair = 1,
+    padding: IntPair | None = None,
+    dilation: IntPair = 1,
+    bias: bool = False,
+    **own: int,
+) -> nn.Module:
+    """A shuffle unit, with a 1×1 convolution in front where the channels change at stride 1."""
+    if in_channels == out_channels or max(check_pair("conv", "stride", stride)) > 1:
+        return unit(in_channels, out_channels, kernel_size, stride, padding, dilation, bias, **own)
+    entry = [StandardConv2d(in_channels, out_channels, 1, bias=bias), nn.BatchNorm2d(out_channels), nn.ReLU()]
+    return nn.Sequential(*entry, unit(out_channels, out_channels, kernel_size, stride, padding, dilation, bias, **own))
+
+
+def _attended(
+    conv: ConvFactory, attention: Callable[[int], nn.Module], in_channels: int, out_channels: int, *shared: Any, **own: Any
+) -> nn.Sequential:
+    """A convolution and attention on its outputs."""
+    return nn.Sequential(conv(in_channels, out_channels, *shared, **own), attention(out_channels))
+
+
+# Name -> the block, the name of its own argument, if it has one, and whether that may be left out.
+CONVOLUTIONS: Final[dict[str, tuple[Callable[..., nn.Module], str | None, bool]]] = {
+    "average-pool": (partial(pooled_convolution, AveragePool2d), None, True),
+    "channel-local": (ChannelLocalConv2d, "group_size", False),
+    "channel-local-sliding": (partial(ChannelLocalConv2d, window="sliding"), "group_size", False),
+    "dual": (DualConv2d, "groups", False),
+    "group": (GroupConv2d, "groups", False),
+    "hetconv": (HetConv2d, "p", False),
+    "inverted-hardswish": (partial(InvertedResidual, activation="hardswish"), "expand", True),
+    "inverted-residual": (InvertedResidual, "expand", True),
+    "max-pool": (partial(pooled_convolution, MaxPool2d), None, True),
+    "separable": (DepthwiseSeparableConv2d, None, True),
+    "shuffle": (partial(_shuffled, ShuffleUnit), "groups", False),
+    "shuffle-v2": (partial(_shuffled, ShuffleUnitV2), None, True),
+    "standard": (StandardConv2d, None, True),
+}
+_HARD: Final = "hardsigmoid"
+ATTENTIONS: Final[dict[str, Callable[[int], nn.Module]]] = {
+    "cbam": partial(CBAM, gate_name=_HARD),
+    "channel": partial(ChannelAttention, gate_name=_HARD),
+    "eca": partial(EfficientChannelAttention, gate_name=_HARD),
+    "se": partial(SqueezeExcite, gate_name=_HARD),
+    "spatial": lambda channels: SpatialAttention(gate_name=_HARD),
 }
 
 
 def conv_factory(conv: str | ConvFactory) -> ConvFactory:
-    """The factory that a name such as ``hetconv:4`` stands for; a factory stays as it is.
+    """The factory that a name such as ``hetconv:4`` or ``standard+se`` stands for; a factory stays as it is.
 
     Raises:
-        UsageError: there is no such convolution, or its number is missing, superfluous or no positive integer.
+        UsageError: there is no such convolution or attention, or its number is missing, superfluous or no positive integer.
     """
     if not isinstance(conv, str):
-        return conv
+        if callable(conv):
+            return conv
+        raise UsageError(f"conv is {conv!r}, expected a name ({', '.join(CONVOLUTIONS)}) or the constructor of a block")
+    name, plus, attention = conv.partition("+")
+    if not plus:
+        return _convolution(conv)
+    check_name("attention", attention, ATTENTIONS)
+    return partial(_attended, _convolution(name), ATTENTIONS[attention])
+
+
+def _convolution(conv: str) -> ConvFactory:
     name, colon, text = conv.partition(":")
-    if name not in CONVOLUTIONS:
-        raise unknown_name("convolution", name, CONVOLUTIONS)
-    block, argument = CONVOLUTIONS[name]
-    if argument is None:
-        if colon:
-            raise UsageError(f"convolution '{conv}' has a number, but '{name}' takes none; write '{name}'")
+    if name == "locally-connected":
+        raise UsageError(
+            "convolution 'locally-connected' is made for images of one size, which a network does not tell its convolutions; "
+            f"expected one of: {', '.join(CONVOLUTIONS)}"
+        )
+    check_name("convolution", name, CONVOLUTIONS)
+    block, argument, optional = CONVOLUTIONS[name]
+    if not colon and optional:
         return block
+    if argument is None:
+        raise UsageError(f"convolution '{conv}' has a number, but '{name}' takes none; write '{name}'")
     if not text.isdecimal() or int(text) < 1:
         raise UsageError(f"convolution '{conv}' needs a positive integer for {argument}; write for example '{name}:4'")
     return partial(block, **{argument: int(text)})

@@ -8,31 +8,47 @@ N·M·K²/G + N·M; the cost ratio to a standard convolution is 1/G + 1/K².
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
 
 from edgefold.models.blocks.arguments import (
+    Geometry,
     IntPair,
     centre_offset,
-    check_channels,
+    check_convolution,
     check_divides,
-    check_geometry,
+    check_places,
     crop,
-    pair,
 )
 from edgefold.models.blocks.init import kaiming
 
 
 def dual_parameters(in_channels: int, out_channels: int, kernel_size: IntPair, groups: int, bias: bool = False) -> int:
     """N·M·K²/G + N·M, plus N with a bias."""
-    taps = math.prod(pair(kernel_size))
+    taps = _checked(in_channels, out_channels, kernel_size, groups, bias=bias).taps
     return out_channels * (in_channels // groups) * taps + out_channels * in_channels + (out_channels if bias else 0)
 
 
 def dual_macs(in_channels: int, out_channels: int, kernel_size: IntPair, groups: int, output_size: tuple[int, int]) -> int:
     """Multiply-accumulates for one sample with an output of (H', W')."""
-    return dual_parameters(in_channels, out_channels, kernel_size, groups) * math.prod(output_size)
+    places = check_places("DualConv2d", "output_size", output_size)
+    return dual_parameters(in_channels, out_channels, kernel_size, groups) * places
+
+
+def _checked(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: IntPair,
+    groups: int,
+    stride: IntPair = 1,
+    padding: IntPair = 0,
+    dilation: IntPair = 1,
+    bias: bool = False,
+) -> Geometry:
+    """The geometry, once all arguments are known to be possible."""
+    geometry = check_convolution("DualConv2d", in_channels, out_channels, kernel_size, stride, padding, dilation, bias)
+    check_divides("DualConv2d", ("groups", groups), in_channels=in_channels, out_channels=out_channels)
+    centre_offset("DualConv2d", geometry)  # refuses even kernels
+    return geometry
 
 
 class DualConv2d(nn.Module):
@@ -57,13 +73,13 @@ class DualConv2d(nn.Module):
         groups: int = 2,
     ) -> None:
         super().__init__()
-        check_channels("DualConv2d", in_channels, out_channels)
-        check_divides("DualConv2d", ("groups", groups), in_channels=in_channels, out_channels=out_channels)
-        geometry = check_geometry("DualConv2d", kernel_size, stride, padding, dilation)
+        geometry = _checked(in_channels, out_channels, kernel_size, groups, stride, padding, dilation, bias)
         offset = centre_offset("DualConv2d", geometry)
         self.crop = offset.crop
-        self.group = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
-        self.point = nn.Conv2d(in_channels, out_channels, 1, stride, offset.padding, bias=False)
+        self.group = nn.Conv2d(
+            in_channels, out_channels, geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation, groups, bias
+        )
+        self.point = nn.Conv2d(in_channels, out_channels, 1, geometry.stride, offset.padding, bias=False)
         kaiming(self.group, gain=1.0)
         kaiming(self.point, gain=1.0)
 

@@ -11,14 +11,18 @@ import math
 
 from torch import Tensor, nn
 
-from edgefold.errors import UsageError
-from edgefold.models.blocks.arguments import check_positive
+from edgefold.models.blocks.arguments import check_odd, check_places, check_positive
 from edgefold.models.blocks.gates import gate
 from edgefold.models.blocks.init import kaiming
 
 
 def eca_kernel_size(channels: int) -> int:
-    """The paper's kernel size for C channels."""
+    """The paper's kernel size for C channels.
+
+    Raises:
+        UsageError: C is no integer of at least 1.
+    """
+    check_positive("EfficientChannelAttention", "channels", channels)
     size = int(abs((math.log2(channels) + 1) / 2))
     return size if size % 2 else size + 1
 
@@ -30,7 +34,7 @@ def eca_parameters(channels: int) -> int:
 
 def eca_macs(channels: int, size: tuple[int, int]) -> int:
     """Multiply-accumulates for one sample of (H, W): the kernel along the channels, and one multiplication a pixel."""
-    return channels * eca_kernel_size(channels) + channels * size[0] * size[1]
+    return channels * (eca_kernel_size(channels) + check_places("EfficientChannelAttention", "size", size))
 
 
 class EfficientChannelAttention(nn.Module):
@@ -49,8 +53,7 @@ class EfficientChannelAttention(nn.Module):
         super().__init__()
         check_positive("EfficientChannelAttention", "channels", channels)
         size = eca_kernel_size(channels) if kernel_size is None else kernel_size
-        if size < 1 or size % 2 == 0:
-            raise UsageError(f"EfficientChannelAttention: kernel_size is {size}, expected an odd number of at least 1")
+        check_odd("EfficientChannelAttention", "kernel_size", size)
         self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
         self.gate = gate(gate_name)
         kaiming(self.conv, gain=1.0)

@@ -11,7 +11,7 @@ from typing import Final
 
 from torch import nn
 
-from edgefold.errors import unknown_name
+from edgefold.models.blocks.arguments import check_name
 
 GATES: Final[dict[str, Callable[[], nn.Module]]] = {"hardsigmoid": nn.Hardsigmoid, "sigmoid": nn.Sigmoid}
 
@@ -22,6 +22,5 @@ def gate(name: str) -> nn.Module:
     Raises:
         UsageError: there is no such gate.
     """
-    if name not in GATES:
-        raise unknown_name("gate", name, GATES)
+    check_name("gate", name, GATES)
     return GATES[name]()

@@ -6,22 +6,23 @@ Parameters without bias: N·M·K²/G. The saving is G times, in weights and in m
 
 from __future__ import annotations
 
-import math
-
 from torch import nn
 
-from edgefold.models.blocks.arguments import IntPair, check_channels, check_divides, check_geometry, pair
+from edgefold.models.blocks.arguments import IntPair, check_convolution, check_divides, check_places
 from edgefold.models.blocks.init import kaiming
 
 
 def group_parameters(in_channels: int, out_channels: int, kernel_size: IntPair, groups: int, bias: bool = False) -> int:
     """N·M·K²/G, plus N with a bias."""
-    return out_channels * (in_channels // groups) * math.prod(pair(kernel_size)) + (out_channels if bias else 0)
+    taps = check_convolution("GroupConv2d", in_channels, out_channels, kernel_size, bias=bias).taps
+    check_divides("GroupConv2d", ("groups", groups), in_channels=in_channels, out_channels=out_channels)
+    return out_channels * (in_channels // groups) * taps + (out_channels if bias else 0)
 
 
 def group_macs(in_channels: int, out_channels: int, kernel_size: IntPair, groups: int, output_size: tuple[int, int]) -> int:
     """Multiply-accumulates for one sample with an output of (H', W')."""
-    return group_parameters(in_channels, out_channels, kernel_size, groups) * math.prod(output_size)
+    places = check_places("GroupConv2d", "output_size", output_size)
+    return group_parameters(in_channels, out_channels, kernel_size, groups) * places
 
 
 class GroupConv2d(nn.Conv2d):
@@ -42,8 +43,9 @@ class GroupConv2d(nn.Conv2d):
         bias: bool = True,
         groups: int = 1,
     ) -> None:
-        check_channels("GroupConv2d", in_channels, out_channels)
-        check_geometry("GroupConv2d", kernel_size, stride, padding, dilation)
+        geometry = check_convolution("GroupConv2d", in_channels, out_channels, kernel_size, stride, padding, dilation, bias)
         check_divides("GroupConv2d", ("groups", groups), in_channels=in_channels, out_channels=out_channels)
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+        super().__init__(
+            in_channels, out_channels, geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation, groups, bias
+        )
         kaiming(self)

@@ -18,7 +18,16 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from edgefold.models.blocks.arguments import IntPair, centre_offset, check_channels, check_geometry, check_positive, crop, pair
+from edgefold.models.blocks.arguments import (
+    Geometry,
+    IntPair,
+    centre_offset,
+    check_convolution,
+    check_geometry,
+    check_places,
+    check_positive,
+    crop,
+)
 from edgefold.models.blocks.masked import MaskedConv2d
 
 
@@ -35,19 +44,23 @@ def hetconv_mask(in_channels: int, out_channels: int, kernel_size: IntPair, p: i
     Raises:
         UsageError: ``p`` is below 1, or a side of the kernel is even, so that it has no centre.
     """
-    check_channels("HetConv2d", in_channels, out_channels)
-    check_positive("HetConv2d", "p", p)
-    geometry = check_geometry("HetConv2d", kernel_size, 1, 0, 1)
-    centre_offset("HetConv2d", geometry)  # refuses even kernels
-    height, width = geometry.kernel_size
+    height, width = _checked("HetConv2d", in_channels, out_channels, kernel_size, p).kernel_size
     mask = hetconv_full(in_channels, out_channels, p)[:, :, None, None].repeat(1, 1, height, width)
     mask[:, :, height // 2, width // 2] = True
     return mask
 
 
+def _checked(block: str, in_channels: int, out_channels: int, kernel_size: IntPair, p: int, bias: bool = False) -> Geometry:
+    """The geometry, once all arguments are known to be possible."""
+    geometry = check_convolution(block, in_channels, out_channels, kernel_size, bias=bias)
+    check_positive(block, "p", p)
+    centre_offset(block, geometry)  # refuses even kernels
+    return geometry
+
+
 def hetconv_parameters(in_channels: int, out_channels: int, kernel_size: IntPair, p: int, bias: bool = False) -> int:
     """Weights of the layer, any P: Σₙ (cₙK² + M − cₙ), plus N with a bias."""
-    taps = math.prod(pair(kernel_size))
+    taps = _checked("HetConv2d", in_channels, out_channels, kernel_size, p, bias).taps
     weights = 0
     for n in range(out_channels):
         full = len(range(n % p, in_channels, p))  # cₙ
@@ -57,7 +70,8 @@ def hetconv_parameters(in_channels: int, out_channels: int, kernel_size: IntPair
 
 def hetconv_macs(in_channels: int, out_channels: int, kernel_size: IntPair, p: int, output_size: tuple[int, int]) -> int:
     """Multiply-accumulates for one sample with an output of (H', W'). The paper counts one as one FLOP."""
-    return hetconv_parameters(in_channels, out_channels, kernel_size, p) * math.prod(output_size)
+    places = check_places("HetConv2d", "output_size", output_size)
+    return hetconv_parameters(in_channels, out_channels, kernel_size, p) * places
 
 
 class HetConv2d(MaskedConv2d):
@@ -118,8 +132,9 @@ class NaiveHetConv2d(nn.Module):
         p: int,
     ) -> None:
         super().__init__()
-        mask = hetconv_mask(in_channels, out_channels, kernel_size, p)  # checks the arguments
+        _checked("NaiveHetConv2d", in_channels, out_channels, kernel_size, p, bias)
         geometry = check_geometry("NaiveHetConv2d", kernel_size, stride, padding, dilation)
+        mask = hetconv_mask(in_channels, out_channels, kernel_size, p)
         full = hetconv_full(in_channels, out_channels, p)
         offset = centre_offset("NaiveHetConv2d", geometry)
         self.crop = offset.crop

@@ -11,14 +11,23 @@ Parameters without norms, bias and attention: t·M·(M·[t ≠ 1] + K² + N).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Final
 
 from torch import Tensor, nn
 
-from edgefold.errors import UsageError, unknown_name
-from edgefold.models.blocks.arguments import IntPair, check_channels, check_geometry, pair
+from edgefold.errors import UsageError
+from edgefold.models.blocks.arguments import (
+    IntPair,
+    check_channels,
+    check_convolution,
+    check_factor,
+    check_flag,
+    check_joinable,
+    check_name,
+    check_places,
+    unit_geometry,
+)
 from edgefold.models.blocks.init import kaiming
 from edgefold.models.blocks.squeeze_excite import SqueezeExcite
 
@@ -27,8 +36,8 @@ ACTIVATIONS: Final[dict[str, Callable[[], nn.Module]]] = {"hardswish": nn.Hardsw
 
 def inverted_residual_parameters(in_channels: int, out_channels: int, kernel_size: IntPair, expand: float) -> int:
     """Weights of the convolutions: t·M·(M·[t ≠ 1] + K² + N)."""
-    hidden = round(in_channels * expand)
-    return hidden * ((in_channels if expand != 1 else 0) + math.prod(pair(kernel_size)) + out_channels)
+    taps = check_convolution("InvertedResidual", in_channels, out_channels, kernel_size).taps
+    return _hidden(in_channels, expand) * ((in_channels if expand != 1 else 0) + taps + out_channels)
 
 
 def inverted_residual_macs(
@@ -40,9 +49,20 @@ def inverted_residual_macs(
     output_size: tuple[int, int],
 ) -> int:
     """Multiply-accumulates of the convolutions for one sample; the first works before the stride, the others after it."""
+    block = "InvertedResidual"
+    taps = check_convolution(block, in_channels, out_channels, kernel_size).taps
+    hidden = _hidden(in_channels, expand)
+    before, after = check_places(block, "input_size", input_size), check_places(block, "output_size", output_size)
+    return hidden * ((in_channels * before if expand != 1 else 0) + (taps + out_channels) * after)
+
+
+def _hidden(in_channels: int, expand: float) -> int:
+    """t·M, rounded; at least 1 or a `UsageError`."""
+    check_factor("InvertedResidual", "expand", expand)
     hidden = round(in_channels * expand)
-    first = hidden * in_channels * math.prod(input_size) if expand != 1 else 0
-    return first + hidden * (math.prod(pair(kernel_size)) + out_channels) * math.prod(output_size)
+    if hidden < 1:
+        raise UsageError(f"InvertedResidual: expand is {expand}, which leaves no hidden channel of in_channels={in_channels}")
+    return hidden
 
 
 class InvertedResidual(nn.Module):
@@ -51,9 +71,9 @@ class InvertedResidual(nn.Module):
     Args:
         in_channels: M.
         out_channels: N.
-        kernel_size: K of the depthwise convolution, odd.
+        kernel_size: K of the depthwise convolution; odd where the input is added.
         stride: of the depthwise convolution.
-        padding: of the depthwise convolution; by default it keeps the size at stride 1.
+        padding: of the depthwise convolution; by default d(K−1)/2, which keeps the size at stride 1.
         dilation: of the depthwise convolution.
         bias: of the convolutions; each has a norm after it, so that there is none by default.
         expand: t, the hidden channels for each input channel; t·M is rounded.
@@ -61,7 +81,8 @@ class InvertedResidual(nn.Module):
         attention: whether there is squeeze-and-excitation, with a hard sigmoid.
 
     Raises:
-        UsageError: a number below 1, or no such activation.
+        UsageError: an argument is out of range, the input is added and the branch would have another size, or there is no such
+            activation.
     """
 
     def __init__(
@@ -70,7 +91,7 @@ class InvertedResidual(nn.Module):
         out_channels: int,
         kernel_size: IntPair = 3,
         stride: IntPair = 1,
-        padding: IntPair = 1,
+        padding: IntPair | None = None,
         dilation: IntPair = 1,
         bias: bool = False,
         expand: float = 6,
@@ -79,18 +100,20 @@ class InvertedResidual(nn.Module):
     ) -> None:
         super().__init__()
         check_channels("InvertedResidual", in_channels, out_channels)
-        check_geometry("InvertedResidual", kernel_size, stride, padding, dilation)
-        if activation not in ACTIVATIONS:
-            raise unknown_name("activation of InvertedResidual", activation, ACTIVATIONS)
+        geometry = unit_geometry("InvertedResidual", kernel_size, stride, padding, dilation)
+        self.skip = not geometry.strided and in_channels == out_channels
+        if self.skip:
+            check_joinable("InvertedResidual", geometry, "the input")
+        check_flag("InvertedResidual", "bias", bias)
+        check_flag("InvertedResidual", "attention", attention)
+        check_name("activation of InvertedResidual", activation, ACTIVATIONS)
         act = ACTIVATIONS[activation]
-        hidden = round(in_channels * expand)
-        if hidden < 1:
-            raise UsageError(f"InvertedResidual: expand is {expand}, expected a positive number")
+        hidden = _hidden(in_channels, expand)
         layers: list[nn.Module] = []
         if expand != 1:
             layers += [nn.Conv2d(in_channels, hidden, 1, bias=bias), nn.BatchNorm2d(hidden), act()]
         layers += [
-            nn.Conv2d(hidden, hidden, kernel_size, stride, padding, dilation, hidden, bias),
+            nn.Conv2d(hidden, hidden, geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation, hidden, bias),
             nn.BatchNorm2d(hidden),
             act(),
         ]
@@ -102,7 +125,6 @@ class InvertedResidual(nn.Module):
             if isinstance(layer, nn.Conv2d):
                 kaiming(layer)
         kaiming(linear, gain=1.0)
-        self.skip = max(pair(stride)) == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, M, H, W) -> (B, N, H', W')."""

@@ -17,15 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgefold.errors import UsageError
-from edgefold.models.blocks.arguments import IntPair, check_channels, check_geometry, pair
+from edgefold.models.blocks.arguments import IntPair, check_convolution, check_pair, check_places
 
 
 def locally_connected_parameters(
     in_channels: int, out_channels: int, kernel_size: IntPair, output_size: tuple[int, int], bias: bool = False
 ) -> int:
     """H'·W'·N·M·K², plus H'·W'·N with a bias."""
-    positions = math.prod(output_size)
-    return positions * out_channels * (in_channels * math.prod(pair(kernel_size)) + (1 if bias else 0))
+    taps = check_convolution("LocallyConnected2d", in_channels, out_channels, kernel_size, bias=bias).taps
+    positions = check_places("LocallyConnected2d", "output_size", output_size)
+    return positions * out_channels * (in_channels * taps + (1 if bias else 0))
 
 
 def locally_connected_macs(in_channels: int, out_channels: int, kernel_size: IntPair, output_size: tuple[int, int]) -> int:
@@ -64,18 +65,18 @@ class LocallyConnected2d(nn.Module):
         input_size: IntPair = 28,
     ) -> None:
         super().__init__()
-        check_channels("LocallyConnected2d", in_channels, out_channels)
+        block = "LocallyConnected2d"
+        self.geometry = check_convolution(block, in_channels, out_channels, kernel_size, stride, padding, dilation, bias)
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.geometry = check_geometry("LocallyConnected2d", kernel_size, stride, padding, dilation)
-        self.input_size = pair(input_size)
+        self.input_size = check_pair(block, "input_size", input_size)
         self.output_size = self.geometry.output_size(self.input_size)
         if min(self.output_size) < 1:
             raise UsageError(
                 f"LocallyConnected2d: input_size is {self.input_size}, too small for kernel_size {self.geometry.kernel_size} "
                 f"with padding {self.geometry.padding} and dilation {self.geometry.dilation}"
             )
-        fan_in = in_channels * math.prod(self.geometry.kernel_size)
+        fan_in = in_channels * self.geometry.taps
         positions = math.prod(self.output_size)
         self.weight = nn.Parameter(torch.randn(positions, out_channels, fan_in) * math.sqrt(2.0 / fan_in))
         self.bias = nn.Parameter(torch.zeros(out_channels, *self.output_size)) if bias else None

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgefold.models.blocks.arguments import IntPair, check_channels, check_geometry
+from edgefold.errors import UsageError
+from edgefold.models.blocks.arguments import IntPair, check_convolution
 
 
 class MaskedConv2d(nn.Module):
@@ -33,7 +34,7 @@ class MaskedConv2d(nn.Module):
         bias: whether there is a bias of shape (N,).
 
     Raises:
-        UsageError: an argument is out of range, or a filter has no weight at all.
+        UsageError: an argument is out of range, the mask has another shape than the weight, or a filter has no weight at all.
     """
 
     mask: Tensor
@@ -51,15 +52,19 @@ class MaskedConv2d(nn.Module):
     ) -> None:
         super().__init__()
         block = type(self).__name__
-        check_channels(block, in_channels, out_channels)
-        geometry = check_geometry(block, kernel_size, stride, padding, dilation)
+        geometry = check_convolution(block, in_channels, out_channels, kernel_size, stride, padding, dilation, bias)
+        shape = (out_channels, in_channels, *geometry.kernel_size)
+        if mask.shape != shape:
+            raise UsageError(f"{block}: mask has the shape {tuple(mask.shape)}, expected {shape} like the weight")
+        if not mask.flatten(1).any(1).all():
+            raise UsageError(f"{block}: mask leaves a filter without any weight, expected at least one in each of {out_channels}")
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = geometry.kernel_size
         self.stride = geometry.stride
         self.padding = geometry.padding
         self.dilation = geometry.dilation
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *geometry.kernel_size))
+        self.weight = nn.Parameter(torch.empty(shape))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         # The mask follows from the constructor's arguments, so checkpoints do not hold it.
         self.register_buffer("mask", mask.to(self.weight.dtype), persistent=False)

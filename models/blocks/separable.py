@@ -10,22 +10,22 @@ between the two here; `edgefold.models.nets.mobilenet_v1` puts them there.
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
 
-from edgefold.models.blocks.arguments import IntPair, check_channels, check_geometry, pair
+from edgefold.models.blocks.arguments import IntPair, check_convolution, check_places
 from edgefold.models.blocks.init import kaiming
 
 
 def separable_parameters(in_channels: int, out_channels: int, kernel_size: IntPair, bias: bool = False) -> int:
     """M·K² + M·N, plus N with a bias."""
-    return in_channels * math.prod(pair(kernel_size)) + in_channels * out_channels + (out_channels if bias else 0)
+    taps = check_convolution("DepthwiseSeparableConv2d", in_channels, out_channels, kernel_size, bias=bias).taps
+    return in_channels * taps + in_channels * out_channels + (out_channels if bias else 0)
 
 
 def separable_macs(in_channels: int, out_channels: int, kernel_size: IntPair, output_size: tuple[int, int]) -> int:
     """Multiply-accumulates for one sample with an output of (H', W'); the 1×1 convolution comes after the stride."""
-    return separable_parameters(in_channels, out_channels, kernel_size) * math.prod(output_size)
+    places = check_places("DepthwiseSeparableConv2d", "output_size", output_size)
+    return separable_parameters(in_channels, out_channels, kernel_size) * places
 
 
 class DepthwiseSeparableConv2d(nn.Module):
@@ -48,10 +48,17 @@ class DepthwiseSeparableConv2d(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        check_channels("DepthwiseSeparableConv2d", in_channels, out_channels)
-        check_geometry("DepthwiseSeparableConv2d", kernel_size, stride, padding, dilation)
+        block = "DepthwiseSeparableConv2d"
+        geometry = check_convolution(block, in_channels, out_channels, kernel_size, stride, padding, dilation, bias)
         self.depthwise = nn.Conv2d(
-            in_channels, in_channels, kernel_size, stride, padding, dilation, groups=in_channels, bias=False
+            in_channels,
+            in_channels,
+            geometry.kernel_size,
+            geometry.stride,
+            geometry.padding,
+            geometry.dilation,
+            groups=in_channels,
+            bias=False,
         )
         self.pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
         kaiming(self.depthwise, gain=1.0)

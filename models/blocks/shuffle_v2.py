@@ -10,9 +10,59 @@ import torch
 from torch import Tensor, nn
 
 from edgefold.errors import UsageError
-from edgefold.models.blocks.arguments import IntPair, check_channels, check_divides, check_geometry, pair
+from edgefold.models.blocks.arguments import (
+    Geometry,
+    IntPair,
+    check_channels,
+    check_divides,
+    check_flag,
+    check_joinable,
+    check_places,
+    unit_geometry,
+)
 from edgefold.models.blocks.init import kaiming
 from edgefold.models.blocks.shuffle import ChannelShuffle
+
+
+def _checked(
+    in_channels: int, out_channels: int, kernel_size: IntPair, stride: IntPair, padding: IntPair | None, dilation: IntPair
+) -> Geometry:
+    """The geometry, once all arguments are known to be possible."""
+    block = "ShuffleUnitV2"
+    check_channels(block, in_channels, out_channels)
+    check_divides(block, ("the number of branches", 2), out_channels=out_channels)
+    geometry = unit_geometry(block, kernel_size, stride, padding, dilation)
+    if not geometry.strided:
+        if in_channels != out_channels:
+            raise UsageError(f"{block}: out_channels is {out_channels} at stride 1, expected in_channels={in_channels}")
+        check_joinable(block, geometry, "the half that passes")
+    return geometry
+
+
+def shuffle_unit_v2_parameters(in_channels: int, out_channels: int, kernel_size: IntPair, stride: IntPair) -> int:
+    """Weights of the convolutions, with h = N/2: h² + h·K² + h² at stride 1; above it h·M + h·K² + h² + M·K² + M·h."""
+    geometry = _checked(in_channels, out_channels, kernel_size, stride, None, 1)
+    half = out_channels // 2
+    if not geometry.strided:
+        return half * (2 * half + geometry.taps)
+    return half * (in_channels + geometry.taps + half) + in_channels * (geometry.taps + half)
+
+
+def shuffle_unit_v2_macs(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: IntPair,
+    stride: IntPair,
+    input_size: tuple[int, int],
+    output_size: tuple[int, int],
+) -> int:
+    """Multiply-accumulates of the convolutions for one sample; the branch's first works before the stride, the rest after."""
+    total = shuffle_unit_v2_parameters(in_channels, out_channels, kernel_size, stride)
+    half = out_channels // 2
+    strided = _checked(in_channels, out_channels, kernel_size, stride, None, 1).strided
+    first = half * (in_channels if strided else half)
+    before = check_places("ShuffleUnitV2", "input_size", input_size)
+    return first * before + (total - first) * check_places("ShuffleUnitV2", "output_size", output_size)
 
 
 class ShuffleUnitV2(nn.Module):
@@ -21,14 +71,14 @@ class ShuffleUnitV2(nn.Module):
     Args:
         in_channels: M; equal to N at stride 1.
         out_channels: N, even.
-        kernel_size: K of the depthwise convolutions, odd.
+        kernel_size: K of the depthwise convolutions; odd at stride 1.
         stride: of the depthwise convolutions.
-        padding: of the depthwise convolutions; by default it keeps the size at stride 1.
+        padding: of the depthwise convolutions; by default d(K−1)/2, which keeps the size at stride 1.
         dilation: of the depthwise convolutions.
         bias: of the convolutions; each has a norm after it, so that there is none by default.
 
     Raises:
-        UsageError: N is odd, or M differs from N at stride 1.
+        UsageError: an argument is out of range, N is odd, or at stride 1 M differs from N or the padding changes the size.
     """
 
     def __init__(
@@ -37,22 +87,21 @@ class ShuffleUnitV2(nn.Module):
         out_channels: int,
         kernel_size: IntPair = 3,
         stride: IntPair = 1,
-        padding: IntPair = 1,
+        padding: IntPair | None = None,
         dilation: IntPair = 1,
         bias: bool = False,
     ) -> None:
         super().__init__()
-        check_channels("ShuffleUnitV2", in_channels, out_channels)
-        check_divides("ShuffleUnitV2", ("the number of branches", 2), out_channels=out_channels)
-        check_geometry("ShuffleUnitV2", kernel_size, stride, padding, dilation)
-        strided = max(pair(stride)) > 1
-        if not strided and in_channels != out_channels:
-            raise UsageError(f"ShuffleUnitV2: out_channels is {out_channels} at stride 1, expected in_channels={in_channels}")
+        geometry = _checked(in_channels, out_channels, kernel_size, stride, padding, dilation)
+        check_flag("ShuffleUnitV2", "bias", bias)
+        strided = geometry.strided
         half = out_channels // 2
         self.passing = 0 if strided else half  # channels that pass unchanged
 
         def depthwise(channels: int) -> list[nn.Module]:
-            conv = nn.Conv2d(channels, channels, kernel_size, stride, padding, dilation, channels, bias)
+            conv = nn.Conv2d(
+                channels, channels, geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation, channels, bias
+            )
             kaiming(conv, gain=1.0)
             return [conv, nn.BatchNorm2d(channels)]
 

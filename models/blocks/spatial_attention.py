@@ -10,19 +10,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgefold.errors import UsageError
+from edgefold.models.blocks.arguments import check_odd, check_places, check_positive
 from edgefold.models.blocks.gates import gate
 from edgefold.models.blocks.init import kaiming
 
 
 def spatial_attention_parameters(kernel_size: int = 7) -> int:
     """2·K² + 1."""
+    check_odd("SpatialAttention", "kernel_size", kernel_size)
     return 2 * kernel_size**2 + 1
 
 
 def spatial_attention_macs(channels: int, kernel_size: int, size: tuple[int, int]) -> int:
     """Multiply-accumulates for one sample of (H, W): the kernel, and one multiplication a channel for the gate."""
-    return (2 * kernel_size**2 + channels) * size[0] * size[1]
+    check_positive("SpatialAttention", "channels", channels)
+    check_odd("SpatialAttention", "kernel_size", kernel_size)
+    return (2 * kernel_size**2 + channels) * check_places("SpatialAttention", "size", size)
 
 
 class SpatialAttention(nn.Module):
@@ -38,8 +41,7 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, kernel_size: int = 7, gate_name: str = "sigmoid") -> None:
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise UsageError(f"SpatialAttention: kernel_size is {kernel_size}, expected an odd number of at least 1")
+        check_odd("SpatialAttention", "kernel_size", kernel_size)
         self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2)
         self.gate = gate(gate_name)
         kaiming(self.conv, gain=1.0)

@@ -9,20 +9,32 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgefold.models.blocks.arguments import check_positive
+from edgefold.models.blocks.arguments import check_places, check_positive
 from edgefold.models.blocks.gates import gate
 from edgefold.models.blocks.init import kaiming
 
 
 def squeeze_excite_parameters(channels: int, reduction: int = 4) -> int:
     """2·C·h + h + C with h = max(1, ⌊C/r⌋)."""
-    hidden = max(1, channels // reduction)
+    hidden = hidden_channels("SqueezeExcite", channels, reduction)
     return 2 * channels * hidden + hidden + channels
 
 
 def squeeze_excite_macs(channels: int, reduction: int, size: tuple[int, int]) -> int:
     """Multiply-accumulates for one sample of (H, W): the two maps, and one multiplication a pixel for the gate."""
-    return 2 * channels * max(1, channels // reduction) + channels * size[0] * size[1]
+    hidden = hidden_channels("SqueezeExcite", channels, reduction)
+    return 2 * channels * hidden + channels * check_places("SqueezeExcite", "size", size)
+
+
+def hidden_channels(block: str, channels: int, reduction: int) -> int:
+    """max(1, ⌊C/r⌋): the width between the two maps.
+
+    Raises:
+        UsageError: a number is no integer of at least 1.
+    """
+    check_positive(block, "channels", channels)
+    check_positive(block, "reduction", reduction)
+    return max(1, channels // reduction)
 
 
 class SqueezeExcite(nn.Module):
@@ -41,9 +53,7 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, channels: int, reduction: int = 4, gate_name: str = "sigmoid") -> None:
         super().__init__()
-        check_positive("SqueezeExcite", "channels", channels)
-        check_positive("SqueezeExcite", "reduction", reduction)
-        hidden = max(1, channels // reduction)
+        hidden = hidden_channels("SqueezeExcite", channels, reduction)
         self.reduce = nn.Conv2d(channels, hidden, 1)
         self.relu = nn.ReLU()
         self.expand = nn.Conv2d(hidden, channels, 1)

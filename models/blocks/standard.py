@@ -1,28 +1,29 @@
-"""The standard convolution: every output channel sees every input channel.
+"""The standard convolution (LeCun et al., Proc. IEEE 86(11), 1998): every output channel sees every input channel.
 
     y = W ⋆ x + b,  W of shape (N, M, K, K),  H' = ⌊(H + 2p − d(K−1) − 1)/s⌋ + 1
 
+The size H' is derived in Dumoulin and Visin, arXiv:1603.07285; dilation in Yu and Koltun, ICLR 2016.
 Parameters without bias: N·M·K². Multiply-accumulates: those times H'·W'.
 """
 
 from __future__ import annotations
 
-import math
-
 from torch import nn
 
-from edgefold.models.blocks.arguments import IntPair, check_channels, check_geometry, pair
+from edgefold.models.blocks.arguments import IntPair, check_convolution, check_places
 from edgefold.models.blocks.init import kaiming
 
 
 def standard_parameters(in_channels: int, out_channels: int, kernel_size: IntPair, bias: bool = False) -> int:
-    """N·M·K², plus N with a bias."""
-    return out_channels * in_channels * math.prod(pair(kernel_size)) + (out_channels if bias else 0)
+    """N·M·K², plus N with a bias. Like all formulas, it raises a `UsageError` for what the constructor refuses."""
+    taps = check_convolution("StandardConv2d", in_channels, out_channels, kernel_size, bias=bias).taps
+    return out_channels * in_channels * taps + (out_channels if bias else 0)
 
 
 def standard_macs(in_channels: int, out_channels: int, kernel_size: IntPair, output_size: tuple[int, int]) -> int:
     """Multiply-accumulates for one sample with an output of (H', W')."""
-    return standard_parameters(in_channels, out_channels, kernel_size) * math.prod(output_size)
+    places = check_places("StandardConv2d", "output_size", output_size)
+    return standard_parameters(in_channels, out_channels, kernel_size) * places
 
 
 class StandardConv2d(nn.Conv2d):
@@ -42,7 +43,8 @@ class StandardConv2d(nn.Conv2d):
         dilation: IntPair = 1,
         bias: bool = True,
     ) -> None:
-        check_channels("StandardConv2d", in_channels, out_channels)
-        check_geometry("StandardConv2d", kernel_size, stride, padding, dilation)
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=bias)
+        geometry = check_convolution("StandardConv2d", in_channels, out_channels, kernel_size, stride, padding, dilation, bias)
+        super().__init__(
+            in_channels, out_channels, geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation, bias=bias
+        )
         kaiming(self)

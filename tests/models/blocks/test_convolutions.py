@@ -11,15 +11,22 @@ from torch import Tensor, nn
 
 from edgefold.errors import UsageError
 from edgefold.models.blocks import (
+    AveragePool2d,
+    ChannelAttention,
     ChannelLocalConv2d,
     DepthwiseSeparableConv2d,
     DualConv2d,
     GroupConv2d,
     HetConv2d,
+    InvertedResidual,
     LocallyConnected2d,
+    MaxPool2d,
+    ShuffleUnit,
+    ShuffleUnitV2,
+    SpatialAttention,
+    SqueezeExcite,
     StandardConv2d,
     channel_local_inputs,
-    channel_local_macs,
     channel_local_parameters,
     conv_factory,
     dual_macs,
@@ -191,8 +198,6 @@ def test_mac_formulas_count_what_is_done() -> None:
     assert dual_macs(M, N, K, 4, SIZE) == counted_macs(DualConv2d(M, N, K, padding=1, groups=4), x)
     local = LocallyConnected2d(M, N, K, padding=1, input_size=SIZE)
     assert locally_connected_macs(M, N, K, SIZE) == counted_macs(local, x)
-    masked = ChannelLocalConv2d(M, N, K, padding=1, group_size=3)
-    assert channel_local_macs(N, K, 3, SIZE) == masked.effective_macs(SIZE)
 
 
 @pytest.mark.parametrize(
@@ -228,6 +233,11 @@ def test_initial_variance_is_kept_through_a_relu(make: Callable[[], nn.Module]) 
         (lambda: LocallyConnected2d(1, 1, 5, input_size=3), r"too small for kernel_size \(5, 5\)"),
         (lambda: conv_factory("hetcon:4"), "did you mean 'hetconv'"),
         (lambda: conv_factory("hetconv"), "needs a positive integer for p"),
+        (lambda: conv_factory("locally-connected"), "images of one size.*expected one of: average-pool, channel-local"),
+        (lambda: conv_factory("wavelet"), "expected one of: average-pool, channel-local.*standard"),
+        (lambda: conv_factory("standard+sse"), "unknown attention 'sse'; did you mean 'se'"),
+        (lambda: conv_factory("shuffle"), "needs a positive integer for groups"),
+        (lambda: conv_factory("shuffle-v2:2"), "takes none"),
         (lambda: conv_factory("hetconv:0"), "needs a positive integer for p"),
         (lambda: conv_factory("separable:2"), "takes none"),
     ],
@@ -237,10 +247,44 @@ def test_impossible_arguments(make: Callable[[], object], message: str) -> None:
         make()
 
 
-@pytest.mark.parametrize("conv", ["standard", "group:2", "hetconv:2", "dual:2", "separable", "channel-local:3"])
-def test_convolutions_by_name(conv: str) -> None:
-    block = conv_factory(conv)(4, 6, 3, stride=2, padding=1, bias=False)
-    assert block(torch.randn(1, 4, 8, 8)).shape == (1, 6, 4, 4)
+CHOICES = [
+    "standard",
+    "group:2",
+    "hetconv:2",
+    "dual:2",
+    "separable",
+    "channel-local:3",
+    "channel-local-sliding:3",
+    "average-pool",
+]
+CHOICES += ["max-pool", "inverted-residual", "inverted-residual:2", "inverted-hardswish:2", "shuffle:2", "shuffle-v2"]
+CHOICES += ["standard+se", "hetconv:2+eca", "standard+channel", "shuffle:2+spatial", "standard+cbam"]
+
+
+@pytest.mark.parametrize("conv", CHOICES)
+@pytest.mark.parametrize(("stride", "out"), [(1, 4), (1, 8), (2, 8)])
+def test_convolutions_by_name(conv: str, stride: int, out: int) -> None:
+    block = conv_factory(conv)(4, out, 3, stride=stride, padding=1, bias=False)
+    assert block(torch.randn(2, 4, 8, 8)).shape == (2, out, 8 // stride, 8 // stride)
+
+
+def test_names_stand_for_the_blocks_and_their_numbers() -> None:
+    def parts(conv: str) -> dict[type, nn.Module]:
+        return {type(module): module for module in conv_factory(conv)(8, 8, 3, stride=1, padding=1, bias=False).modules()}
+
+    local = parts("channel-local-sliding:3")[ChannelLocalConv2d]
+    assert isinstance(local, ChannelLocalConv2d)
+    assert (local.window, local.group_size) == ("sliding", 3)
+    inner = parts("inverted-residual:3+se")
+    assert inner[InvertedResidual].get_submodule("layers.0").out_channels == 24
+    assert isinstance(inner[SqueezeExcite].get_submodule("gate"), nn.Hardsigmoid)
+    assert nn.ReLU6 in inner
+    assert nn.Hardswish in parts("inverted-hardswish")
+    assert parts("shuffle:4")[ShuffleUnit].get_submodule("expand").groups == 4
+    assert ShuffleUnitV2 in parts("shuffle-v2")
+    assert {AveragePool2d, StandardConv2d} <= parts("average-pool").keys()
+    assert MaxPool2d in parts("max-pool")
+    assert {SpatialAttention, ChannelAttention} <= parts("standard+cbam").keys()
 
 
 def test_a_factory_stays_as_it_is() -> None:
