@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from edgefold.artifact import atomic_path, sha256_of
 from edgefold.errors import ArtifactError
+from edgefold.models.fingerprint import WEIGHTS_NAME
 from edgefold.models.packing import load_weights, save_weights
 from edgefold.models.prune import Removed
 from edgefold.models.prune_graph import remove_channels
@@ -26,7 +27,6 @@ from edgefold.models.remove_blocks import RemovedBlock, without_block
 from edgefold.results import from_dict, to_json
 
 RECORD_NAME: Final = "network.json"
-WEIGHTS_NAME: Final = "weights.safetensors"
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,21 +32,6 @@ def test_the_key_follows_all_that_the_result_depends_on(tmp_path: Path) -> None:
     assert cell_key(CELL, CellOptions(threads=2)) == key  # threads only matter to a measurement
 
 
-def test_the_key_follows_the_bytes_of_a_file(tmp_path: Path) -> None:
-    keys = []
-    for index, body in enumerate(("a = 1\n", "a = 2\n", "a = 1\n")):
-        path = tmp_path / f"copy{index}.py"
-        path.write_text(body)
-        keys.append(_content_of(path))
-    assert keys[0] == keys[2] != keys[1]
-
-
-def _content_of(path: Path) -> str:
-    from edgefold.matrix.cells import _content
-
-    return _content(f"{path}:make")
-
-
 def test_groups_keep_a_models_cells_together() -> None:
     cells = cells_of([Entry("a"), Entry("b")], list(Format), [Precision.FP32])
     todo = [(cell, str(index)) for index, cell in enumerate(cells)]
@@ -57,6 +42,18 @@ def test_groups_keep_a_models_cells_together() -> None:
 
 def test_lists_of_models(tmp_path: Path) -> None:
     assert _entries("hetnet, timm:lcnet_050") == [Entry("hetnet"), Entry("timm:lcnet_050")]
+    assert _entries("hetnet blocks=[1,1] width=16,dualnet") == [
+        Entry("hetnet", {"blocks": [1, 1], "width": 16}),
+        Entry("dualnet"),
+    ]
+    assert _entries("""hetnet conv='a,b' x=["a b", 2], c.py:d kw={"a": 1}""") == [
+        Entry("hetnet", {"conv": "a,b", "x": ["a b", 2]}),
+        Entry("c.py:d", {"kw": {"a": 1}}),
+    ]
+    (tmp_path / "network.json").write_text("{}")  # the result of prune or distill is a model, no list
+    assert _entries(str(tmp_path / "network.json")) == [Entry(str(tmp_path / "network.json"))]
+    with pytest.raises(UsageError, match="close every quote"):
+        _entries("hetnet conv='a")
     path = tmp_path / "zoo.txt"
     path.write_text("# small ones\nhetnet width=16 blocks='[1, 1]'\n\nfile.py:make  # mine\n")
     assert _entries(str(path)) == [Entry("hetnet", {"width": 16, "blocks": [1, 1]}), Entry("file.py:make")]

@@ -12,6 +12,8 @@ from edgefold.artifact import Format, Precision
 from edgefold.cli.options import Device, Json, LoweringChoice, Threads, Trust
 from edgefold.errors import UsageError
 
+_MODEL_FILES = (".onnx", ".pt2", ".py", ".json")  # any other file that is there is a list
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -110,6 +112,39 @@ def _names(given: Iterable[str] | None, default: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(name for name in found if name)) or list(default)
 
 
+def split_names(text: str) -> list[str]:
+    """The parts of a text between commas; commas inside brackets and quotes do not count."""
+    parts, depth, quote = [""], 0, ""
+    for char in text:
+        if char == "," and not depth and not quote:
+            parts.append("")
+            continue
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "\"'":
+            quote = char
+        else:
+            depth = max(0, depth + (char in "[{(") - (char in "]})"))
+        parts[-1] += char
+    return parts
+
+
+def _quoted(line: str) -> str:
+    """The line with the quotes and spaces inside brackets kept from the shell's rules, so that ``x=["a", 1]`` is JSON still."""
+    found, depth, quote = "", 0, ""
+    for char in line:
+        if quote and not depth:
+            quote = "" if char == quote else quote
+        elif char in "\"'" and not depth:
+            quote = char
+        elif char in "[{":
+            depth += 1
+        elif char in "]}":
+            depth = max(0, depth - 1)
+        found += f"\\{char}" if depth and not quote and char in "\"' \\#" else char
+    return found
+
+
 def _entries(models: str) -> list[Entry]:
     """The models of a list: names with commas, or the lines of a file (``#`` starts a comment).
 
@@ -124,11 +159,14 @@ def _entries(models: str) -> list[Entry]:
     path = Path(models)
     if path.suffix == ".txt" and not path.is_file():
         raise UsageError(f"there is no list '{models}'; give a file with one model a line, or names with commas between them")
-    is_list = path.is_file() and path.suffix not in (".onnx", ".pt2", ".py")
-    lines = path.read_text(encoding="utf-8").splitlines() if is_list else models.split(",")
+    is_list = path.is_file() and path.suffix not in _MODEL_FILES
+    lines = path.read_text(encoding="utf-8").splitlines() if is_list else split_names(models)
     found = []
     for line in lines:
-        name, *pairs = shlex.split(line, comments=True) or [""]
+        try:
+            name, *pairs = shlex.split(_quoted(line), comments=True) or [""]
+        except ValueError as error:
+            raise UsageError(f"model '{line.strip()}' cannot be read: {error}; close every quote") from error
         if name:
             found.append(Entry(name, arguments(pairs)))
     if not found:

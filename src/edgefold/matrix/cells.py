@@ -1,23 +1,21 @@
 """The cells of a matrix: what one is, what it gives, and the key under which its result is kept.
 
-The key is the SHA-256 of all that a result depends on: the model's name and arguments and the bytes of its file, the format, the
-precision, the options, and the versions of Edgefold and of the packages that make and run files. A cell whose key has a result
-is not computed again.
+The key is the SHA-256 of all that a result depends on: the model's name and arguments and the bytes of its files
+(`edgefold.models.fingerprint`), the format, the precision, the options, and the versions of Edgefold and of the packages that
+make and run files. A cell whose key has a result is not computed again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-from edgefold.artifact import Format, Precision, sha256_of
+from edgefold.artifact import Format, Precision
 from edgefold.schemes import combinations
 
 
@@ -110,23 +108,28 @@ def cells_of(entries: Sequence[Entry], formats: Sequence[Format], precisions: Se
     return tuple(Cell(entry, form, precision) for entry in entries for form, precision in pairs)
 
 
-def cell_key(cell: Cell, options: CellOptions) -> str:
-    """The SHA-256 that stands for all that the result of a cell depends on."""
+def cell_key(cell: Cell, options: CellOptions, content: str | None = None) -> str:
+    """The SHA-256 that stands for all that the result of a cell depends on.
+
+    ``content`` is the `edgefold.models.fingerprint.source_digest` of its model, if the caller knows it already.
+    """
+    from edgefold.models.fingerprint import source_digest
+
     settings = asdict(options)
     if not options.bench:
         for name in ("threads", "bench"):
             del settings[name]
-    content = {
+    parts = {
         "schema": "edgefold.matrix/1",
         "model": cell.entry.name,
         "kwargs": cell.entry.kwargs,
-        "content": _content(cell.entry.name),
+        "content": source_digest(cell.entry.name) if content is None else content,
         "format": cell.format.value,
         "precision": cell.precision.value,
         "options": settings,
         "versions": _versions(),
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def failed(cell: Cell, key: str, stage: str, error: str, message: str, *, time_s: float = 0.0, date: str = "") -> CellResult:
@@ -170,15 +173,6 @@ def by_model(todo: Iterable[tuple[Cell, str]], parts: int = 1) -> list[list[tupl
         size = -(-len(found) // parts)
         groups += [found[start : start + size] for start in range(0, len(found), size)]
     return groups
-
-
-@cache
-def _content(name: str) -> str:
-    """The SHA-256 of the file that a model's name points to, or of the weights of a built-in checkpoint; else empty."""
-    path = Path(name.rpartition(":")[0] if name.rpartition(":")[0].endswith(".py") else name)
-    if not path.is_file():
-        path = Path(str(importlib.resources.files("edgefold.models.checkpoints"))) / f"{path.name}.safetensors"
-    return sha256_of(path) if path.is_file() else ""
 
 
 @cache

@@ -20,6 +20,7 @@ from edgefold.artifact import Format, Precision, atomic_path
 from edgefold.errors import ArtifactError, DeviceError, MissingExtraError, OutputError, UsageError
 from edgefold.matrix.cells import Caps, Cell, CellOptions, CellResult, Entry, by_model, cell_key, cells_of, failed, plain_cell
 from edgefold.matrix.supervise import Stop, run_cells, run_job
+from edgefold.models.fingerprint import source_digest
 from edgefold.results import from_dict, to_json
 
 OnResult = Callable[[CellResult], None]
@@ -77,7 +78,8 @@ def run_matrix(
     cells = cells_of(entries, formats, precisions)
     if not cells:
         raise UsageError("the matrix has no cells; give at least one model, one format and one precision")
-    keys = [cell_key(cell, options) for cell in cells]
+    contents = {name: source_digest(name) for name in {entry.name for entry in entries}}
+    keys = [cell_key(cell, options, contents[cell.entry.name]) for cell in cells]
     twice = next((cell for index, cell in enumerate(cells) if keys[index] in keys[:index]), None)
     if twice is not None:
         raise UsageError(f"model '{twice.entry.label}' is in the list twice; name every model once")
