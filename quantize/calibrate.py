@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -27,9 +27,9 @@ from edgefold.quantize.pairs import full_scale, layers_of_full_range, weight_sca
 from edgefold.quantize.pt2e import prepare_pt2e
 from edgefold.quantize.scheme import BRANCH_Q, DYNAMIC, EXPONENT_BITS, INT8, WEIGHT_SCALE, Grid, Q, QParams
 
-# Which taps of a conv weight (N, M/G, *kernel) belong to the group branch when the layer is lowered to two branches;
-# ``None`` where it never is. Injected by the caller, who knows the structure of folded layers.
-BranchMask = Callable[[Tensor, int], Tensor | None]
+# The branches that a conv of a weight (N, M/G, *kernel) and so many groups may be lowered to, by name: a bool mask of the
+# weight's taps that are in it, and whether the bias is. Injected by the caller, who knows the structure of folded layers.
+Branches = Callable[[Tensor, int], Mapping[str, tuple[Tensor, bool]]]
 
 # Integer biases are int32 with scale input_scale * weight_scale; a quarter of the range is left for the accumulator.
 _BIAS_LIMIT: Final = 2**29
@@ -68,7 +68,7 @@ def calibrate(
     batches: Sequence[tuple[Tensor, ...]],
     *,
     observer: str = "auto",
-    branch_mask: BranchMask | None = None,
+    branches: Branches | None = None,
     keep_float: frozenset[str] = frozenset(),
     full_range: frozenset[str] | None = None,
     grid: Grid = INT8,
@@ -81,7 +81,7 @@ def calibrate(
         batches: inputs of the graph, each of the shape that it was captured for.
         observer: how a range is chosen, see `edgefold.quantize.observers`; ``auto`` tries all of them and takes the one whose
             quantized network has the best SQNR on some of the batches.
-        branch_mask: the group branch of a conv, see `BranchMask`.
+        branches: of a conv, see `Branches`.
         keep_float: convs and linears that are not quantized, by node name.
         full_range: layers whose weights keep their full range, see `edgefold.quantize.pairs`; by default those that need it,
             and all where activations have more than 8 bits.
@@ -94,7 +94,7 @@ def calibrate(
     """
     names = list(OBSERVERS) if observer == "auto" else [observer]
     rules = {name: get_observer(name) for name in names}
-    statistics = collect(graph, batches, branch_mask=branch_mask, keep_float=keep_float, grid=grid, progress=progress)
+    statistics = collect(graph, batches, branches=branches, keep_float=keep_float, grid=grid, progress=progress)
     tables = [make_table(graph, statistics, name, rule) for name, rule in rules.items()]
     judges = batches[:: max(1, len(batches) // _JUDGES)][:_JUDGES]
     table = tables[0]
@@ -135,7 +135,7 @@ def collect(
     graph: GraphModule,
     batches: Iterable[tuple[Tensor, ...]],
     *,
-    branch_mask: BranchMask | None = None,
+    branches: Branches | None = None,
     keep_float: frozenset[str] = frozenset(),
     grid: Grid = INT8,
     progress: Callable[[], None] = lambda: None,
@@ -145,7 +145,7 @@ def collect(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecation notes inside torchao
         prepared = prepare_pt2e(copy.deepcopy(graph), EdgefoldQuantizer(annotation, HistogramObserver))
-    runner = _BranchRunner(prepared, branch_mask, frozenset(annotation.weighted))
+    runner = _BranchRunner(prepared, branches, frozenset(annotation.weighted))
     samples = 0
     with torch.no_grad():
         for batch in batches:
@@ -260,29 +260,28 @@ def _observers_by_node(prepared: GraphModule) -> dict[str, HistogramObserver]:
 
 
 class _BranchRunner(Interpreter):
-    """Runs a prepared graph and observes, beside it, the two branches of each conv that has them."""
+    """Runs a prepared graph and observes, beside it, the branches of each conv that has them."""
 
-    def __init__(self, prepared: GraphModule, branch_mask: BranchMask | None, weighted: frozenset[str]) -> None:
+    def __init__(self, prepared: GraphModule, branches: Branches | None, weighted: frozenset[str]) -> None:
         super().__init__(prepared)
         self.branches: dict[str, dict[str, HistogramObserver]] = {}
-        self._weights: dict[str, dict[str, Tensor]] = {}
+        self._weights: dict[str, dict[str, tuple[Tensor, bool]]] = {}
         for node in prepared.graph.nodes:
-            if branch_mask is None or node.name not in weighted or node.target is torch.ops.aten.linear.default:
+            if branches is None or node.name not in weighted or node.target is torch.ops.aten.linear.default:
                 continue
             weight = constant_of(prepared, node.args[1])
-            mask = branch_mask(weight, groups_of(node))
-            if mask is not None:
-                self._weights[node.name] = {"group": weight * mask, "point": weight * ~mask}
-                self.branches[node.name] = {"group": HistogramObserver(), "point": HistogramObserver()}
+            found = branches(weight, groups_of(node))
+            if found:
+                self._weights[node.name] = {name: (weight * taps, biased) for name, (taps, biased) in found.items()}
+                self.branches[node.name] = {name: HistogramObserver() for name in found}
 
     def run_node(self, n: Node) -> Any:
         """Runs one node; a conv with branches also feeds their observers."""
         if n.name in self._weights:
             args, _ = self.fetch_args_kwargs_from_env(n)
             source, _, bias, *rest = (*args, None)[: max(3, len(args))]
-            for branch, weight in self._weights[n.name].items():
-                # The bias goes with the group branch.
-                value = n.target(source, weight, bias if branch == "group" else None, *rest)  # type: ignore[operator]
+            for branch, (weight, biased) in self._weights[n.name].items():
+                value = n.target(source, weight, bias if biased else None, *rest)  # type: ignore[operator]
                 self.branches[n.name][branch](value)
         return super().run_node(n)
 

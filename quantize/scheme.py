@@ -13,7 +13,7 @@ A graph carries its parameters in the ``meta`` of its nodes, under the keys belo
 * ``EXPONENT_BITS`` on conv and linear nodes whose weights are powers of two (see `edgefold.quantize.powers`): an int.
 * ``FIXED`` on inputs whose integers are given from outside (camera pixels): a `QParams` that calibration takes as it is.
 * ``DYNAMIC`` on conv and linear nodes whose input is quantized at run time, by its own range.
-* ``BRANCH_Q`` on conv nodes that may be lowered to two branches: ``{"group": QParams, "point": QParams}``.
+* ``BRANCH_Q`` on conv nodes that may be lowered to several branches: a `QParams` by the name of each.
 """
 
 from __future__ import annotations

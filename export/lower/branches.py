@@ -1,4 +1,4 @@
-"""The two branches of a layer, as calibration needs them."""
+"""The branches that a layer may be lowered to, as calibration needs them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from torch import Tensor
 
 from edgefold.export.fold.structure import read_structure
 from edgefold.export.lower.candidates import partition_of, residual
+from edgefold.export.lower.rows import row_branches
+
+
+def branches_of(weight: Tensor, groups: int) -> dict[str, tuple[Tensor, bool]]:
+    """See `edgefold.quantize.calibrate.Branches`: the group branch and the 1×1 one, or the parts of a large depthwise kernel."""
+    mask = group_branch(weight, groups)
+    if mask is None:
+        return row_branches(weight, groups)
+    return {"group": (mask, True), "point": (~mask, False)}
 
 
 def group_branch(weight: Tensor, groups: int) -> Tensor | None:

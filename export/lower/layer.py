@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edgefold.artifact import Format, Precision
 from edgefold.export.capture import capture
 from edgefold.export.fold.structure import centre_tap
-from edgefold.export.lower.branches import group_branch
+from edgefold.export.lower.branches import branches_of
 from edgefold.export.lower.geometry import LayerGeometry
 from edgefold.export.lower.lower import lower
 from edgefold.export.plan import Lowering
@@ -49,7 +49,7 @@ def layer_program(geometry: LayerGeometry, precision: Precision) -> Program:
         program.graph,
         [program.example_inputs],
         observer="minmax",
-        branch_mask=group_branch,
+        branches=branches_of,
         full_range=frozenset(),
         grid=GRIDS[scheme_of(precision).activation_bits],
     )

@@ -20,6 +20,7 @@ from edgefold.export.lower.costs import CostModel
 from edgefold.export.lower.nodes import record_values
 from edgefold.export.lower.permute import Orders
 from edgefold.export.lower.rewrite import Rewriter
+from edgefold.export.lower.rows import by_rows, in_plan
 from edgefold.export.lower.select import Pricing, choose
 from edgefold.export.lower.tables import shipped_table
 from edgefold.export.lower.tables.cache import cached_table
@@ -82,11 +83,17 @@ def lower(
         if choice.option.changes(conv):
             rewriter = Rewriter(graph, conv, choice.option, orders.read_order(conv.node), orders.write_order(conv.node))
             gathers += rewriter.run()
+    # Formats that agree on each layer's form compute it whole: one of them has kernels for that.
+    parts = by_rows(graph, format, precision) if named is None else {}
+    entries = tuple(
+        in_plan(choice.layer, parts[choice.options.conv.node]) if choice.options.conv.node in parts else choice.layer
+        for choice in choices
+    )
     graph.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
     graph.graph.lint()
     result = GraphModule(graph, graph.graph)  # without the attributes that no node reads any more
     asked = "by layer" if named is not None else str(lowering)
-    plan = LoweringPlan(format, precision, device, tuple(choice.layer for choice in choices), gathers, lowering=asked)
+    plan = LoweringPlan(format, precision, device, entries, gathers, lowering=asked)
     lowered = Program(result, program.example_inputs, program.input_names, program.output_names)
     return LoweredProgram(lowered, format, precision, plan)
 

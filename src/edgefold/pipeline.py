@@ -80,7 +80,7 @@ def quantize_model(
     """
     from edgefold.batch import samples_like
     from edgefold.errors import DataError
-    from edgefold.export.lower.branches import group_branch
+    from edgefold.export.lower.branches import branches_of
     from edgefold.export.passes.infra import run_passes
     from edgefold.export.passes.integer_activations import INTEGER_ACTIVATIONS
     from edgefold.export.program import Program, QuantizedProgram
@@ -127,7 +127,7 @@ def quantize_model(
         program.graph,
         samples,
         observer=observer,
-        branch_mask=group_branch,
+        branches=branches_of,
         keep_float=floats,
         grid=GRIDS[form.activation_bits],
         progress=progress,

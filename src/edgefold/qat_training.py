@@ -178,7 +178,7 @@ def _train(
 
 def _scales(folded: FoldResult, weights: Mapping[str, Tensor], program: QuantizedProgram, samples: list[Tensor]) -> ScaleTable:
     """The activations' scales that the training had, with those of the trained weights and of the branches that they make."""
-    from edgefold.export.lower.branches import group_branch
+    from edgefold.export.lower.branches import branches_of
     from edgefold.quantize.calibrate import calibrate
 
     graph = _with(folded.program.graph, weights)
@@ -186,7 +186,7 @@ def _scales(folded: FoldResult, weights: Mapping[str, Tensor], program: Quantize
         graph,
         [(sample,) for sample in samples],
         observer=program.table.observer,
-        branch_mask=group_branch,
+        branches=branches_of,
         full_range=program.table.full_range,
     )
     return replace(table, activations=program.table.activations, biases={}, clipped=program.table.clipped)

@@ -64,7 +64,7 @@ def test_branches_are_observed_beside_the_graph(conv: nn.Conv2d) -> None:
     mask = torch.zeros_like(conv.weight, dtype=torch.bool)
     mask[:2, :2], mask[2:, 2:] = True, True
     sample = torch.randn(1, 4, 4, 4)
-    table = calibrate(graph, [(sample,)], branch_mask=lambda weight, groups: mask)
+    table = calibrate(graph, [(sample,)], branches=lambda weight, groups: {"group": (mask, True), "point": (~mask, False)})
     point = torch.conv2d(sample, conv.weight * ~mask, None, padding=1)
     params = table.branches["conv2d"]["point"]
     assert (params.qmax - params.zero_point) * params.scale == pytest.approx(float(point.detach().max()), abs=params.scale)
