@@ -1,4 +1,5 @@
-"""ARM instructions of one inference: format x precision x lowering x core, for the built-in network and a MobileNetV2.
+"""ARM instructions of one inference: format x precision x lowering x core, for the built-in network and a MobileNetV2. A lowering
+whose file is that of another one is not counted again, and names it.
 
 Counted under emulation with one thread, so they repeat on any machine; they are no times. Needs qemu-user, gcc and the native
 runner (`edgefold runner build`).
@@ -24,17 +25,20 @@ from edgefold.artifact import Format, Precision
 from edgefold.cli.sources import ModelChoice
 from edgefold.device_bench import count_instructions
 from edgefold.errors import EdgefoldError
-from edgefold.export.plan import Lowering
 from edgefold.shipping import tool_versions
 
 if TYPE_CHECKING:
+    from edgefold.artifact import Artifact
     from edgefold.export.fold import FoldResult
     from edgefold.export.program import QuantizedProgram
     from edgefold.network import Network
+    from edgefold.pipeline import Lowerings
 
 # With the arguments of the function that makes it.
 MODELS: dict[str, list[str]] = {"hetnet-fmnist": [], "mobilenet_v2": ["resolution=96", "in_channels=3"]}
-LOWERINGS = (Lowering.DENSE, Lowering.GROUPED)
+LOWERINGS: tuple[Lowerings, ...] = ("dense", "grouped", "split", "auto")
+# `auto` is what is chosen for a device of which nothing was measured: this machine's times say nothing of ARM cores.
+UNMEASURED = "adb://"
 CPUS = ("cortex-a72", "cortex-a76")
 
 
@@ -61,18 +65,34 @@ class Exporter:
         assert network.calibration is not None
         return quantize_model(folded, network.example_inputs, calibration=network.calibration, scheme=precision)
 
-    def __call__(self, model: str, form: Format, precision: Precision, lowering: Lowering) -> Path | str:
+    @cache  # noqa: B019  # the same
+    def __call__(self, model: str, form: Format, precision: Precision, lowering: Lowerings) -> Artifact | str:
         """The artifact, or the reason why there is none."""
         from edgefold import export_model
 
         out = self.folder / f"{model}-{precision}-{lowering}{form.suffix}"
         network, folded = self.network(model)
+        is_float = precision is Precision.FP32
         try:
-            if precision is Precision.FP32:
-                return export_model(folded, network.example_inputs, format=form, lowering=lowering.value, out=out).path
-            return export_model(self.quantized(model, precision), format=form, lowering=lowering.value, out=out).path
+            return export_model(
+                folded if is_float else self.quantized(model, precision),
+                network.example_inputs if is_float else None,
+                format=form,
+                lowering=lowering,
+                device=UNMEASURED if lowering == "auto" else None,
+                timing=False,
+                out=out,
+            )
         except EdgefoldError as error:
             return str(error)
+
+    def same_as(self, made: Artifact, model: str, form: Format, precision: Precision, lowering: Lowerings) -> str | None:
+        """The lowering before this one that gives the same file, byte by byte."""
+        for other in LOWERINGS[: LOWERINGS.index(lowering)]:
+            before = self(model, form, precision, other)
+            if not isinstance(before, str) and before.sha256 == made.sha256:
+                return other
+        return None
 
 
 def main() -> None:
@@ -91,13 +111,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         export = Exporter(Path(temporary))
         for model, form, precision, lowering in product(models, Format, (Precision.FP32, Precision.INT8), LOWERINGS):
-            key = {"model": model, "format": form.value, "precision": precision.value, "lowering": lowering.value}
+            key = {"model": model, "format": form.value, "precision": precision.value, "lowering": str(lowering)}
             if " ".join(key.values()) in state["rows"]:
                 continue
             if time.monotonic() > end:
                 sys.exit("not finished; call this again")
             made = export(model, form, precision, lowering)
-            state["rows"][" ".join(key.values())] = _rows(made, key)
+            same = None if isinstance(made, str) else export.same_as(made, model, form, precision, lowering)
+            state["rows"][" ".join(key.values())] = _rows(made, key) if same is None else [{**key, "same_as": same}]
             if form.value not in state["repeats"] and not isinstance(made, str):
                 counts = [count_instructions(made, CPUS[-1]).instructions for _ in range(arguments.repeat)]
                 state["repeats"][form.value] = counts
@@ -110,7 +131,7 @@ def main() -> None:
     kept.unlink()
 
 
-def _rows(made: Path | str, key: dict[str, str]) -> list[dict[str, Any]]:
+def _rows(made: Artifact | str, key: dict[str, str]) -> list[dict[str, Any]]:
     """The counts of one artifact on each core, or why there is none."""
     if isinstance(made, str):
         print(f"{' '.join(key.values())}: no artifact: {made}", flush=True)

@@ -1,4 +1,8 @@
-"""ARM instruction counts under emulation: a cost that repeats to a few parts in a hundred thousand, on any x86 machine.
+"""ARM instruction counts under emulation: a cost that repeats on any x86 machine.
+
+What is given is the median of several inferences in one process; five processes with one file agreed within a hundredth of a
+percent. The inferences in one process differ (``spread``): in LiteRT and ExecuTorch by less than one in 10,000 or not at all, in
+ONNX Runtime by up to 0.24 % (`benchmarks/results/instruction_counts.json`; why was not looked into).
 
 The native runner runs in QEMU's user mode with a counting plugin (`native/counter.c`). A count is a regression gate for
 folding and INT8 on ARM cores without a board. It is no latency and no prediction of one: an emulator knows no caches, no
