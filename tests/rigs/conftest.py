@@ -7,11 +7,13 @@ EDGEFOLD_REQUIRE_RIGS=1, as in CI, they fail instead.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import time
 import venv
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -72,6 +74,19 @@ def free_port() -> int:
 
 
 @contextmanager
+def recorded(step: str, *, builds: bool = False) -> Iterator[None]:
+    """Writes into setup.json how long a step of the set-up took: by the clock, and in CPU time of this process and those it
+    waited for, which a first download of packages does not lengthen. What was built stays recorded when it is used again."""
+    start, used = time.monotonic(), sum(os.times()[:4])
+    yield
+    path = RIG / "setup.json"
+    steps = json.loads(path.read_text()) if path.exists() else {}
+    taken = {"clock_s": time.monotonic() - start, "cpu_s": sum(os.times()[:4]) - used}
+    steps[f"{step}, built" if builds else step] = {key: round(value, 2) for key, value in taken.items()}
+    path.write_text(json.dumps(steps, indent=1))
+
+
+@contextmanager
 def locked() -> Iterator[None]:
     """One test process at a time builds."""
     RIG.mkdir(parents=True, exist_ok=True)
@@ -104,7 +119,8 @@ def native(rig: Path) -> Iterator[Path]:
         if not is_built(folder):
             packages("g++-12-aarch64-linux-gnu", "cmake", "make", *([] if shutil.which("npm") else ["npm"]))
             try:
-                build_runner(folder, force=True)
+                with recorded("runner", builds=True):
+                    build_runner(folder, force=True)
             except EdgefoldError as error:
                 unavailable(f"the native runner cannot be built here: {error}")
     old = os.environ.get("EDGEFOLD_RUNNER")
@@ -127,8 +143,11 @@ def board(rig: Path) -> Iterator[Path]:
     """A board behind sshd; gives the configuration file for ssh."""
     ports = [str(free_port()) for _ in range(2)]
     with locked():
-        script("arm_root.sh", str(rig))
-    script("ssh_device.sh", "start", str(rig), *ports)
+        if not (rig / "arm64").exists():
+            with recorded("board", builds=True):
+                script("arm_root.sh", str(rig))
+    with recorded("board"):
+        script("ssh_device.sh", "start", str(rig), *ports)
     yield rig / "ssh_config"
     script("ssh_device.sh", "stop", str(rig), *ports)
 
@@ -137,7 +156,8 @@ def board(rig: Path) -> Iterator[Path]:
 def phone(rig: Path) -> Iterator[str]:
     """A phone behind adbd; gives its URL."""
     port = str(free_port())
-    script("adb_device.sh", "start", str(rig), port)
+    with recorded("phone", builds=not (rig / "android" / "root").exists()):
+        script("adb_device.sh", "start", str(rig), port)
     old = os.environ.get("ADB")
     os.environ["ADB"] = str(rig / "adb")
     yield f"adb://127.0.0.1:{port}"
@@ -171,19 +191,20 @@ def old_python() -> Path:
     python = folder / "bin" / "python"
     with locked():
         if not (folder / "ready").exists():
-            venv.create(folder, with_pip=True, clear=True)
-            packages = ["tflite-runtime==2.14.0", "numpy<2"]
-            argv = [
-                str(python),
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                "--only-binary=:all:",
-                *packages,
-            ]
-            done = subprocess.run(argv, capture_output=True, text=True, timeout=SETUP_S)
+            with recorded("old Python", builds=True):
+                venv.create(folder, with_pip=True, clear=True)
+                packages = ["tflite-runtime==2.14.0", "numpy<2"]
+                argv = [
+                    str(python),
+                    "-m",
+                    "pip",
+                    "install",
+                    "--quiet",
+                    "--disable-pip-version-check",
+                    "--only-binary=:all:",
+                    *packages,
+                ]
+                done = subprocess.run(argv, capture_output=True, text=True, timeout=SETUP_S)
             if done.returncode:
                 unavailable(f"tflite-runtime cannot be installed here: {(done.stderr.splitlines() or ['?'])[-1]}")
             (folder / "ready").touch()

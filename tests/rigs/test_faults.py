@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from edgefold.device_bench import BenchOptions, bench
+from edgefold.device_bench import BenchOptions, bench, bench_devices
 from edgefold.device_bench.runners import open_runner
 from edgefold.errors import DeviceError, RuntimeFailure
 from edgefold.results import Code
@@ -116,6 +116,15 @@ def big(tmp_path: Path) -> Path:
     return folder
 
 
+def pull(url: str, world: World, rig: Path) -> None:
+    """Pulls the cable."""
+    if world.kind == "android":
+        subprocess.run([str(rig / "adb"), "disconnect", url.removeprefix("adb://")], capture_output=True, timeout=WAIT_S)
+    else:
+        for pid in world.processes("sshd: root@notty"):
+            os.kill(pid, signal.SIGKILL)
+
+
 @pytest.mark.parametrize(
     ("asks", "state", "words"),
     [(True, "unauthorized|authorizing", "does not trust this computer"), (False, "offline", "it is offline")],
@@ -130,15 +139,11 @@ def test_a_phone_that_nobody_unlocked_or_that_says_nothing(adb_server: str, asks
 def test_the_cable_is_pulled_while_files_are_sent(device: tuple[str, Path | None, World], big: Path, rig: Path) -> None:
     url, config, world = device
 
-    def pull() -> None:
-        if world.kind == "android":
-            subprocess.run([str(rig / "adb"), "disconnect", url.removeprefix("adb://")], capture_output=True, timeout=WAIT_S)
-        else:
-            for pid in world.processes("sshd: root@notty"):
-                os.kill(pid, signal.SIGKILL)
-
     def work() -> None:
-        with open_runner(url, ssh_config=config) as runner, when(lambda: world.sent_bytes() > 1 << 20, pull):
+        with (
+            open_runner(url, ssh_config=config) as runner,
+            when(lambda: world.sent_bytes() > 1 << 20, lambda: pull(url, world, rig)),
+        ):
             runner.push(big)
 
     with pytest.raises(DeviceError, match=r"broke before|sending files|did not arrive whole|cannot be reached"):
@@ -151,6 +156,23 @@ def test_the_cable_is_pulled_while_files_are_sent(device: tuple[str, Path | None
                 runner.run(
                     ["rm", "-rf", f"{'/tmp' if world.kind == 'ssh' else '/data/local/tmp'}/{folder.name}"], timeout_s=WAIT_S
                 )
+
+
+def test_the_cable_to_a_board_is_pulled_while_it_measures(board: Path, native: Path, tiny: Path, rig: Path) -> None:
+    world = World(rig, "ssh")
+    endless = BenchOptions(processes=1, min_samples=10**9, max_secs=60, gate_max_s=0)
+    with (
+        when(world.measuring, lambda: pull("ssh://board", world, rig)),
+        pytest.raises(DeviceError, match=r"broke before the command ended|it cannot be reached"),
+    ):
+        bench(tiny / "tiny.tflite", "ssh://board", options=endless, ssh_config=board, worker="native")
+    # The board was there again: what still ran was ended, and nothing is left.
+    assert world.measuring() == []
+    assert world.work_folders() == []
+    with when(world.measuring, lambda: pull("ssh://board", world, rig)):
+        (result,) = bench_devices([tiny / "tiny.tflite"], ["ssh://board"], QUICK, ssh_config=board, worker="native")
+    assert (result.error, result.attempts, len(result.measurements)) == ("", 2, 1)
+    assert world.work_folders() == []
 
 
 def test_the_runner_is_killed_while_it_measures(device: tuple[str, Path | None, World], native: Path, tiny: Path) -> None:
@@ -197,6 +219,20 @@ def test_a_truncated_file_with_exit_code_0(phone: str, rig: Path, tmp_path: Path
 
 def test_a_login_that_prints_garbage(board: Path, native: Path, tiny: Path) -> None:
     result = bench(tiny / "tiny-int8.tflite", "ssh://board-noisy", options=QUICK, ssh_config=board)
+    assert Code.OUTPUT_MISMATCH not in result.codes
+    assert result.device.machine == "aarch64"
+
+
+def test_a_phone_whose_shell_prints_garbage(
+    phone: str, native: Path, rig: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With a mark of ours in it.
+    client = tmp_path / "adb"
+    noise = r"printf '\033[31mHello {\n@edgefold-exit 0\n'"
+    client.write_text(f'#!/bin/sh\n[ "$3" != shell ] || {noise}\nexec {rig}/adb "$@"\n')
+    client.chmod(0o755)
+    monkeypatch.setenv("ADB", str(client))
+    result = bench(tiny / "tiny-int8.tflite", phone, options=QUICK)
     assert Code.OUTPUT_MISMATCH not in result.codes
     assert result.device.machine == "aarch64"
 
