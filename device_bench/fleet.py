@@ -6,8 +6,9 @@ A device that drops out is tried again; when it stays away, that is its result, 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ class DeviceResult:
     measurements: tuple[Measurement, ...]
     failure: EdgefoldError | None = None
     attempts: int = 1
+    kept: tuple[str, ...] = ()  # folders that were left there, one an attempt
 
     @property
     def error(self) -> str:
@@ -96,6 +98,17 @@ def _refuse_twice(devices: Sequence[str]) -> None:
             raise UsageError(f"{names} given as two devices and would be measured at the same time; give each device once")
 
 
+@contextmanager
+def kept_of(runner: Runner, places: list[str]) -> Iterator[Runner]:
+    """A runner in its context; notes the folder that it leaves, however it ends."""
+    try:
+        with runner:
+            yield runner
+    finally:
+        if runner.kept is not None:
+            places.append(runner.kept)
+
+
 def _on_device(
     cases: Sequence[Case],
     options: BenchOptions,
@@ -107,6 +120,7 @@ def _on_device(
     device: str,
 ) -> DeviceResult:
     done: list[Measurement] = []
+    kept: list[str] = []
     error: EdgefoldError | None = None
     attempt = 0
 
@@ -122,13 +136,13 @@ def _on_device(
         try:
             if attempt > 1:
                 pause(RETRY_PAUSE_S)
-            with opening(device) as runner:
+            with kept_of(opening(device), kept) as runner:
                 gate, launchers = ThermalGate(runner, options, pause), Launchers(runner, worker)
                 # An artifact that was measured before the device dropped out is not measured again.
                 for case in cases[len(done) :]:
                     go_on()
                     done.append(bench_case(case, runner, options, launchers, gate=gate, progress=progress))
-            return DeviceResult(device, tuple(done), attempts=attempt)
+            return DeviceResult(device, tuple(done), attempts=attempt, kept=tuple(kept))
         except DeviceError as failure:
             error = failure
             if stop.is_set():
@@ -137,4 +151,4 @@ def _on_device(
             # The artifact or the runtime failed: another attempt would fail in the same way.
             error = failure
             break
-    return DeviceResult(device, tuple(done), error, attempt)
+    return DeviceResult(device, tuple(done), error, attempt, tuple(kept))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -12,16 +14,17 @@ from edgefold.artifact import Format
 from edgefold.device_bench.native_bundle import NativeLauncher, load_bundle
 from edgefold.device_bench.runners.base import RemotePath, Runner
 from edgefold.errors import DeviceError
-from edgefold.runtime.protocol import RACE, WORKER, WORKER_FILES, python_path, worker_argv
+from edgefold.runtime.protocol import INSTALLED, RACE, WORKER, WORKER_FILES, python_path, worker_argv
 
 Worker = Literal["auto", "python", "native"]
 
-PROBE_TIMEOUT_S = 120.0
-# The modules of which one must be there, as the worker looks for them.
+PROBE_TIMEOUT_S = 330.0  # three imports, each with a limit of its own
+USABLE = "ok"
+# What to install.
 MODULES = {
     Format.ONNX: ("onnxruntime",),
     Format.TFLITE: ("ai_edge_litert", "tflite_runtime"),
-    Format.EXECUTORCH: ("executorch",),
+    Format.EXECUTORCH: ("executorch with torch",),
 }
 
 
@@ -115,18 +118,22 @@ def paths(folder: RemotePath, jobs: Sequence[str]) -> list[str]:
     return [job if job.startswith("/") else f"{folder}/{job}" for job in jobs]
 
 
-def has_python(runner: Runner, form: Format) -> bool:
-    """Whether the device has Python with numpy and a runtime for the format."""
-    names = ", ".join(repr(name) for name in MODULES[form])
-    script = (
-        "import importlib.util as u, sys; has = lambda name: u.find_spec(name) is not None; "
-        f"sys.exit(0 if sys.version_info >= (3, 9) and has('numpy') and any(map(has, ({names},))) else 1)"
-    )
-    return runner.run([runner.python, "-I", "-c", script], timeout_s=PROBE_TIMEOUT_S).returncode == 0
+def runtimes_of(runner: Runner) -> dict[Format, str]:
+    """What the device's Python says of each runtime (see `edgefold.runtime.installed`): ``ok``, or why it cannot be used.
+
+    Empty where there is no Python.
+    """
+    done = runner.run([runner.python, "-I", "-c", INSTALLED.read_text(encoding="utf-8")], timeout_s=PROBE_TIMEOUT_S)
+    lines = re.findall(r"^@runtime (\w+) (.+?)\r?$", done.stdout.decode("utf-8", errors="replace"), re.MULTILINE)
+    return {Format(form): said for form, said in lines if form in set(Format)}
 
 
-def choose_launcher(runner: Runner, form: Format, worker: Worker = "auto") -> Launcher:
+def choose_launcher(
+    runner: Runner, form: Format, worker: Worker = "auto", runtimes: Callable[[], Mapping[Format, str]] | None = None
+) -> Launcher:
     """The best way to answer jobs of a format on a device: its own Python where it has the runtime, else the native runner.
+
+    ``runtimes`` gives what `runtimes_of` says of the device.
 
     Raises:
         DeviceError: neither is possible; the message says what to do.
@@ -135,9 +142,12 @@ def choose_launcher(runner: Runner, form: Format, worker: Worker = "auto") -> La
         return HostLauncher()
     if runner.url == "fake":
         return FakeLauncher(runner.python)
-    if worker != "native" and has_python(runner, form):
-        return PythonLauncher(runner.python)
     missing = f"device '{runner.url}' has no Python with numpy and {' or '.join(MODULES[form])}"
+    if worker != "native":
+        said = (runtimes() if runtimes else runtimes_of(runner)).get(form, "no Python")
+        if said == USABLE:
+            return PythonLauncher(runner.python)
+        missing += f" ({said})"
     if worker == "python":
         raise DeviceError(f"{missing}; install one of them there, or use the native runner")
     bundle = load_bundle()
@@ -158,9 +168,11 @@ class Launchers:
     def __init__(self, runner: Runner, worker: Worker = "auto") -> None:
         self._runner, self._worker = runner, worker
         self._made: dict[Format, Launcher] = {}
+        # Asked once: importing everything takes a slow board many seconds.
+        self._runtimes = cache(partial(runtimes_of, runner))
 
     def of(self, form: Format) -> Launcher:
         """The launcher for a format; see `choose_launcher`."""
         if form not in self._made:
-            self._made[form] = choose_launcher(self._runner, form, self._worker)
+            self._made[form] = choose_launcher(self._runner, form, self._worker, self._runtimes)
         return self._made[form]

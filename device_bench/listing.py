@@ -10,15 +10,17 @@ from pathlib import Path
 from edgefold.device_bench.named import named_devices
 from edgefold.device_bench.runners import open_runner
 from edgefold.device_bench.runners.adb import STATE_HINTS, attached
+from edgefold.device_bench.runners.base import NoPlaceError
 from edgefold.errors import EdgefoldError
 from edgefold.results import DeviceInfo
 
-READY, UNREACHABLE, NO_SPACE = "ready", "unreachable", "no space"
+READY, UNREACHABLE = "ready", "unreachable"
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceStatus:
-    """One device. ``state`` is ``ready``, ``unreachable``, ``no space``, or adb's word (``unauthorized``, ``offline``, ...)."""
+    """One device. ``state`` is ``ready``, ``unreachable``, ``no space``, ``read-only``, ``not writable``, or adb's word
+    (``unauthorized``, ``offline``, ...)."""
 
     name: str  # what to give to --device
     url: str
@@ -53,7 +55,7 @@ def status(device: str, *, ssh_config: Path | None = None) -> DeviceStatus:
             return DeviceStatus(device, runner.url, READY, info=runner.info())
     except EdgefoldError as error:
         text = str(error)
-        other = NO_SPACE if "has no place for our files" in text else UNREACHABLE
+        other = error.state if isinstance(error, NoPlaceError) else UNREACHABLE
         state = next((word for word in STATE_HINTS if f"state: {word}" in text), other)
         return DeviceStatus(device, url, state, text)
 

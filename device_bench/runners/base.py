@@ -15,14 +15,34 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from edgefold.errors import UsageError
+from edgefold.errors import DeviceError, UsageError
 from edgefold.results import DeviceInfo
 
 RemotePath = str  # absolute, on the device
 
+# A device with less room takes no model.
+MIN_FREE_KB = 1024
+
 # Hosts, users and serials: what DNS, IPv6, usb and emulator names need, and nothing that a shell or ssh could read as more.
 SAFE_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.:@%+-]{0,252}")
 SAFE_PATH = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.+-]*(?:/[A-Za-z0-9_.][A-Za-z0-9_.+-]*)*")
+
+
+class NoPlaceError(DeviceError):
+    """There is no folder on the device for our files; ``state`` says why in two words (`PLACE_STATES`)."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        words = reason.lower()
+        self.state, advice = next((state, advice) for word, state, advice in PLACE_STATES if word in words)
+        super().__init__(f"device '{url}' has no place for our files ({reason}); {advice}, or set 'folder' for it")
+
+
+# What a system says, the state, and what to do.
+PLACE_STATES = (
+    ("no space", "no space", "free some space"),
+    ("read-only", "read-only", "mount it writable"),
+    ("", "not writable", "allow this user to write there"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +60,11 @@ class Runner(Protocol):
     @property
     def url(self) -> str:
         """How the device is named: ``host``, ``ssh://user@board``, ``adb://SERIAL``."""
+        ...
+
+    @property
+    def kept(self) -> RemotePath | None:
+        """The folder that was left on the device, once the runner that was told to keep it has ended."""
         ...
 
     @property

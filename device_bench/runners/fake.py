@@ -64,6 +64,7 @@ class FakeRunner:
 
     url = "fake"
     python = "python3"
+    kept: RemotePath | None = None
 
     def __init__(self, device: FakeDevice | None = None) -> None:
         self.device = device or FakeDevice()

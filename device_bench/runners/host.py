@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from edgefold.device_bench.device import PROBE, parse_device
-from edgefold.device_bench.runners.base import Completed, RemotePath, unique_name
+from edgefold.device_bench.runners.base import MIN_FREE_KB, Completed, NoPlaceError, RemotePath, unique_name
 from edgefold.device_bench.runners.client import ClientTimeoutError, run_client
 from edgefold.errors import DeviceError
 from edgefold.results import DeviceInfo
@@ -28,13 +28,23 @@ class HostRunner:
     def __init__(self, *, keep: bool = False) -> None:
         self._keep = keep
         self._folder: Path | None = None
+        self.kept: RemotePath | None = None
 
     def __enter__(self) -> Self:
-        self._folder = Path(tempfile.mkdtemp(prefix="edgefold-"))
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix="edgefold-"))
+            free_kb = shutil.disk_usage(self._folder).free // 1024
+        except OSError as error:
+            raise NoPlaceError(self.url, f"{tempfile.tempdir or 'TMPDIR'}: {error.strerror}") from error
+        if free_kb < MIN_FREE_KB:
+            self._folder.rmdir()
+            raise NoPlaceError(self.url, f"{self._folder.parent}: no space: {free_kb} kB free, {MIN_FREE_KB} needed")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._folder is not None and not self._keep:
+        if self._folder is not None and self._keep:
+            self.kept = str(self._folder)
+        elif self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = None
 
@@ -79,5 +89,7 @@ class HostRunner:
 
     def remove(self, remote: RemotePath) -> None:
         """Removes what `push` made."""
+        if self._keep:
+            return
         path = Path(remote)
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

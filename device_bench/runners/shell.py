@@ -18,7 +18,7 @@ from typing import IO, Self
 
 from edgefold.artifact import sha256_of
 from edgefold.device_bench.device import PROBE, parse_device
-from edgefold.device_bench.runners.base import Completed, RemotePath, files_below, unique_name
+from edgefold.device_bench.runners.base import MIN_FREE_KB, Completed, NoPlaceError, RemotePath, files_below, unique_name
 from edgefold.device_bench.runners.client import ClientTimeoutError
 from edgefold.errors import DeviceError
 from edgefold.results import DeviceInfo
@@ -30,6 +30,24 @@ QUICK_S = 30.0
 TRANSFER_S, TRANSFER_BYTES_PER_S = 60.0, 500_000
 
 
+# Chooses the first of the folders ($@) in which ours ($0) can be made and that has room; says on stderr what is wrong with each
+# before. `df` comes without a column that could be cut out: the number before the share is what is free, in kB.
+PLACE = r"""
+LC_ALL=C; export LC_ALL; umask 077
+for d in "$@"; do
+[ -n "$d" ] || continue
+if said=$(mkdir "$d/$0" 2>&1); then
+free=; for w in $(df -Pk "$d/$0" 2>/dev/null | tail -n 1); do case $w in *%) break;; esac; free=$w; done
+case $free in ''|*[!0-9]*) free=@MIN@;; esac
+[ "$free" -ge @MIN@ ] && echo "$d/$0" && exit 0
+rmdir "$d/$0"; said="no space: $free kB free, @MIN@ needed"
+fi
+echo "$d: $said" >&2
+done
+exit 1
+""".replace("@MIN@", str(MIN_FREE_KB))
+
+
 class ShellRunner(ABC):
     """A device behind a shell. A subclass says how a line gets there and how a folder does."""
 
@@ -38,6 +56,7 @@ class ShellRunner(ABC):
         self.python = python
         self._folders = folders
         self._keep = keep
+        self.kept: RemotePath | None = None
         self._work: RemotePath | None = None
 
     @abstractmethod
@@ -55,15 +74,13 @@ class ShellRunner(ABC):
     def __enter__(self) -> Self:
         name = unique_name()
         places = " ".join(f'"{folder}"' for folder in self._folders)
-        line = f'umask 077; for d in {places}; do [ -n "$d" ] && mkdir "$d/{name}" && echo "$d/{name}" && exit 0; done; exit 1'
         try:
-            done = self._checked(f"sh -c {shlex.quote(line)}", timeout_s=QUICK_S)
+            done = self._checked(f"sh -c {shlex.quote(PLACE)} {name} {places}", timeout_s=QUICK_S)
             found = done.stdout.decode("utf-8", errors="replace").strip()
             if done.returncode or not found.startswith("/") or "\n" in found:
-                reason = last_line(done.stderr) or "no folder can be written"
-                raise DeviceError(
-                    f"device '{self.url}' has no place for our files ({reason}); free some space, or set 'folder' for it"
-                )
+                said = done.stderr.decode("utf-8", errors="replace").splitlines()
+                full = [line for line in said if "no space" in line.lower()]
+                raise NoPlaceError(self.url, next(iter([*full, *reversed(said)]), "no folder can be written"))
         except BaseException:
             self._close()
             raise
@@ -88,6 +105,8 @@ class ShellRunner(ABC):
         folder = shlex.quote(work)
         line = f'for f in {folder}/*.pid; do [ -f "$f" ] && kill -KILL "$(cat "$f")"; done 2>/dev/null; '
         line += "true" if self._keep else f"rm -rf {folder}"
+        if self._keep:
+            self.kept = work
         done = self._checked(line, timeout_s=QUICK_S)
         if done.returncode:
             raise DeviceError(last_line(done.stderr) or f"exit code {done.returncode}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,14 @@ def test_a_tool_measures(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     assert "OUTPUT_UNCHECKED" in found["codes"]
     # Memory is what it does not tell.
     assert " – " in cli("bench", tiny / "tiny.tflite", "--tool", tool, "--processes", "1").stdout
+
+
+def test_what_is_kept_is_told_beside_the_result(cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    ended = cli("bench", tiny / "tiny.tflite", "--keep", "--processes", "1", "--no-remember", "--json")
+    assert ended.data["artifact"] == "tiny.tflite"
+    (place,) = re.findall(r"^kept on host: (\S+)$", ended.stderr, re.MULTILINE)
+    assert [path.name for path in Path(place).rglob("model.tflite")] == ["model.tflite"]
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,35 @@ def test_keep_leaves_what_was_sent(lab: Bench, case: Path, url: str) -> None:
         remote = runner.push(case)
         runner.remove(remote)
     assert (Path(remote) / "data.bin").exists()
+    assert runner.kept == str(Path(remote).parent)
+
+
+# Linux, and a device whose mounts have names with blanks; both full.
+DF = "Filesystem 1024-blocks Used Available Capacity Mounted on\n{} 307200 307188 12 100% /tmp"
+
+
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize(
+    ("program", "text", "state", "words"),
+    [
+        ("df", f"cat <<'END'\n{DF.format('tmpfs')}\nEND", "no space", "no space: 12 kB free, 1024 needed); free some space"),
+        ("df", f"cat <<'END'\n{DF.format('//nas/my files')}\nEND", "no space", "12 kB free"),
+        ("mkdir", "echo 'mkdir: Read-only file system' >&2; exit 1", "read-only", "Read-only file system); mount it writable"),
+        ("mkdir", "echo 'mkdir: No space left on device' >&2; exit 1", "no space", "No space left on device"),
+        ("mkdir", "echo 'mkdir: Permission denied' >&2; exit 1", "not writable", "allow this user to write there"),
+        ("df", "exit 127", "ready", ""),
+        ("df", f"cat <<'END'\n{DF.format('tmpfs').replace(' 12 ', ' 1200 ')}\nEND", "ready", ""),
+    ],
+)
+def test_why_a_device_has_no_place(lab: Bench, url: str, program: str, text: str, state: str, words: str) -> None:
+    stand_in = lab.log.parent / "bin" / program
+    stand_in.write_text(f"#!/bin/sh\n{text}\n")
+    stand_in.chmod(0o755)
+    (lab.log.parent / "devices.toml").write_text(f"[lab]\nurl = '{url}'\nfolder = '{lab.device}'\n")
+    (found,) = devices(["lab"])
+    assert found.state == state
+    assert words in found.detail
+    assert lab.left() == []
 
 
 @pytest.mark.parametrize("url", URLS)
@@ -222,7 +251,7 @@ def test_the_phone_is_the_only_one_or_named(lab: Bench, monkeypatch: pytest.Monk
     with pytest.raises(DeviceError, match="has no place for our files"), open_runner("adb://") as runner:
         pass
     assert next(call for call in reversed(lab.calls()) if "shell" in call)[:2] == ["-s", "B"]
-    assert devices(["adb://A"])[0].state == "no space"
+    assert devices(["adb://A"])[0].state == "not writable"
     monkeypatch.setenv("ANDROID_SERIAL", "C")
     with pytest.raises(DeviceError, match="adb does not know it"), open_runner("adb://"):
         pass

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgefold.artifact import Format
 from edgefold.errors import ArtifactError, RuntimeFailure, UsageError
 from edgefold.runtime import worker_timing
-from edgefold.runtime.protocol import RACE, WORKER_FILES, ask, find_answer, python_path, read_answer, worker_argv
+from edgefold.runtime.protocol import INSTALLED, RACE, WORKER_FILES, ask, find_answer, python_path, read_answer, worker_argv
 from edgefold.runtime.session import save_inputs
 
 BENCH: dict[str, Any] = {"min_samples": 5, "min_time_s": 0.001, "warmup_max_s": 0.2, "max_s": 5.0}
@@ -142,7 +142,7 @@ def test_two_models_are_timed_in_turns_and_both_write_their_outputs(tiny: Path, 
     assert np.load(folders[1] / "output_0.npy").dtype == np.int8
 
 
-@pytest.mark.parametrize("path", WORKER_FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*WORKER_FILES, INSTALLED], ids=lambda path: path.stem)
 def test_the_worker_is_python_3_9_and_needs_only_numpy(path: Path) -> None:
     tree = ast.parse(path.read_text(), feature_version=(3, 9))
     imports = {name.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}

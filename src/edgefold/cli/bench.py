@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -194,6 +195,9 @@ def _measure(
     with progress("measuring") as say:
         say(f"measuring {', '.join(artifacts)} on {', '.join(urls)}")
         fleet = bench_devices(list(artifacts.values()), urls, options, worker=worker, ssh_config=ssh_config, keep=keep)
+    for each in fleet:
+        for place in each.kept:
+            print(f"kept on {each.device}: {place}", file=sys.stderr)
     # A device that dropped out has the results of the artifacts before.
     pairs = [(name, one) for each in fleet for name, one in zip(artifacts, each.measurements, strict=False)]
     return pairs, [each.failure for each in fleet if each.failure is not None]

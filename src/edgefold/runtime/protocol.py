@@ -14,6 +14,7 @@ from edgefold.errors import ArtifactError, RuntimeFailure, UsageError
 
 WORKER = Path(__file__).with_name("worker.py")
 RACE = Path(__file__).with_name("race.py")
+INSTALLED = Path(__file__).with_name("installed.py")
 # Everything that a device needs; the worker finds its parts beside it.
 WORKER_FILES = (WORKER, *(WORKER.with_name(f"worker_{part}.py") for part in ("timing", "trace", "roofline", "x86", "cores")))
 PROTOCOL = 1
