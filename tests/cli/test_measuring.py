@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.table import Table
 
-from edgefold.device_bench import DeviceStatus
+from edgefold.cli.bench_tables import measured_table
+from edgefold.device_bench import DeviceStatus, bench
 from edgefold.device_bench.runners.fake import QUIET_DEVICE
+from edgefold.results import OutputParity
 
 Cli = Callable[..., Any]
 TOOL = """#!/bin/sh
@@ -56,6 +59,19 @@ def test_a_tool_measures(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     assert "OUTPUT_UNCHECKED" in found["codes"]
     # Memory is what it does not tell.
     assert " – " in cli("bench", tiny / "tiny.tflite", "--tool", tool, "--processes", "1").stdout
+
+
+def test_the_table_tells_by_how_many_steps_outputs_differ(tiny: Path) -> None:
+    found = bench(tiny / "tiny.onnx", "fake")
+    parity = (
+        OutputParity("a", 0.0, 0.0, None),
+        OutputParity("b", 0.5, 0.1, 20.0, 1.0, 0.5),
+        OutputParity("c", 1.5, 0.1, 20.0, 3.0, 0.5),
+    )
+    (made,) = measured_table([("int8", replace(found, parity=parity)), ("fp32", found)])
+    assert isinstance(made, Table)
+    (column,) = [each for each in made.columns if each.header == "steps off"]
+    assert list(column.cells) == ["3", ""]
 
 
 def test_what_is_kept_is_told_beside_the_result(cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

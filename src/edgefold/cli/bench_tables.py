@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from edgefold.results import Comparison, Measurement
 
 EMULATED, UNSTABLE = "emulated", "unstable"
-HEADERS = ("artifact", "device", "runtime", "threads", "load", "first", "median [95 %]", "p90", "peak memory", "noise", "codes")
+HEADERS = (
+    *("artifact", "device", "runtime", "threads", "load", "first", "median [95 %]", "p90", "peak memory", "noise"),
+    *("steps off", "codes"),
+)
 
 
 def measured_table(measured: list[tuple[str, Measurement]]) -> Iterable[RenderableType]:
     """One line a measurement."""
     from edgefold.cli.output import table
 
-    yield table(HEADERS, [_measured(name, found) for name, found in measured], "lllrrrrrrrw")
+    yield table(HEADERS, [_measured(name, found) for name, found in measured], "lllrrrrrrrrw")
 
 
 def compared_lines(found: Comparison) -> Iterable[RenderableType]:
@@ -98,6 +101,7 @@ def _measured(name: str, found: Measurement) -> tuple[str, ...]:
         UNKNOWN if emulated or unstable else p90,
         known(found.peak_rss_bytes, size),
         UNKNOWN if emulated else f"{found.noise * 100:.1f} %",
+        "" if found.max_steps is None else f"{found.max_steps:g}",
         " ".join(found.codes),
     )
 
