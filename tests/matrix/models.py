@@ -51,3 +51,16 @@ def counted(path: str) -> nn.Module:
     with Path(path).open("a", encoding="utf-8") as file:
         file.write("made\n")
     return _Twice(path)
+
+
+def dies_once(path: str) -> nn.Module:
+    """A network whose first cell ends as it begins."""
+
+    def die() -> None:
+        mark = Path(f"{path}.mark")
+        if not mark.exists():
+            mark.touch()
+            os._exit(9)
+
+    os.register_at_fork(after_in_child=die)
+    return counted(path)

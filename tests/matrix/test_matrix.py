@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +16,7 @@ import pytest
 
 from edgefold.artifact import Format, Precision
 from edgefold.errors import DeviceError, OutputError, UsageError
-from edgefold.matrix.cells import Caps, Cell, CellOptions, CellResult, Entry, cell_key, cells_of, failed
+from edgefold.matrix.cells import FORKS, Caps, Cell, CellOptions, CellResult, Entry, cell_key, cells_of, failed
 from edgefold.matrix.matrix import Matrix, run_matrix
 from edgefold.matrix.supervise import Stop, run_cells
 from edgefold.models.recipe import checkpoint_names, load_recipe
@@ -87,6 +90,46 @@ def test_a_cell_that_dies_takes_no_other_with_it(tmp_path: Path) -> None:
     assert "exit code 7" in crashed.message
     assert (hungry.stage, hungry.error) == ("load", "Memory")
     assert small.passed
+
+
+@pytest.mark.skipif(not FORKS, reason="cells are forked on Linux only")
+def test_each_cell_has_its_own_process() -> None:
+    """What one cell held does not count for the next, and one that dies is told."""
+    pytest.importorskip("resource")
+    from edgefold.matrix.worker import _limit_memory, _peak_bytes, in_own_process
+
+    peaks = multiprocessing.get_context("spawn").Array("q", 2)
+
+    def cell(index: int, size: int) -> None:
+        held = b"1" * size
+        peaks[index] = _peak_bytes() + 0 * len(held)
+
+    assert in_own_process(lambda: cell(0, 400 * 10**6)) == 0
+    assert in_own_process(lambda: cell(1, 1)) == 0
+    assert peaks[0] - peaks[1] > 300 * 10**6
+    assert in_own_process(lambda: os._exit(7)) == 7
+    assert in_own_process(lambda: os.kill(os.getpid(), signal.SIGKILL)) == -signal.SIGKILL
+
+    def limited() -> None:
+        _limit_memory(10**9)
+        try:
+            bytearray(2 * 10**9)
+        except MemoryError:
+            os._exit(3)
+
+    assert in_own_process(limited) == 3
+    assert len(bytearray(2 * 10**9)) == 2 * 10**9  # the limit was that cell's own
+
+
+@pytest.mark.skipif(not FORKS, reason="cells are forked on Linux only")
+def test_a_cells_process_that_dies_leaves_its_model_to_the_next(tmp_path: Path) -> None:
+    made = tmp_path / "made.txt"
+    entries = [_entry("dies_once", path=str(made))]
+    first, second = run_matrix(entries, [Format.ONNX], [Precision.FP32, Precision.FP16], tmp_path / "out", FEW).cells
+    assert (first.error, first.stage) == ("Crash", "calibrate")
+    assert "exit code 9" in first.message
+    assert second.passed
+    assert made.read_text() == "made\n"
 
 
 def test_a_cell_that_hangs_is_ended(tmp_path: Path) -> None:

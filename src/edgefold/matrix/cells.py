@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Final
 
 from edgefold.artifact import Format, Precision
 from edgefold.schemes import combinations
+
+# Whether a cell's process is forked from that of its model. Elsewhere it loads all by itself: not all libraries bear it.
+FORKS: Final = sys.platform == "linux"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,10 @@ class CellOptions:
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """What one cell may use: wall time in seconds, and bytes of memory of each of its processes."""
+    """What one cell may use: wall time in seconds, and bytes of memory of each of its processes.
+
+    The first cell of a model in a run also has the time of loading and folding, the first of a precision that of calibration.
+    """
 
     time_s: float = 900.0
     memory_bytes: int = 8 * 10**9
@@ -71,7 +78,7 @@ class CellResult:
 
     ``error`` is a class of `edgefold.errors`, or ``Timeout``, ``Memory``, ``Crash`` or ``Cluster``. The SQNR in dB is against
     the fake-quantized network (``sqnr_db``) and of that network against the float one (``quantization_db``); ``None`` is no error
-    at all, or not measured.
+    at all, or not measured. ``peak_rss_bytes`` is that of the cell's own processes; it begins with the network that they inherit.
     """
 
     key: str

@@ -1,4 +1,8 @@
-"""Runs the cells of one model in subprocesses with caps, so that a crash, a hang or a lack of memory costs one cell only."""
+"""Runs the cells of one model in subprocesses with caps, so that a crash, a hang or a lack of memory costs one cell only.
+
+A cell that dies or fills its memory ends with its own process (see `edgefold.matrix.worker`); one that takes too long is ended
+with the process of its model, and another begins with the cells that are left.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
-from edgefold.matrix.cells import Caps, Cell, CellOptions, CellResult, cell_from, failed, plain_cell
+from edgefold.matrix.cells import FORKS, Caps, Cell, CellOptions, CellResult, cell_from, failed, plain_cell
 from edgefold.results import from_dict
 
 _TAIL_BYTES = 2000
@@ -75,14 +79,14 @@ def run_cells(
     left = list(zip(cells, keys, strict=True))
     while left and not stop.asked.is_set():
         done = 0
-        for result in _one_process(left, options, caps, stop):
+        for result in _one_process(left if FORKS else left[:1], options, caps, stop):
             done += 1
             yield result
         left = left[done:]
 
 
 def _one_process(left: Sequence[tuple[Cell, str]], options: CellOptions, caps: Caps, stop: Stop) -> Iterator[CellResult]:
-    """The results of the cells that one process gets through; the last is that of the cell it died at, if it did."""
+    """The results of the cells that the process of a model gets through; the last is that of the cell it died at, if it did."""
     job = {
         "cells": [plain_cell(cell) for cell, _ in left],
         "keys": [key for _, key in left],
@@ -112,9 +116,13 @@ def _one_process(left: Sequence[tuple[Cell, str]], options: CellOptions, caps: C
                 if "stage" in line:
                     stage = line["stage"]
                     continue
+                if "died" in line:
+                    result = _death(left[done], stage, line["died"], clock, caps, _tail(errors))
+                else:
+                    result = from_dict(CellResult, line["result"])
                 clock.start()
                 done += 1
-                yield from_dict(CellResult, line["result"])
+                yield result
             code = process.wait()
             if done < len(left) and not stop.asked.is_set():
                 yield _death(left[done], stage, code, clock, caps, _tail(errors))
@@ -163,8 +171,12 @@ def _lines(stream: IO[str]) -> Iterator[dict[str, Any]]:
 
 
 def _tail(errors: IO[bytes]) -> str:
-    errors.seek(max(0, errors.seek(0, os.SEEK_END) - _TAIL_BYTES))
-    return errors.read().decode(errors="replace")
+    if not hasattr(os, "pread"):  # Windows, where the process has ended by now
+        errors.seek(max(0, errors.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        return errors.read().decode(errors="replace")
+    # A seek would move the place at which a process that still runs writes.
+    start = max(0, os.fstat(errors.fileno()).st_size - _TAIL_BYTES)
+    return os.pread(errors.fileno(), _TAIL_BYTES, start).decode(errors="replace")
 
 
 def _death(at: tuple[Cell, str], stage: str, code: int, clock: _Clock, caps: Caps, tail: str) -> CellResult:

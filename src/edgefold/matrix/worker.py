@@ -1,27 +1,34 @@
 """The process that computes the cells of one model: ``python -m edgefold.matrix.worker < JOB.json``.
 
-The model is loaded, folded and calibrated once for all of its cells. On stdout goes one JSON line at each new stage
-(``{"stage": …}``) and one after each cell (``{"cell": index, "result": …}``); what libraries print goes to stderr. A process that
-dies loses only the cell that it was at: its parent starts another with those that are left.
+The model is loaded, folded and calibrated here, once for all of its cells. Each cell is then computed in a process of its own,
+forked from this one: it is written, verified and measured there, under its own limit of memory, and what it leaves behind ends
+with it. Converters and runtimes are only ever loaded in those. Where there is no fork, this process gets one cell only.
+
+On stdout goes one JSON line at each new stage (``{"stage": …}``) and one after each cell: ``{"cell": index, "result": …}``, or
+``{"cell": index, "died": exit code}`` where its process ended without a result. What libraries print goes to stderr. If this
+process itself dies, its parent starts another with the cells that are left.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import sys
 import tempfile
 import time
+import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgefold.artifact import Precision
 from edgefold.errors import EdgefoldError
-from edgefold.matrix.cells import Cell, CellOptions, CellResult, cell_from, failed
+from edgefold.matrix.cells import FORKS, Cell, CellOptions, CellResult, cell_from, failed
 from edgefold.schemes import scheme_of
 
 if TYPE_CHECKING:
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
 
 _NO_MEMORY = ("allocate memory", "bad_alloc", "out of memory", "ran out of memory", "MemoryError")
 
+T = TypeVar("T")
 Say = Callable[[dict[str, Any]], None]
 
 
@@ -126,6 +134,15 @@ class _Model:
         return programs, min((signal for signal in signals if signal is not None), default=None)
 
 
+def prepare(model: _Model, cell: Cell) -> None:
+    """What the cells of a model share: the network, folded, and calibrated for the cell's precision.
+
+    Raises:
+        EdgefoldError: at the stage that ``model.stages`` tells.
+    """
+    model.quantized(cell.precision)
+
+
 def compute(model: _Model, cell: Cell, key: str) -> CellResult:
     """One cell, from the network to a verified file.
 
@@ -190,10 +207,10 @@ def _result(
     )
 
 
-def _guarded(model: _Model, cell: Cell, key: str) -> CellResult:
-    """`compute`, with what went wrong as a result."""
+def _guarded(model: _Model, cell: Cell, key: str, work: Callable[[], T]) -> T | CellResult:
+    """What ``work`` gives, or what went wrong as a result."""
     try:
-        return compute(model, cell, key)
+        return work()
     except EdgefoldError as error:
         kind = "Memory" if _is_memory(error) else type(error).__name__
         return failed(cell, key, model.stages.current, kind, str(error))
@@ -225,6 +242,33 @@ def _peak_bytes() -> int:
     return unit * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
+def in_own_process(work: Callable[[], None]) -> int:
+    """Does ``work`` in a forked process; its exit code, or the negative number of the signal that ended it.
+
+    Only PyTorch's threads may be running: the forked process does without them.
+    """
+    import torch
+
+    gc.collect()
+    gc.freeze()  # what is shared is not touched by the collector of the other process, so its pages stay shared
+    sys.stderr.flush()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Python, about the threads
+        pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = 1
+    try:
+        torch.set_num_threads(1)  # the others were left behind
+        work()
+        code = 0
+    except BaseException:  # nothing of this process may go on as if it were the other
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
 def main() -> None:
     """Reads a job, computes its cells."""
     job = json.load(sys.stdin)
@@ -236,13 +280,19 @@ def main() -> None:
         stream.flush()
 
     _limit_memory(job["memory_bytes"])
-    from edgefold.results import to_dict
-
     cells = [cell_from(cell) for cell in job["cells"]]
     model = _Model(cells[0], CellOptions(**job["options"]), _Stages(say))
     for index, (cell, key) in enumerate(zip(cells, job["keys"], strict=True)):
-        start = time.monotonic()
-        found = _guarded(model, cell, key)
+        _one_cell(model, cell, key, index, say)
+
+
+def _one_cell(model: _Model, cell: Cell, key: str, index: int, say: Say) -> None:
+    """Tells the result of one cell, or how its process ended."""
+    from edgefold.results import to_dict
+
+    start = time.monotonic()
+
+    def tell(found: CellResult) -> None:
         done = replace(
             found,
             time_s=round(time.monotonic() - start, 1),
@@ -250,6 +300,21 @@ def main() -> None:
             date=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         say({"cell": index, "result": to_dict(done)})
+
+    lacking = _guarded(model, cell, key, lambda: prepare(model, cell))
+    if lacking is not None:
+        tell(lacking)
+        return
+
+    def work() -> None:
+        tell(_guarded(model, cell, key, lambda: compute(model, cell, key)))
+
+    if not FORKS:
+        work()
+        return
+    code = in_own_process(work)
+    if code:
+        say({"cell": index, "died": code})
 
 
 if __name__ == "__main__":
