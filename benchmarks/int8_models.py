@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,23 +27,41 @@ class Case:
 
 
 def make_case(name: str) -> Case:
-    """A built-in network with its trained weights and its own data, or ``timm:NAME`` or ``torchvision:NAME`` with seeded weights.
+    """A network with its inputs.
 
-    The latter get random BatchNorm scales, shifts and statistics.
+    One that is built in and trained has its weights and its own data. One that is built in and untrained, and ``timm:NAME`` or
+    ``torchvision:NAME``, have seeded weights, seeded images and random BatchNorm scales, shifts and statistics.
     """
     torch.manual_seed(0)
     if ":" not in name:
         source = load_source(name)
         if source.calibration is None:
-            raise SystemExit(f"model '{name}' brings no calibration data")
+            return _seeded(name, source.module, tuple(source.example_inputs[0].shape[1:]))
         needed = CALIBRATION + JUDGED
         images = source.calibration.images[:needed].unsqueeze(1)
         return Case(name, source.module.eval(), list(images[:CALIBRATION]), list(images[CALIBRATION:needed]), "trained")
     zoo, _, model = name.partition(":")
     module = _timm(model) if zoo == "timm" else _torchvision(model)
+    return _seeded(name, module, (3, *_size(module)))
+
+
+def _seeded(name: str, module: nn.Module, shape: tuple[int, ...]) -> Case:
+    """A network of random weights on textures of a shape (C, H, W)."""
     randomize(module)
-    images = textures(CALIBRATION + JUDGED, seed=1).reshape(-1, 1, 3, SIZE, SIZE)
+    images = textures(CALIBRATION + JUDGED, seed=1, shape=shape).unsqueeze(1)
     return Case(name, module.eval(), list(images[:CALIBRATION]), list(images[CALIBRATION:]), "seeded")
+
+
+def _size(module: nn.Module) -> tuple[int, int]:
+    """The side lengths of the images: SIZE, or those of the network's own data where it takes no others."""
+    try:
+        with torch.no_grad():
+            module.eval()(torch.zeros(1, 3, SIZE, SIZE))
+    except (RuntimeError, AssertionError, ValueError):
+        config: Any = module.pretrained_cfg  # of timm
+        _, height, width = config["input_size"]
+        return int(height), int(width)
+    return SIZE, SIZE
 
 
 def randomize(module: nn.Module) -> None:
@@ -65,13 +85,15 @@ def randomize(module: nn.Module) -> None:
                     part.running_var.copy_(uniform(part.running_var))
 
 
-def textures(count: int, *, seed: int) -> Tensor:
-    """Images (count, 3, SIZE, SIZE) with structure at several scales, zero mean and unit variance each."""
+def textures(count: int, *, seed: int, shape: tuple[int, ...] = (3, SIZE, SIZE)) -> Tensor:
+    """Images (count, C, H, W) of ``shape`` (C, H, W) with structure at several scales, zero mean and unit variance each."""
     generator = torch.Generator().manual_seed(seed)
-    images = torch.zeros(count, 3, SIZE, SIZE)
-    for cells in (5, 20, 80, SIZE):
-        noise = torch.randn(count, 3, cells, cells, generator=generator)
-        images += nn.functional.interpolate(noise, size=(SIZE, SIZE), mode="bilinear")
+    channels, height, width = shape
+    images = torch.zeros(count, channels, height, width)
+    for part in (32, 8, 2, 1):  # pixels of a cell
+        cells = (max(1, height // part), max(1, width // part))
+        noise = torch.randn(count, channels, *cells, generator=generator)
+        images += nn.functional.interpolate(noise, size=(height, width), mode="bilinear")
     axes = (1, 2, 3)
     return (images - images.mean(axes, keepdim=True)) / images.std(axes, keepdim=True)
 
@@ -86,6 +108,35 @@ def _timm(name: str) -> nn.Module:
 def _torchvision(name: str) -> nn.Module:
     import torchvision
 
-    extra = {"init_weights": False} if name == "googlenet" else {}
+    known = inspect.signature(torchvision.models.get_model_builder(name)).parameters
+    extra: dict[str, Any] = {"init_weights": False} if name == "googlenet" else {}
+    if "weights_backbone" in known:
+        extra["weights_backbone"] = None
     module: nn.Module = torchvision.models.get_model(name, weights=None, **extra)
-    return module
+    if hasattr(module, "head") and hasattr(module, "anchor_generator"):
+        return _Heads(module)
+    return _Only(module, "out") if hasattr(module, "backbone") else module
+
+
+class _Heads(nn.Module):
+    """What the heads of a detector give, boxes and scores side by side (1, anchors, 4 + classes), before they are chosen."""
+
+    def __init__(self, detector: Any) -> None:
+        super().__init__()
+        self.backbone, self.head = detector.backbone, detector.head
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.head(list(self.backbone(images).values()))
+        return torch.cat([found["bbox_regression"], found["cls_logits"]], dim=2)
+
+
+class _Only(nn.Module):
+    """One of the outputs of a network that gives a dictionary."""
+
+    def __init__(self, module: nn.Module, key: str) -> None:
+        super().__init__()
+        self.module, self.key = module, key
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.module(images)[self.key]
+        return found
