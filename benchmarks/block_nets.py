@@ -5,11 +5,13 @@
     head     global mean, linear
 
 A convolution is followed by BatchNorm and ReLU; a unit (shuffle, inverted residual) brings its own. Attention stands after each
-block of the body. There is no skip connection but those of the units themselves.
+block of the body. There is no skip connection but those of the units themselves. A pooling is followed by a 1×1 convolution, as
+the depthwise part of a separable convolution is. A locally connected layer is made for the size of the images that reach it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -20,13 +22,16 @@ from edgefold.models.blocks import (
     CBAM,
     EfficientChannelAttention,
     InvertedResidual,
+    LocallyConnected2d,
     ShuffleUnit,
     ShuffleUnitV2,
+    SpatialAttention,
     SqueezeExcite,
     conv_factory,
 )
 from edgefold.models.nets.common import Classifier, conv_bn_act
 
+SIZE: Final = 28  # of the images
 WIDTH: Final = 16
 BODY: Final = ((16, 16, 1), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1))  # (inputs, outputs, stride)
 EXPAND: Final = 2  # of the inverted residuals
@@ -42,8 +47,10 @@ UNITS: Final[dict[str, Callable[..., nn.Module]]] = {
 ATTENTION: Final[dict[str, Callable[..., nn.Module]]] = {
     "se": partial(SqueezeExcite, gate_name="hardsigmoid"),
     "eca": partial(EfficientChannelAttention, gate_name="hardsigmoid"),
+    "spatial": lambda channels: SpatialAttention(gate_name="hardsigmoid"),
     "cbam": partial(CBAM, gate_name="hardsigmoid"),
 }
+LOCAL: Final = "locally-connected"
 CONVOLUTIONS: Final = (
     "standard",
     *(f"group:{n}" for n in SWEPT),
@@ -51,6 +58,10 @@ CONVOLUTIONS: Final = (
     *(f"hetconv:{n}" for n in SWEPT),
     *(f"dual:{n}" for n in SWEPT),
     *(f"channel-local:{n}" for n in SWEPT),
+    *(f"channel-local-sliding:{n}" for n in SWEPT),
+    "average-pool",
+    "max-pool",
+    LOCAL,
 )
 NAMES: Final = (*CONVOLUTIONS, *UNITS, *(f"standard+{name}" for name in ATTENTION), "hetconv:4+se")
 
@@ -64,7 +75,7 @@ def setting(name: str) -> dict[str, Any]:
     """What tells the networks of one block apart."""
     block, _, attention = name.partition("+")
     kind, colon, number = block.partition(":")
-    argument = {"hetconv": "p", "channel-local": "group_size"}.get(kind, "groups")
+    argument = {"hetconv": "p", "channel-local": "group_size", "channel-local-sliding": "group_size"}.get(kind, "groups")
     return {"block": kind, **({argument: int(number)} if colon else {}), **({"attention": attention} if attention else {})}
 
 
@@ -72,12 +83,15 @@ def make_network(name: str) -> nn.Module:
     """The network ``name`` of `NAMES`, with random weights, in train mode; (B, 1, 28, 28) -> (B, 10)."""
     block, _, attention = name.partition("+")
     layers: list[nn.Module] = [conv_bn_act(1, WIDTH, stride=2)]
+    size = SIZE // 2
     for inputs, outputs, stride in BODY:
         if block in UNITS:
             layers.append(UNITS[block](inputs, outputs, stride=stride))
         else:
-            conv = conv_factory(block)(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+            make = partial(LocallyConnected2d, input_size=size) if block == LOCAL else conv_factory(block)
+            conv = make(inputs, outputs, 3, stride=stride, padding=1, bias=False)
             layers += [conv, nn.BatchNorm2d(outputs), nn.ReLU()]
         if attention:
             layers.append(ATTENTION[attention](outputs))
-    return Classifier(name, nn.Sequential(*layers), BODY[-1][1], 10, (1, 28, 28))
+        size = math.ceil(size / stride)
+    return Classifier(name, nn.Sequential(*layers), BODY[-1][1], 10, (1, SIZE, SIZE))

@@ -22,7 +22,7 @@ WIDTH: Final = 1000.0
 PANEL: Final = (500.0, 340.0)
 PALETTE: Final = (
     "#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#ff9da6", "#9d755d", "#bab0ac", "#eeca3b",
-    "#1b9e77", "#333333",
+    "#1b9e77", "#333333", "#a6761d", "#7570b3", "#e7298a", "#66a61e",
 )  # fmt: skip
 STYLE: Final = """
 svg{background:#fff;font:12px system-ui,sans-serif} text{fill:#333} .grid{stroke:#e3e3e3} .axis{fill:#666}
@@ -49,7 +49,7 @@ def _latency_us(key: str, row: Row) -> float:
 
 def accuracy(row: Row, cost: str) -> dict[str, float]:
     """Mean and standard deviation of the accuracy that belongs to a cost."""
-    figures: dict[str, float] = row["fp32_top1" if cost == "macs" else "int8_top1"]
+    figures: dict[str, float] = row["fp32_top1"] if cost == "macs" else row["int8_top1"][cost.removesuffix("-int8")]
     return figures
 
 

@@ -1,9 +1,9 @@
 """Every block in the same small network: accuracy, size, multiply-adds, INT8, latency in three runtimes, ARM instructions.
 
 The networks are those of `block_nets`, trained by one recipe (`OPTIONS`) on the 60,000 training images of Fashion-MNIST and
-judged on its 10,000 test images. For each network and training seed: top-1 of the float network, and of its INT8 file in ONNX
-Runtime. For the first seed also INT8 in LiteRT and ExecuTorch, fp32 and INT8 latency, file sizes, and the instructions of INT8 on
-a Cortex-A76.
+judged on its 10,000 test images. For each network and training seed: top-1 of the float network, and of its INT8 files in ONNX
+Runtime, LiteRT and ExecuTorch. For the first seed also fp32 and INT8 latency, file sizes, and the instructions of INT8 on a
+Cortex-A76.
 
 - multiply-adds (the FLOPs of the papers) and parameters are effective ones: the weights that a block keeps at zero do not count;
 - latency is that of single images on one thread. All files of a format and precision are loaded into one process and take
@@ -11,8 +11,9 @@ a Cortex-A76.
 - files are what ``edgefold export --no-timing`` writes, each layer in the form that the cost tables call the fastest;
 - instructions are counted under emulation and are no times. They need qemu-user and the native runner, and are left out without.
 
-Budget: about an hour of CPU time on one core for all 24 networks and three seeds. The result is written after every network;
-what is there is not measured again with ``--resume``. Weights and files are kept in --cache.
+The result is written after every network; what is there is not measured again with ``--resume``. Weights and files are kept in
+--cache. A row of an earlier run that lacks the accuracy of a format gets it from the cached weights; where they are gone it stays
+null, with a remark, as nothing is trained for it again.
 
     python benchmarks/block_study.py [--resume] [--max-minutes 60] [--nets hetconv:4 ...] [--seeds 3] [--again latency]
 """
@@ -87,6 +88,10 @@ class Maker:
         save_weights(module, path)
         return module
 
+    def has_weights(self, name: str, seed: int) -> bool:
+        """Whether the network was trained before, and is still here."""
+        return (self._folder / f"{name}-{seed}.safetensors").exists()
+
     def train_cpu_s(self, name: str, seed: int) -> float:
         """What the training of a network took."""
         return float(json.loads((self._folder / f"{name}-{seed}.json").read_text(encoding="utf-8")))
@@ -126,15 +131,32 @@ def study(name: str, seed: int, maker: Maker) -> dict[str, Any]:
     """Trains one network and judges it."""
     module = maker.network(name, seed)
     start = time.process_time()
-    formats = list(Format) if seed == FULL_SEED else [Format.ONNX]
-    files = maker.files(name, seed, formats, PRECISIONS if seed == FULL_SEED else [Precision.INT8])
+    files = maker.files(name, seed, list(Format), PRECISIONS if seed == FULL_SEED else [Precision.INT8])
     return {
         "seed": seed,
         "fp32_top1": round(top1(module, maker.data.test), 6),
-        "int8_top1": {form.value: round(file_top1(files[f"{form}-int8"], maker.data.test), 6) for form in formats},
+        "int8_top1": {form.value: round(file_top1(files[f"{form}-int8"], maker.data.test), 6) for form in Format},
         "train_cpu_s": maker.train_cpu_s(name, seed),
         "export_cpu_s": round(time.process_time() - start, 1),
     }
+
+
+def lacks(row: dict[str, Any]) -> list[Format]:
+    """The formats whose INT8 accuracy a row of an earlier run has not."""
+    return [form for form in Format if row["int8_top1"].get(form.value) is None]
+
+
+def complete(name: str, row: dict[str, Any], maker: Maker) -> None:
+    """Adds the INT8 accuracies that a row lacks, from the weights that it was measured with; null and a remark without them."""
+    formats = lacks(row)
+    if not maker.has_weights(name, row["seed"]):
+        row["int8_top1"] |= dict.fromkeys(form.value for form in formats)
+        row["remark"] = f"no INT8 accuracy in {', '.join(form.value for form in formats)}: the weights of the run are gone"
+        return
+    row.pop("remark", None)
+    files = maker.files(name, row["seed"], formats, [Precision.INT8])
+    for form in formats:
+        row["int8_top1"][form.value] = round(file_top1(files[f"{form}-int8"], maker.data.test), 6)
 
 
 def fixed_figures(name: str) -> dict[str, Any]:
@@ -182,17 +204,19 @@ def count(name: str, maker: Maker) -> dict[str, Any]:
 
 
 def with_means(cell: dict[str, Any]) -> dict[str, Any]:
-    """A cell with mean and standard deviation over its seeds."""
-    tops = {"fp32": [one["fp32_top1"] for one in cell["seeds"]]}
-    tops["int8"] = [one["int8_top1"][Format.ONNX.value] for one in cell["seeds"]]
-    means = {
-        f"{key}_top1": {
-            "mean": round(statistics.mean(values), 6),
-            "stdev": round(statistics.stdev(values), 6) if len(values) > 1 else None,
-        }
-        for key, values in tops.items()
+    """A cell with mean and standard deviation over its seeds; INT8 for each format."""
+    int8 = {form.value: _mean([one["int8_top1"].get(form.value) for one in cell["seeds"]]) for form in Format}
+    return {**cell, "fp32_top1": _mean([one["fp32_top1"] for one in cell["seeds"]]), "int8_top1": int8}
+
+
+def _mean(values: Sequence[float | None]) -> dict[str, Any]:
+    """Over the seeds that have the value, and how many they are."""
+    known = [value for value in values if value is not None]
+    return {
+        "mean": round(statistics.mean(known), 6) if known else None,
+        "stdev": round(statistics.stdev(known), 6) if len(known) > 1 else None,
+        "seeds": len(known),
     }
-    return {**cell, **means}
 
 
 def by_name(record: dict[str, Any]) -> Cells:
@@ -245,11 +269,16 @@ def main() -> None:
     for seed in range(options.seeds):
         for name in options.nets:
             cell = cells.setdefault(name, fixed_figures(name))
-            if any(one["seed"] == seed for one in cell["seeds"]):
+            done = next((one for one in cell["seeds"] if one["seed"] == seed), None)
+            if done and not lacks(done):
                 continue
             check_time()
-            cell["seeds"].append(study(name, seed, maker))
-            print(name, cell["seeds"][-1], flush=True)
+            if done:
+                complete(name, done, maker)
+            else:
+                done = study(name, seed, maker)
+                cell["seeds"].append(done)
+            print(name, done, flush=True)
             write(cells)
     try:
         for name in (name for name in cells if "instructions" not in cells[name]):
