@@ -23,6 +23,7 @@ OPTIONS: Final = TrainOptions(epochs=5, crop_padding=0)
 # Checkpoint -> (network, its arguments): what one core trains in two to six minutes.
 SMALL: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "dualnet-fmnist": ("dualnet", {"width": 16}),
+    "groupnet-fmnist": ("groupnet", {}),
     "hetnet16-fmnist": ("hetnet", {"width": 16, "blocks": [1, 1, 1]}),
     "mobilenet_v1-fmnist": ("mobilenet_v1", {"width": 0.1875}),
     "resnet_small-fmnist": ("resnet_small", {"width": 16, "conv": "separable"}),
