@@ -28,7 +28,8 @@ def open_batch(model: TfliteModel) -> None:
     for operator in model.graph.operators:
         kind = model.kind(operator)
         if kind in _PINNED:
-            place = (model.tensor(int(operator.outputs[0])).name or b"").decode(errors="replace")
+            name = model.tensor(int(operator.outputs[0])).name or b""
+            place = name if isinstance(name, str) else name.decode(errors="replace")  # text where a pass before gave it
             raise UnsupportedError(
                 f"the batch size cannot be left open in TFLite: operator {kind} at '{place}' holds a fixed shape; "
                 "leave --dynamic-batch out, or write the op in another way"

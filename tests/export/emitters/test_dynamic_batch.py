@@ -130,6 +130,15 @@ def test_what_needs_a_fixed_batch_is_named(module: nn.Module, said: str, emit: C
     assert not list(tmp_path.iterdir())
 
 
+def test_an_operator_of_tflite_that_needs_a_fixed_batch_is_named(emit: Callable[..., Artifact], tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ConvTranspose2d(4, 2, 2, 2)).eval()
+    with pytest.raises(
+        UnsupportedError, match=r"operator TRANSPOSE_CONV at '1\b.*' holds a fixed shape; leave --dynamic-batch out"
+    ):
+        emit(capture(net, torch.randn(1, 3, 4, 4)), Format.TFLITE, tmp_path / "out.tflite", options=ANY)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_limit_of_one_is_no_limit() -> None:
     with pytest.raises(UsageError, match="largest batch is 1"):
         EmitOptions(dynamic_batch=True, max_batch=1)
