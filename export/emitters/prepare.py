@@ -19,6 +19,7 @@ from edgefold.export.passes.global_mean import GLOBAL_MEAN
 from edgefold.export.passes.infra import clone, run_passes
 from edgefold.export.passes.io_layout import IO_CHANNELS_LAST, TO_NHWC, is_image
 from edgefold.export.passes.module_names import STACK_AS_PATH
+from edgefold.export.passes.pool_windows import POOL_WINDOWS
 from edgefold.export.passes.saturation import SATURATION
 from edgefold.export.program import LoweredProgram
 from edgefold.quantize.insert import insert_qdq
@@ -92,6 +93,8 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
         )
         graph, _ = run_passes(graph, (IO_CHANNELS_LAST,))
     graph, _ = run_passes(graph, (ADAPTIVE_POOL, GLOBAL_MEAN))
+    if lowered.format is Format.TFLITE:
+        graph, _ = run_passes(graph, (POOL_WINDOWS,))
     if options.dynamic_batch:
         graph = dynamic_batch(graph, examples)
         examples = tuple(tensor[:1] for tensor in examples)

@@ -16,6 +16,7 @@ from edgefold.export.passes.infra import clone, run_passes
 from edgefold.export.passes.io_layout import IO_CHANNELS_LAST
 from edgefold.export.passes.io_types import integer_ends
 from edgefold.export.passes.module_names import STACK_AS_PATH, path_of
+from edgefold.export.passes.pool_windows import POOL_WINDOWS
 from edgefold.export.program import Program
 from edgefold.quantize.calibrate import attach, calibrate
 from edgefold.quantize.insert import insert_qdq
@@ -140,3 +141,39 @@ def test_integer_ends_are_the_integers_of_the_graph(program: Program, io: str, s
     for value, expected, one in zip(found, reference(*inputs), params[2:], strict=True):
         assert value.dtype == dtype
         assert torch.equal(value, quantize(expected, one))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "op"),
+    [
+        (3, 2, 1, "slice"),
+        (5, 1, 1, "slice"),  # padding below the middle: the border of the stride-1 result is cut off
+        (5, 3, 2, "slice"),
+        ((3, 1), (2, 1), (1, 0), "slice"),
+        (2, 2, 1, "mul"),
+        ((3, 4), 2, 1, "mul"),
+    ],
+)
+def test_means_without_padding_that_is_not_same(
+    kernel: int | tuple[int, int], stride: int | tuple[int, int], padding: int | tuple[int, int], op: str
+) -> None:
+    image = torch.randn(2, 3, 8, 9)
+    captured = capture(nn.AvgPool2d(kernel, stride, padding, count_include_pad=False).eval(), (image,))
+    add_values(captured.graph, captured.example_inputs)
+    graph, modified = run_passes(captured.graph, (POOL_WINDOWS,))
+    assert modified
+    torch.testing.assert_close(graph(image)[0], captured.graph(image)[0], rtol=0, atol=1e-6)
+    targets = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    assert targets[0] == "aten.avg_pool2d.default"
+    assert len(targets) > 1
+    assert all(op in target for target in targets[1:])
+    assert [tuple(node.meta["val"].shape[2:]) for node in graph.graph.nodes if node.op == "call_function"][-1] == tuple(
+        graph(image)[0].shape[2:]
+    )
+
+
+@pytest.mark.parametrize("pool", [nn.AvgPool2d(3, 2, 1), nn.AvgPool2d(3, 1, 1, count_include_pad=False), nn.AvgPool2d(3, 2)])
+def test_means_that_tflite_has_stay_as_they_are(pool: nn.AvgPool2d) -> None:
+    captured = capture(pool.eval(), (torch.randn(1, 3, 8, 8),))
+    add_values(captured.graph, captured.example_inputs)
+    assert run_passes(captured.graph, (POOL_WINDOWS,))[1] is False
