@@ -98,7 +98,7 @@ SHIP = ("--calibration", "{folder}/good.npy", "-o", "{folder}/out")
         (("ship", "hetnet-fmnst"), "did you mean 'hetnet"),
         (("ship", "{folder}/models.py:smal", *SHIP), "did you mean 'small'"),
         (("fold", "hetnet", "--arg", "widht=8"), "did you mean 'width'"),
-        (("fold", "hetnet", "--arg", "width"), "write KEY=VALUE"),
+        (("fold", "hetnet", "--arg", "width"), "neither KEY=VALUE nor a JSON object"),
         # missing files, and files that are no models
         (("ship", "{folder}/none.py:small", *SHIP), "none.py"),
         (("fold", "{folder}/none.pt2"), "none.pt2"),

@@ -92,6 +92,8 @@ def test_a_cell_that_dies_takes_no_other_with_it(tmp_path: Path) -> None:
     assert small.passed
 
 
+# Other tests may have loaded JAX here, which warns of forks; the parent of real cells never loads it.
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 @pytest.mark.skipif(not FORKS, reason="cells are forked on Linux only")
 def test_each_cell_has_its_own_process() -> None:
     """What one cell held does not count for the next, and one that dies is told."""
