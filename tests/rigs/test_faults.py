@@ -65,11 +65,11 @@ class World:
         ]
 
     def work_folders(self) -> list[Path]:
-        inside = next(below(self.top))
+        process = Path("/proc", str(next(below(self.top))))  # its root and its working folder are the device's
         if self.kind == "ssh":
-            (place,) = Path(f"/proc/{inside}/root/srv").glob("edgefold-board-*")
+            (place,) = (process / "root" / "srv").glob("edgefold-board-*")
             return list((place / "tmp").glob("edgefold-*"))
-        return list(Path(f"/proc/{inside}/cwd/data/local/tmp").glob("edgefold-*"))
+        return list((process / "cwd" / "data" / "local" / "tmp").glob("edgefold-*"))
 
     def sent_bytes(self) -> int:
         return sum(path.stat().st_size for folder in self.work_folders() for path in folder.rglob("*") if path.is_file())

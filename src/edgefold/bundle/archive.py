@@ -20,8 +20,8 @@ MAX_RESULTS_BYTES = 1 << 30
 MAX_PAYLOAD_BYTES = 8 << 30
 MAX_FILES = 10_000
 _CHUNK = 1 << 20
-# What zipfile raises on damaged archives, encrypted ones (RuntimeError) and methods of other tools (NotImplementedError).
-_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, OverflowError, EOFError, RuntimeError, NotImplementedError)
+# What zipfile raises on damaged archives, and (RuntimeError) on encrypted ones and on methods of other tools.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, OverflowError, EOFError, RuntimeError)
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that zip can hold
 
 
