@@ -1,7 +1,7 @@
 """TFLite, for LiteRT and its predecessors.
 
 The LiteRT converter writes the flatbuffer; what it leaves to be desired (names, ends, leftovers) is edited in the flatbuffer
-itself. Operator versions stay at what tflite-runtime 2.14 (2023) reads.
+itself. Operator versions stay at what tflite-runtime 2.14 (2023) reads, but for linear layers in ``int8-dynamic``.
 """
 
 from __future__ import annotations

@@ -21,8 +21,9 @@ from edgefold.export.passes.tflite_half_weights import WEIGHTED, dequantize
 from edgefold.export.passes.tflite_model import TfliteModel, schema, type_number
 from edgefold.quantize.weights import RoundedWeight
 
-# The first versions with int8 weights and a scale for each channel; of DEQUANTIZE the same.
-_HYBRID_VERSIONS = {"CONV_2D": 5, "DEPTHWISE_CONV_2D": 6, "FULLY_CONNECTED": 9}
+# The first versions with int8 weights and a scale for each channel; of DEQUANTIZE the same. A FULLY_CONNECTED of an earlier
+# version is computed, too, by runtimes that know one scale only (tflite-runtime 2.14): wrongly, without a word.
+_HYBRID_VERSIONS = {"CONV_2D": 5, "DEPTHWISE_CONV_2D": 6, "FULLY_CONNECTED": 12}
 _DEQUANTIZE_VERSION = 5
 
 

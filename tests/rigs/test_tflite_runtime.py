@@ -5,14 +5,21 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
-from edgefold.artifact import Format
+import edgefold
+from edgefold.artifact import Format, Precision
 from edgefold.runtime.protocol import WORKER, read_answer
 from edgefold.runtime.session import execute, save_inputs
+from edgefold.schemes import SCHEMES
 
 pytestmark = pytest.mark.rig
 
@@ -39,32 +46,152 @@ def test_the_worker_answers_with_the_old_runtime(old_python: Path, tiny: Path, t
         np.testing.assert_allclose(output, expected, atol=1e-5)
 
 
-def test_16_bit_activations_run_in_the_old_runtime(old_python: Path, tmp_path: Path) -> None:
-    import torch
-    from torch import nn
+# The worker on many files in one process: a line of JSON for each folder with a job.
+MANY = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import worker
+for name in sys.argv[2:]:
+    folder = Path(name)
+    try:
+        answer = worker.work(json.loads((folder / "job.json").read_text()), folder)
+    except Exception as error:
+        answer = {"error": f"{type(error).__name__}: {error}"}
+    print(json.dumps(dict(answer, folder=folder.name)), flush=True)
+"""
+Io = Literal["float32", "int8", "uint8"]
+Layout = Literal["nchw", "nhwc"]
+IOS: tuple[Io, ...] = ("float32", "int8", "uint8")
+LAYOUTS: tuple[Layout, ...] = ("nchw", "nhwc")
+# Every precision with every type of its ends in both layouts. Every second file takes any batch; each choice occurs with both.
+VARIANTS: list[tuple[Precision, Io, Layout, bool]] = [
+    (precision, io, layout, (row + column) % 2 == 0)
+    for precision, scheme in SCHEMES.items()
+    if Format.TFLITE in scheme.formats
+    for row, io in enumerate(IOS if scheme.integer_ends else IOS[:1])
+    for column, layout in enumerate(LAYOUTS)
+]
+# Largest difference of float outputs, as a share of their range. Old and new kernels round sums in another order; a difference
+# at a boundary is one step of 255 further on.
+TOLERANCES = {
+    Precision.FP32: 1e-5,
+    Precision.FP16: 1e-5,
+    Precision.INT8_WEIGHT_ONLY: 1e-5,
+    Precision.INT16X8: 1e-4,
+}
+STEPS = 2
 
-    import edgefold
 
+class Mixed(nn.Module):
+    """Most of the ops that our files have, in few layers; gives an image and scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.Hardswish())
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(16, 16, 1), nn.Hardsigmoid())
+        self.grouped = nn.Conv2d(16, 12, 3, padding=1, groups=4)
+        self.point = nn.Conv2d(16, 12, 1)
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.stem(x)
+        x = x + functional.relu6(self.depthwise(x)) * self.gate(x)
+        x = torch.cat([self.grouped(functional.max_pool2d(x, 3, 1, 1)), functional.silu(self.point(x))], 1)
+        return functional.interpolate(x, scale_factor=2), torch.softmax(self.head(x.mean((2, 3))), 1)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A folder for each variant, with the file, a job and its input."""
+    base = tmp_path_factory.mktemp("variants")
     torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1),
-        nn.ReLU6(),
-        nn.MaxPool2d(3, 2, 1),
-        nn.Conv2d(16, 16, 3, groups=16),
-        nn.Hardswish(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(16, 5),
-    ).eval()
-    images = torch.randn(4, 3, 16, 16)
+    net, images = Mixed().eval(), torch.randn(8, 3, 16, 16)
+    folded = edgefold.fold(net, images[:1])
+    quantized = {
+        precision: edgefold.quantize_model(
+            folded,
+            images[:1],
+            calibration=images if scheme.calibrated else None,
+            scheme=precision,
+            observer="minmax" if scheme.calibrated else "auto",
+            exclude=("head",) if precision is Precision.INT8_DYNAMIC else (),  # see below
+        )
+        for precision, scheme in SCHEMES.items()
+        if Format.TFLITE in scheme.formats and scheme.rounded
+    }
+    made = []
+    for precision, io, layout, any_batch in VARIANTS:
+        folder = base / f"{precision}-{io}-{layout}-{'any' if any_batch else 1}"
+        is_float = precision not in quantized
+        artifact = edgefold.export_model(
+            folded if is_float else quantized[precision],
+            images[:1] if is_float else None,
+            precision=precision if is_float else None,
+            format="tflite",
+            io=io,
+            layout=layout,
+            dynamic_batch=any_batch,
+            timing=False,
+            out=folder / "net",
+        )
+        batch = images[:3] if any_batch else images[:1]
+        value = (batch if layout == "nchw" else batch.permute(0, 2, 3, 1)).numpy()[None]
+        spec = artifact.inputs[0]
+        if spec.dtype != "float32":
+            limits = np.iinfo(spec.dtype)
+            value = np.clip(np.rint(value / spec.scale) + spec.zero_point, limits.min, limits.max).astype(spec.dtype)
+        names = save_inputs(folder, [value])
+        job = {"mode": "run", "format": "tflite", "model": artifact.path.name, "threads": 1, "inputs": names}
+        (folder / "job.json").write_text(json.dumps(job))
+        made.append(folder)
+    return made
+
+
+def answers(python: Path | str, folders: list[Path]) -> dict[str, dict[str, Any]]:
+    """The worker's answers under a Python, with the outputs themselves, by the folders' names."""
+    argv = [str(python), "-I", "-c", MANY, str(WORKER.parent), *map(str, folders)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=600)
+    found = {}
+    for answer in map(json.loads, done.stdout.splitlines()):
+        folder = next(each for each in folders if each.name == answer["folder"])
+        found[folder.name] = dict(answer, values=[np.load(folder / name) for name in answer.get("outputs", [])])
+    assert len(found) == len(folders), done.stderr
+    return found
+
+
+def test_every_kind_of_file_gives_the_same_in_the_old_runtime(old_python: Path, folders: list[Path]) -> None:
+    ours, theirs = answers(sys.executable, folders), answers(old_python, folders)
+    assert {name: answer["error"] for name, answer in (ours | theirs).items() if "error" in answer} == {}
+    assert {answer["runtime"] for answer in theirs.values()} == {"tflite-runtime 2.14.0"}
+    wrong = {}
+    for (precision, *_), folder in zip(VARIANTS, folders, strict=True):
+        for new, old in zip(ours[folder.name]["values"], theirs[folder.name]["values"], strict=True):
+            assert (new.dtype, new.shape) == (old.dtype, old.shape)
+            is_float = new.dtype == np.float32
+            span = np.ptp(new.astype(np.float64))
+            assert span > 0
+            share = np.abs(new.astype(np.float64) - old).max() / (span if is_float else 255)
+            if share > TOLERANCES.get(precision, STEPS / 255):
+                wrong[folder.name, new.ndim] = share
+    assert wrong == {}
+
+
+def test_a_linear_layer_with_a_scale_for_each_channel_is_refused_by_the_old_runtime(old_python: Path, tmp_path: Path) -> None:
+    """Of versions that it knows it would read no scale at all, and give the bias alone."""
+    torch.manual_seed(0)
+    net, images = nn.Sequential(nn.Flatten(), nn.Linear(48, 5)).eval(), torch.randn(1, 3, 4, 4)
+    folder = tmp_path / "linear"
     artifact = edgefold.export_model(
-        net, images[:1], format="tflite", precision="int16x8", calibration=images, timing=False, out=tmp_path / "net"
+        net, images, format="tflite", precision=Precision.INT8_DYNAMIC, timing=False, out=folder / "net"
     )
-    (expected,) = edgefold.run(artifact, images.numpy())
-    names = save_inputs(tmp_path, [images.numpy()[:, None]])
-    job = {"mode": "run", "format": "tflite", "model": str(artifact.path), "threads": 1, "inputs": names}
-    (tmp_path / "job.json").write_text(json.dumps(job))
-    done = subprocess.run([str(old_python), "-I", str(WORKER), str(tmp_path / "job.json")], capture_output=True, timeout=120)
-    answer = read_answer(done.returncode, done.stdout, done.stderr, model=artifact.path.name, format=Format.TFLITE)
-    output = np.load(tmp_path / answer["outputs"][0]).reshape(expected.shape)
-    np.testing.assert_allclose(output, expected, atol=1e-3 * float(np.abs(expected).max()))
+    names = save_inputs(folder, [images.numpy()[None]])
+    job = {"mode": "run", "format": "tflite", "model": artifact.path.name, "threads": 1, "inputs": names}
+    (folder / "job.json").write_text(json.dumps(job))
+    (answer,) = answers(old_python, [folder]).values()
+    assert "'FULLY_CONNECTED' version '12'" in answer["error"]
+    (ours,) = answers(sys.executable, [folder]).values()
+    with torch.no_grad():
+        expected = net(images).numpy()
+    assert np.abs(ours["values"][0].reshape(1, 5) - expected).max() < 0.03 * np.ptp(expected)
