@@ -181,7 +181,6 @@ def scheduler(tmp_path: Path) -> Iterator[str]:
             process.wait(timeout=30)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning:distributed")  # it leaves a socket to the garbage collector
 def test_a_matrix_on_a_cluster(scheduler: str, tmp_path: Path) -> None:
     entries = [_entry("small"), _entry("crashes")]
