@@ -21,41 +21,41 @@ from edgefold.artifact import Format, Precision
 from edgefold.export.emitters.base import EmitOptions, get_emitter
 from edgefold.export.lower.lower import lower
 from edgefold.export.lower.rows import row_parts
-from edgefold.export.plan import Lowering
-from edgefold.export.program import Program
 from edgefold.pipeline import fold, quantize_model
-from edgefold.quantize.graph import module_path
 from edgefold.runtime.worker import MODELS
 
 NAME: Final = "depthwise_rows"
 LAYERS: Final = 4
-# Kernel, channels, side of the image: those of StarNet, EdgeNeXt, ConvNeXt and FastViT at 160 x 160, and larger kernels.
-GEOMETRIES: Final = ((7, 24, 40), (7, 48, 20), (7, 96, 10), (7, 192, 5), (9, 48, 20), (11, 48, 20))
+# Kernel, channels, side of the image, stride: those of StarNet, EdgeNeXt, ConvNeXt and FastViT at 160 x 160, and larger kernels.
+GEOMETRIES: Final = (
+    (7, 24, 40, 1),
+    (7, 48, 20, 1),
+    (7, 96, 10, 1),
+    (7, 192, 5, 1),
+    (7, 48, 40, 2),
+    (9, 48, 20, 1),
+    (11, 48, 20, 1),
+)
 
 
-def network(kernel: int, channels: int) -> nn.Module:
-    """The layers, with seeded weights."""
+def network(kernel: int, channels: int, stride: int) -> nn.Module:
+    """The layers, with seeded weights; with a stride above 1 it is one layer."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
-    for _ in range(LAYERS):
-        layers += [nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels), nn.ReLU()]
+    for _ in range(LAYERS if stride == 1 else 1):
+        layers += [nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels), nn.ReLU()]
     return nn.Sequential(*layers).eval()
 
 
-def whole(program: Program) -> dict[str, Lowering]:
-    """Each layer as it stands."""
-    return {module_path(node): Lowering.KEEP for node in program.graph.graph.nodes if node.op == "call_function"}
-
-
-def measure(kernel: int, channels: int, size: int, format: Format, folder: Path) -> dict[str, Any]:
+def measure(kernel: int, channels: int, size: int, stride: int, format: Format, folder: Path) -> dict[str, Any]:
     """The times of one geometry in one runtime, in us."""
     samples = [torch.randn(1, channels, size, size) for _ in range(4)]
-    folded = fold(network(kernel, channels), samples[0])
+    folded = fold(network(kernel, channels, stride), samples[0])
     quantized = quantize_model(folded, samples[0], calibration=samples)
     models: dict[str, Any] = {}
     for precision, program in ((Precision.FP32, folded.program), (Precision.INT8, quantized.program)):
-        for form, lowering in (("whole", whole(program)), ("rows", "auto")):
-            lowered = lower(program, format=format, precision=precision, lowering=lowering)
+        for form in ("whole", "rows"):
+            lowered = lower(program, format=format, precision=precision, whole=form == "whole")
             out = folder / f"{precision}-{form}{format.suffix}"
             get_emitter(format).emit(lowered, EmitOptions(force=True), out)
             model = models[f"{precision}-{form}"] = MODELS[format.value]()
@@ -68,6 +68,7 @@ def measure(kernel: int, channels: int, size: int, format: Format, folder: Path)
         "kernel": kernel,
         "channels": channels,
         "size": size,
+        "stride": stride,
         "format": format.value,
         "parts": parts,
         "us": times,
@@ -80,9 +81,9 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = []
     with tempfile.TemporaryDirectory(prefix="edgefold-") as folder:
-        for kernel, channels, size in GEOMETRIES:
+        for geometry in GEOMETRIES:
             for format in (Format.TFLITE, Format.EXECUTORCH):
-                rows.append(measure(kernel, channels, size, format, Path(folder)))
+                rows.append(measure(*geometry, format, Path(folder)))
                 print(rows[-1], flush=True)
     print(write_result(NAME, {"layers": LAYERS, "rows": rows}, command=f"python benchmarks/{NAME}.py"))
 

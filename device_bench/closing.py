@@ -161,6 +161,7 @@ def _lowered(program: Program, request: Request, lowering: str | None = None, bu
         device=request.device,
         costs=request.costs,
         budget_bytes=budget_bytes,
+        whole=request.choices is not None,
     )
 
 

@@ -25,7 +25,7 @@ def measure_drift(
     *,
     formats: Sequence[Format] = tuple(Format),
     lowering: Lowering | str = "auto",
-    choices: Mapping[Format, Mapping[str, Lowering]] | None = None,
+    plans: Mapping[Format, LoweringPlan] | None = None,
     device: str = "host",
     progress: Callable[[], None] = lambda: None,
 ) -> DriftReport:
@@ -36,7 +36,7 @@ def measure_drift(
         inputs: samples stacked along the first dimension, in torch's layout.
         formats: the runtimes to compare.
         lowering: how layers are computed.
-        choices: how each layer of a format is computed, by module path, where that is known: then ``lowering`` does not count.
+        plans: how each layer of a format is computed, where that is known: then ``lowering`` does not count.
         device: whose costs ``auto`` goes by.
         progress: called after each runtime.
 
@@ -53,8 +53,10 @@ def measure_drift(
     classes: dict[str, dict[str, str]] = {}
     with tempfile.TemporaryDirectory(prefix="edgefold-drift-") as folder:
         for format in formats:
-            chosen = (choices or {}).get(format, lowering)
-            lowered = lower(probe, format=format, precision=program.scheme, lowering=chosen, device=device)
+            plan = (plans or {}).get(format)
+            chosen = lowering if plan is None else {layer.name: layer.choice for layer in plan.layers}
+            whole = plan is not None and plan.whole
+            lowered = lower(probe, format=format, precision=program.scheme, lowering=chosen, device=device, whole=whole)
             artifact = get_emitter(format).emit(lowered, EmitOptions(), Path(folder) / f"probe{format.suffix}")
             outputs[format.value] = run(artifact, arrays)
             classes[format.value] = numeric_classes(lowered.plan)

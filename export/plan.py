@@ -144,6 +144,7 @@ class LoweringPlan:
 
     ``wide`` means that kernels which take many channels at once get them: in ONNX by channels with zero weights
     (`edgefold.export.lower.widen`), in TFLite by columns as channels (`edgefold.export.passes.tflite_columns`).
+    ``whole`` means that no convolution is computed in parts, so that formats agree (`edgefold.export.lower.rows`).
     ``float_hard_swish`` means that hard-swish is computed in float between integer layers
     (`edgefold.export.lower.float_hard_swish`).
     ``timing`` is how the choice was closed, ``None`` where the network's forms were not timed; ``reason`` says why not, and what
@@ -158,5 +159,6 @@ class LoweringPlan:
     lowering: str = "auto"  # what was asked for
     wide: bool = False
     float_hard_swish: bool = False
+    whole: bool = False
     timing: NetworkTiming | None = None
     reason: str = ""

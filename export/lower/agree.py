@@ -36,7 +36,7 @@ def agree(
         costs: times measured there.
     """
     plans = {
-        format: lower(program, format=format, precision=precision, lowering=lowering, device=device, costs=costs).plan
+        format: lower(program, format=format, precision=precision, lowering=lowering, device=device, costs=costs, whole=True).plan
         for format in formats
     }
     return agreed(plans)

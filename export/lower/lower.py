@@ -40,6 +40,7 @@ def lower(
     device: str = "host",
     costs: CostModel | None = None,
     budget_bytes: int | None = None,
+    whole: bool = False,
 ) -> LoweredProgram:
     """The program with the form of each layer chosen for one format, precision and device. ``program`` is not changed.
 
@@ -54,6 +55,7 @@ def lower(
             before (`edgefold.device_bench.costs`) is asked, then the shipped table of this class of CPU (if the device is the
             host), then the cost is estimated.
         budget_bytes: with "auto", what the weights of the convolutions may have together, as far as smaller forms allow it.
+        whole: no convolution is computed in parts for a runtime's kernels (`edgefold.export.lower.rows`), so that formats agree.
 
     Raises:
         UsageError: ``lowering`` is unknown.
@@ -83,8 +85,7 @@ def lower(
         if choice.option.changes(conv):
             rewriter = Rewriter(graph, conv, choice.option, orders.read_order(conv.node), orders.write_order(conv.node))
             gathers += rewriter.run()
-    # Formats that agree on each layer's form compute it whole: one of them has kernels for that.
-    parts = by_rows(graph, format, precision) if named is None else {}
+    parts = {} if whole else by_rows(graph, format, precision)
     entries = tuple(
         in_plan(choice.layer, parts[choice.options.conv.node]) if choice.options.conv.node in parts else choice.layer
         for choice in choices
@@ -93,7 +94,7 @@ def lower(
     graph.graph.lint()
     result = GraphModule(graph, graph.graph)  # without the attributes that no node reads any more
     asked = "by layer" if named is not None else str(lowering)
-    plan = LoweringPlan(format, precision, device, entries, gathers, lowering=asked)
+    plan = LoweringPlan(format, precision, device, entries, gathers, lowering=asked, whole=whole)
     lowered = Program(result, program.example_inputs, program.input_names, program.output_names)
     return LoweredProgram(lowered, format, precision, plan)
 

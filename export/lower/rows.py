@@ -44,7 +44,7 @@ def row_parts(kernel: tuple[int, ...]) -> tuple[Rows, ...]:
     middle = most if most % 2 == height % 2 else most - 1
     first = (height - middle) // 2
     pairs = tuple((row, height - 1 - row) for row in range(first))
-    return (*pairs, tuple(range(first, first + middle))) if middle else pairs
+    return (*pairs, tuple(range(first, first + middle)))
 
 
 def row_branches(weight: Tensor, groups: int) -> dict[str, tuple[Tensor, bool]]:
@@ -71,7 +71,7 @@ def by_rows(graph: GraphModule, format: Format, precision: Precision) -> dict[No
         return {}
     convs = [conv for conv in map(Conv.of, graph.graph.nodes) if conv is not None and _goes(conv)]
     for conv in convs:
-        _rewrite(graph, conv)
+        _rewrite(graph, conv.current())  # the one before it may have been replaced
     return {conv.node: len(row_parts(conv.kernel)) for conv in convs}
 
 

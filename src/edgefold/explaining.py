@@ -92,8 +92,9 @@ def measure_outlook(
             artifacts = []
             for source, precision in ((folded, Precision.FP32), (program.program, program.scheme)):
                 progress(f"writing {format} in {precision}")
-                how = "auto" if choices is None or precision is Precision.FP32 else choices
-                lowered = lower(source, format=format, precision=precision, lowering=how, device=device)
+                agreed = None if precision is Precision.FP32 else choices
+                whole = agreed is not None
+                lowered = lower(source, format=format, precision=precision, lowering=agreed or "auto", device=device, whole=whole)
                 target = Path(folder) / f"{precision}{format.suffix}"
                 artifacts.append(get_emitter(format).emit(lowered, EmitOptions(), target))
             exact, quantized = artifacts

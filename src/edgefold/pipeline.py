@@ -288,7 +288,7 @@ def lower_model(
     program, chosen = _prepared(model, example_inputs, precision, calibration)
     form = as_format(format)
     forms: Lowerings | dict[str, Lowering] = _agreed(program, chosen, lowering, device, costs)[form] if agree else lowering
-    return lower(program, format=form, precision=chosen, lowering=forms, device=device or "host", costs=costs)
+    return lower(program, format=form, precision=chosen, lowering=forms, device=device or "host", costs=costs, whole=agree)
 
 
 def _prepared(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgefold.artifact import Artifact, Format, Precision
     from edgefold.batch import Batch
     from edgefold.bundle.manifest import Manifest
-    from edgefold.export.plan import Lowering
+    from edgefold.export.plan import LoweringPlan
     from edgefold.export.program import QuantizedProgram
     from edgefold.quantize.drift import Difference, DriftReport, DriftRow
 
@@ -39,24 +39,24 @@ def integer_formats(artifacts: Mapping[str, Artifact]) -> dict[Precision, tuple[
     return found
 
 
-def recorded_choices(manifest: Manifest | None, precision: Precision) -> dict[Format, dict[str, Lowering]]:
-    """How each layer of a bundle's artifacts is computed, by format and module path."""
+def recorded_plans(manifest: Manifest | None, precision: Precision) -> dict[Format, LoweringPlan]:
+    """How each layer of a bundle's artifacts is computed, by format."""
     return {
-        entry.format: {layer.name: layer.choice for layer in entry.lowering.layers}
+        entry.format: entry.lowering
         for entry in (() if manifest is None else manifest.artifacts)
         if entry.precision is precision and entry.lowering is not None
     }
 
 
 def measure(
-    program: QuantizedProgram, inputs: Batch, formats: tuple[Format, ...], choices: Mapping[Format, Mapping[str, Lowering]]
+    program: QuantizedProgram, inputs: Batch, formats: tuple[Format, ...], plans: Mapping[Format, LoweringPlan]
 ) -> DriftReport:
     """The drift map of the artifacts that were made of ``program``."""
     from edgefold.batch import as_tensors
     from edgefold.export.drift import measure_drift
 
     few = tuple(tensor[:DRIFT_SAMPLES] for tensor in as_tensors(inputs))
-    return measure_drift(program, few, formats=formats, choices=choices)
+    return measure_drift(program, few, formats=formats, plans=plans)
 
 
 def drifted(report: DriftReport, precision: Precision) -> Iterable[RenderableType]:

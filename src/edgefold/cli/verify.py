@@ -50,7 +50,7 @@ def verify(
         reports: dict[str, ParityReport] = {}
         maps: dict[Precision, DriftReport] = {}
         with artifacts_of(target, artifact) as artifacts, progress(f"loading {model}") as say:
-            from edgefold.cli.drift import integer_formats, measure, recorded_choices
+            from edgefold.cli.drift import integer_formats, measure, recorded_plans
             from edgefold.cli.sources import ModelChoice
 
             wanted = integer_formats(artifacts) if drift else {}
@@ -64,7 +64,7 @@ def verify(
                 say(f"looking for drift between {', '.join(formats)}")
                 specs = next(found.inputs for found in artifacts.values() if found.precision is precision)
                 program = check.program(precision, specs[0], target.name)
-                maps[precision] = measure(program, check.inputs, formats, recorded_choices(manifest, precision))
+                maps[precision] = measure(program, check.inputs, formats, recorded_plans(manifest, precision))
         results = list(reports.values())
         parity: Any = results if is_bundle(target) else results[0]
         told = {"schema": "edgefold.Verification/1", "parity": parity, "drift": dict(maps)} if drift else parity

@@ -16,13 +16,15 @@ from torch import nn
 import edgefold
 from edgefold.artifact import Format, Precision
 from edgefold.export.capture import capture
+from edgefold.export.drift import measure_drift
 from edgefold.export.inspect import inspect
 from edgefold.export.lower.conv import Conv
 from edgefold.export.lower.lower import lower
 from edgefold.export.lower.nodes import record_values
 from edgefold.export.lower.rows import MAX_TAPS, row_branches, row_parts
-from edgefold.export.plan import Lowering, LoweringPlan, NumericClass
+from edgefold.export.plan import LoweringPlan, NumericClass
 from edgefold.export.program import Program
+from edgefold.pipeline import lower_model
 
 
 def net(kernel: tuple[int, int], channels: int = 6, **options: Any) -> nn.Module:
@@ -88,13 +90,31 @@ def test_others_stay_whole(module: nn.Module, format: Format) -> None:
 
 
 def test_formats_that_agree_compute_it_whole() -> None:
-    lowered = lower(
-        capture(net((7, 7), padding=3), torch.randn(1, 6, 12, 12)),
-        format=Format.TFLITE,
-        precision=Precision.FP32,
-        lowering={"0": Lowering.KEEP},
-    )
-    assert len(convolutions(lowered.program)) == 1
+    module, samples = net((7, 7), padding=3), [torch.randn(1, 6, 12, 12) for _ in range(4)]
+    quantized = edgefold.quantize_model(module, samples[0], calibration=samples)
+    for format in Format:
+        lowered = lower_model(quantized, format=format, agree=True)
+        assert len(convolutions(lowered.program)) == 1
+        assert lowered.plan.layers[0].chosen.numeric_class is NumericClass.FUSED
+
+
+def test_one_after_the_other() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(*(nn.Conv2d(6, 6, 7, padding=3, groups=6) for _ in range(2))).eval()
+    x = torch.randn(1, 6, 12, 12)
+    lowered = lower(capture(module, x), format=Format.TFLITE, precision=Precision.FP32)
+    assert len(convolutions(lowered.program)) == 6
+    torch.testing.assert_close(lowered.program.graph(x)[0], module(x))
+
+
+def test_drift_is_that_of_the_files() -> None:
+    module, samples = net((7, 7), padding=3), [torch.randn(1, 6, 12, 12) for _ in range(4)]
+    quantized = edgefold.quantize_model(module, samples[0], calibration=samples)
+    formats = (Format.ONNX, Format.TFLITE)
+    for agree in (False, True):
+        plans = {format: lower_model(quantized, format=format, agree=agree).plan for format in formats}
+        found = measure_drift(quantized, samples[0], formats=formats, plans=plans)
+        assert any("branched" in row.cause for row in found.rows) is not agree
 
 
 def test_branches_are_the_parts_and_the_sums_between_them() -> None:
