@@ -233,13 +233,15 @@ def _limit_memory(limit: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
-def _peak_bytes() -> int:
+def _peak_bytes(*, children: bool = True) -> int:
+    """The most memory that this process had, or one of those that it started and that ended."""
     try:
         import resource
     except ImportError:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
-    return unit * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN) if children else (resource.RUSAGE_SELF,)
+    return unit * max(resource.getrusage(who).ru_maxrss for who in whose)
 
 
 def in_own_process(work: Callable[[], None]) -> int:
@@ -276,7 +278,7 @@ def main() -> None:
     os.dup2(2, 1)  # what converters print is no result
 
     def say(line: dict[str, Any]) -> None:
-        stream.write(json.dumps(line) + "\n")
+        stream.write(f"\n{json.dumps(line)}\n")  # a cell's process that died may have left half a line
         stream.flush()
 
     _limit_memory(job["memory_bytes"])
@@ -292,22 +294,23 @@ def _one_cell(model: _Model, cell: Cell, key: str, index: int, say: Say) -> None
 
     start = time.monotonic()
 
-    def tell(found: CellResult) -> None:
+    def tell(found: CellResult, peak_bytes: int) -> None:
         done = replace(
             found,
             time_s=round(time.monotonic() - start, 1),
-            peak_rss_bytes=_peak_bytes(),
+            peak_rss_bytes=peak_bytes,
             date=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         say({"cell": index, "result": to_dict(done)})
 
     lacking = _guarded(model, cell, key, lambda: prepare(model, cell))
     if lacking is not None:
-        tell(lacking)
+        tell(lacking, _peak_bytes(children=False))  # the children were other cells
         return
 
     def work() -> None:
-        tell(_guarded(model, cell, key, lambda: compute(model, cell, key)))
+        found = _guarded(model, cell, key, lambda: compute(model, cell, key))
+        tell(found, _peak_bytes())
 
     if not FORKS:
         work()
