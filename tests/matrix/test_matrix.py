@@ -176,9 +176,9 @@ def scheduler(tmp_path: Path) -> Iterator[str]:
             yield client.scheduler.address
     finally:
         for process in processes:
-            process.terminate()
+            process.kill()  # a worker that is asked to end waits for its scheduler
         for process in processes:
-            process.wait(timeout=30)
+            process.wait()
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning:distributed")  # it leaves a socket to the garbage collector
