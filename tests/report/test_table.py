@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgefold.export.plan import KernelMap
-from edgefold.report.charts import histogram
+from edgefold.report.charts import accuracy_chart, histogram, latency_chart
 from edgefold.report.content import Failure, Shipment, Variant
 from edgefold.report.kernel_map import CENTRE, FULL, MIXED, PALETTE, PARTLY, ZERO, kernel_grid, png
 from edgefold.report.svg import Scale, element
@@ -35,7 +35,9 @@ def _with(shipment: Shipment, name: str, **changes: Any) -> Shipment:
     return replace(shipment, variants=tuple(change(variant) for variant in shipment.variants))
 
 
-@pytest.mark.parametrize("changes", [{"threads": 4}, {"runtime": "other 2.0"}, {"codes": (Code.EMULATED,)}])
+@pytest.mark.parametrize(
+    "changes", [{"threads": 4}, {"runtime": "other 2.0"}, {"codes": (Code.EMULATED,)}, {"codes": (Code.UNSTABLE,)}]
+)
 def test_no_speedup_between_what_cannot_be_compared(shipment: Shipment, changes: dict[str, Any]) -> None:
     table = {row.name: row for row in rows(_with(shipment, "onnx-int8", **changes))}
 
@@ -51,6 +53,19 @@ def test_an_unstable_figure_says_so(shipment: Shipment) -> None:
     low, high = map(duration, row.interval_ns)
     assert cells(row)[HEADERS.index("median [95 %]")] == f"unstable [{low}, {high}]"
     assert not any("onnx-int8" in text for text in verdict(changed).findings if text.startswith("Fastest"))
+    assert "onnx-int8" not in accuracy_chart(rows(changed))
+    assert latency_chart(changed).count('class="median"') == len(changed.variants) - 1
+
+
+@pytest.mark.parametrize("code", [Code.EMULATED, Code.UNSTABLE])
+def test_no_speedup_over_a_median_that_is_no_latency(shipment: Shipment, code: Code) -> None:
+    changed = _with(shipment, "onnx-fp32", codes=(code,))
+    table = {row.name: row for row in rows(changed)}
+
+    assert table["onnx-int8"].speedup is None
+    assert table["onnx-fp32"].speedup is None
+    assert table["tflite-int8"].speedup is not None
+    assert not any("onnx" in text for text in verdict(changed).findings if text.startswith("Slower"))
 
 
 def test_problems_are_named(shipment: Shipment) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from edgefold.artifact import Format, Precision
 from edgefold.report.content import Shipment
 from edgefold.report.svg import Scale, element, label, picture, tooltip
-from edgefold.report.table import Row, duration, percent
+from edgefold.report.table import NO_LATENCY, Row, duration, percent
 from edgefold.results import Code, Measurement
 
 WIDTH = 640.0
@@ -18,7 +18,8 @@ RUNTIME_NAMES = {Format.ONNX: "ONNX Runtime", Format.TFLITE: "LiteRT", Format.EX
 
 
 def latency_chart(shipment: Shipment) -> str:
-    """One row a variant: the spread of its samples, the median and its 95 % interval. Emulated times are no latencies."""
+    """One row a variant: the spread of its samples, the median (unless it is unstable) and its 95 % interval. Emulated times are
+    no latencies."""
     measured = _timed(shipment)
     if not measured:
         return ""
@@ -43,7 +44,8 @@ def undrawn(shipment: Shipment) -> tuple[int, int]:
 
 def accuracy_chart(table: Sequence[Row]) -> str:
     """Accuracy against median latency: up and to the left is better. Colour is the runtime, shape the precision."""
-    points = [row for row in table if row.accuracy is not None and row.median_ns is not None and Code.EMULATED not in row.codes]
+    timed = [row for row in table if row.median_ns is not None and not NO_LATENCY & set(row.codes)]
+    points = [row for row in timed if row.accuracy is not None]
     if not points:
         return ""
     height, top, bottom, left = 300.0, 14.0, 250.0, 64.0
@@ -99,14 +101,17 @@ def _spread(name: str, form: Format, measured: Measurement, x: Scale, top: float
             y = base - crest * count / tallest
             path += f"L{x.start + step * i:.1f} {base:.1f}V{y:.1f}h{step:.2f}V{base:.1f}"
     low, high = measured.interval_ns
-    median = x(measured.median_ns)
-    text = f"{duration(measured.median_ns)} [{duration(low)}, {duration(high)}], {len(measured.samples_ns)} samples"
+    stable = not NO_LATENCY & set(measured.codes)
+    middle = duration(measured.median_ns) if stable else "unstable"
+    text = f"{middle} [{duration(low)}, {duration(high)}], {len(measured.samples_ns)} samples"
     parts = [
         label(_LEFT - 10, base - crest / 2 + 4, name, class_="name", text_anchor="end"),
         element("line", x1=x.start, x2=x.end, y1=base, y2=base, class_="grid"),
         element("path", d=path + "Z", class_=f"area {form.value}"),
         element("rect", x=x(low), width=max(x(high) - x(low), 1.5), y=top + 2, height=base - top - 2, class_="interval"),
-        element("line", x1=median, x2=median, y1=top + 2, y2=base, class_="median"),
+        element("line", x1=x(measured.median_ns), x2=x(measured.median_ns), y1=top + 2, y2=base, class_="median")
+        if stable
+        else "",
         tooltip(f"{name}: {text}"),
     ]
     return element("g", "".join(parts))

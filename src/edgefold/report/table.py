@@ -17,6 +17,8 @@ from edgefold.results import Code, Measurement, ParityReport
 HEADERS = ("artifact", "size", "accuracy", "parity", "load", "median [95 %]", "vs fp32", "checks")
 ALIGN = "lrrrrrrl"  # left for words, right for numbers
 UNKNOWN = "–"
+# With these a median is no latency: of no real device, or one that would not repeat.
+NO_LATENCY = {Code.EMULATED, Code.UNSTABLE}
 
 N = TypeVar("N", int, float)
 
@@ -147,13 +149,15 @@ def _row(variant: Variant, baseline: Measurement | None) -> Row:
 
 
 def _baseline(shipment: Shipment, variant: Variant) -> Measurement | None:
-    """The fp32 measurement that a variant may be compared with: same runtime, device and threads, and no emulation."""
+    """The fp32 measurement that a variant may be compared with: same runtime, device and threads, and both medians
+    are latencies."""
     measured = variant.measurement
-    if measured is None or Code.EMULATED in measured.codes:
+    if measured is None or NO_LATENCY & set(measured.codes):
         return None
     for other in shipment.variants:
         if other.format == variant.format and other.precision == Precision.FP32 and other.measurement is not None:
-            return other.measurement if _conditions(other.measurement) == _conditions(measured) else None
+            alike = _conditions(other.measurement) == _conditions(measured)
+            return other.measurement if alike and not NO_LATENCY & set(other.measurement.codes) else None
     return None
 
 

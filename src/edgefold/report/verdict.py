@@ -6,10 +6,7 @@ from dataclasses import dataclass
 
 from edgefold.artifact import Precision
 from edgefold.report.content import Shipment
-from edgefold.report.table import Row, duration, percent, rows, size
-from edgefold.results import Code
-
-_NO_LATENCY = {Code.EMULATED, Code.UNSTABLE}
+from edgefold.report.table import NO_LATENCY, Row, duration, percent, rows, size
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +30,7 @@ def verdict(shipment: Shipment) -> Verdict:
 
 
 def _fastest(good: list[Row]) -> str:
-    timed = [(row.median_ns, row) for row in good if row.median_ns is not None and not _NO_LATENCY & set(row.codes)]
+    timed = [(row.median_ns, row) for row in good if row.median_ns is not None and not NO_LATENCY & set(row.codes)]
     if not timed:
         return ""
     median_ns, row = min(timed, key=lambda pair: pair[0])
@@ -66,9 +63,5 @@ def _accuracy(table: tuple[Row, ...]) -> str:
 
 
 def _slower(table: tuple[Row, ...]) -> str:
-    slow = [
-        row.name
-        for row in table
-        if row.speedup is not None and row.speedup < 1 and row.precision != Precision.FP32 and not _NO_LATENCY & set(row.codes)
-    ]
+    slow = [row.name for row in table if row.speedup is not None and row.speedup < 1 and row.precision != Precision.FP32]
     return f"Slower than fp32 in the same runtime: {', '.join(slow)}." if slow else ""
