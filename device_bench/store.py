@@ -19,7 +19,7 @@ from edgefold.artifact import sha256_of
 from edgefold.device_bench.named import named_devices
 from edgefold.device_bench.runners import SCHEMES
 from edgefold.errors import ArtifactError, OutputError, unknown_name
-from edgefold.results import Code, Measurement, from_dict, to_dict
+from edgefold.results import NO_LATENCY, Code, Measurement, from_dict, to_dict
 
 VERSION = 1
 SCHEMA = """
@@ -67,8 +67,8 @@ class HistoryEntry:
 
     @property
     def is_latency(self) -> bool:
-        """Whether the median is the latency of a real device."""
-        return Code.EMULATED not in self.codes
+        """Whether the median is the latency of a real device, and would repeat."""
+        return not NO_LATENCY & set(self.codes)
 
 
 def history_file() -> Path:

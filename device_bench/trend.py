@@ -1,7 +1,7 @@
 """A history as a picture: medians with their intervals over time, as a small SVG that stands alone.
 
 Each series (artifact, device, runtime, threads) has a panel with a scale of its own: what does not compare is not joined by a
-line. An emulator's times are left out: they are no latency of any device.
+line. Times of an emulator and unstable medians are left out: they are no latency of any device, or would not repeat.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _panel(entries: Sequence[HistoryEntry]) -> list[str]:
 
 def _title(entries: Sequence[HistoryEntry], panels: Sequence[Sequence[HistoryEntry]]) -> str:
     drawn = sum(map(len, panels))
-    hidden = f"; {len(entries) - drawn} of emulated devices are no latencies and left out" if drawn < len(entries) else ""
+    hidden = f"; {len(entries) - drawn} are no latencies (emulated or unstable) and left out" if drawn < len(entries) else ""
     if not panels:
         return f"no latencies{hidden}" if entries else "no measurements"
     what = series_name(panels[0][0]) if len(panels) == 1 else f"{len(panels)} series"

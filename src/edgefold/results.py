@@ -34,6 +34,10 @@ class Code(StrEnum):
     OUTPUT_UNCHECKED = "OUTPUT_UNCHECKED"
 
 
+# With these a median is no latency: of no real device, or one that would not repeat.
+NO_LATENCY = frozenset({Code.EMULATED, Code.UNSTABLE})
+
+
 @dataclass(frozen=True, slots=True)
 class CoreInfo:
     """One CPU core; frequencies are ``None`` where the device does not tell."""

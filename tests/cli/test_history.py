@@ -62,3 +62,13 @@ def test_an_emulators_times_are_no_latency(cli: Cli, tiny: Path, tmp_path: Path)
     name = f"trend of tiny.onnx on fake, {measured.runtime}"
     assert trends == [f"{name}, 1 thread", f"{name}, 4 threads"]
     assert (tmp_path / "trend.svg").read_text().count("<polyline") == 2
+
+
+def test_an_unstable_median_is_no_figure(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    measured = bench(tiny / "tiny.onnx", "fake", options=BenchOptions(gate_max_s=0))
+    remember([measured, replace(measured, interval_ns=(1e6, 3e6), codes=(Code.UNSTABLE,)), measured])
+    told = cli("history", "--svg", tmp_path / "trend.svg").stdout
+    assert "unstable [1.00 ms, 3.00 ms]" in told
+    (trend,) = (line for line in told.splitlines() if line.startswith("trend of"))
+    assert len(trend.rpartition(": ")[2]) == 2
+    assert (tmp_path / "trend.svg").read_text().count("<circle") == 2

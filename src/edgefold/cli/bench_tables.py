@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgefold.device_bench import CountComparison, InstructionCount, SustainedResult
     from edgefold.results import Comparison, Measurement
 
-EMULATED, UNSTABLE = "emulated", "unstable"
+EMULATED = "emulated"
 HEADERS = (
     *("artifact", "device", "runtime", "threads", "load", "first", "median [95 %]", "p90", "peak memory", "noise"),
     *("steps off", "codes"),
@@ -30,13 +30,15 @@ def measured_table(measured: list[tuple[str, Measurement]]) -> Iterable[Renderab
 
 def compared_lines(found: Comparison) -> Iterable[RenderableType]:
     """The verdict, the ratio with its interval, the two medians."""
+    from edgefold.report.table import median
+
     ratio, codes = found.ratio, f" ({' '.join(found.codes)})" if found.codes else ""
     yield f"{found.candidate.artifact} against {found.baseline.artifact} on {found.candidate.device.url}: {found.verdict}{codes}"
     if Code.EMULATED in found.codes:
         yield "time ratio and medians: emulated; compare what an emulator can tell with: edgefold bench FILE --count instructions"
         return
     yield f"time ratio {ratio.value:.4f} [{ratio.low:.4f}, {ratio.high:.4f}], threshold {found.threshold * 100:g} %"
-    yield f"medians {_median(found.candidate)} and {_median(found.baseline)}"
+    yield "medians " + " and ".join(median(each.median_ns, each.codes) for each in (found.candidate, found.baseline))
 
 
 def gate_line(found: Comparison) -> str:
@@ -86,7 +88,7 @@ def count_table(counted: InstructionCount) -> Iterable[RenderableType]:
 
 
 def _measured(name: str, found: Measurement) -> tuple[str, ...]:
-    from edgefold.report.table import UNKNOWN, duration, known, size
+    from edgefold.report.table import UNKNOWN, duration, known, latency, size
 
     emulated, unstable = Code.EMULATED in found.codes, Code.UNSTABLE in found.codes
     p90 = "" if found.p90_ns is None else duration(found.p90_ns.value)
@@ -97,25 +99,10 @@ def _measured(name: str, found: Measurement) -> tuple[str, ...]:
         str(found.threads),
         known(None if emulated else found.load_ns, duration),
         known(None if emulated else found.first_ns, duration),
-        _latency(found),
+        latency(found.median_ns, found.interval_ns, found.codes),
         UNKNOWN if emulated or unstable else p90,
         known(found.peak_rss_bytes, size),
         UNKNOWN if emulated else f"{found.noise * 100:.1f} %",
         "" if found.max_steps is None else f"{found.max_steps:g}",
         " ".join(found.codes),
     )
-
-
-def _latency(found: Measurement) -> str:
-    from edgefold.report.table import duration
-
-    if Code.EMULATED in found.codes:
-        return EMULATED
-    low, high = found.interval_ns
-    return f"{_median(found)} [{duration(low)}, {duration(high)}]"
-
-
-def _median(found: Measurement) -> str:
-    from edgefold.report.table import duration
-
-    return UNSTABLE if Code.UNSTABLE in found.codes else duration(found.median_ns)

@@ -147,17 +147,11 @@ def _nothing(artifact: str | None, device: str | None) -> str:
 def _history(entries: list[HistoryEntry]) -> Iterable[RenderableType]:
     from edgefold.cli.output import table
     from edgefold.device_bench import by_series, series_name, sparkline
-    from edgefold.report.table import duration
+    from edgefold.report.table import latency
 
     if not entries:
         yield "nothing was measured yet; measure with: edgefold bench FILE"
         return
-
-    def latency(entry: HistoryEntry) -> str:
-        # An emulator's time is no latency of any device.
-        if not entry.is_latency:
-            return "emulated"
-        return f"{duration(entry.median_ns)} [{duration(entry.low_ns)}, {duration(entry.high_ns)}]"
 
     lines = [
         (
@@ -167,7 +161,7 @@ def _history(entries: list[HistoryEntry]) -> Iterable[RenderableType]:
             entry.device,
             entry.runtime,
             str(entry.threads),
-            latency(entry),
+            latency(entry.median_ns, (entry.low_ns, entry.high_ns), entry.codes),
             "new file" if entry.changed else "",
             " ".join(entry.codes),
         )

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from edgefold.artifact import Format, Precision
 from edgefold.report.content import Shipment
 from edgefold.report.svg import Scale, element, label, picture, tooltip
-from edgefold.report.table import NO_LATENCY, Row, duration, percent
-from edgefold.results import Code, Measurement
+from edgefold.report.table import Row, duration, latency, percent
+from edgefold.results import NO_LATENCY, Code, Measurement
 
 WIDTH = 640.0
 _LEFT = 128.0
@@ -102,8 +102,7 @@ def _spread(name: str, form: Format, measured: Measurement, x: Scale, top: float
             path += f"L{x.start + step * i:.1f} {base:.1f}V{y:.1f}h{step:.2f}V{base:.1f}"
     low, high = measured.interval_ns
     stable = not NO_LATENCY & set(measured.codes)
-    middle = duration(measured.median_ns) if stable else "unstable"
-    text = f"{middle} [{duration(low)}, {duration(high)}], {len(measured.samples_ns)} samples"
+    text = f"{latency(measured.median_ns, measured.interval_ns, measured.codes)}, {len(measured.samples_ns)} samples"
     parts = [
         label(_LEFT - 10, base - crest / 2 + 4, name, class_="name", text_anchor="end"),
         element("line", x1=x.start, x2=x.end, y1=base, y2=base, class_="grid"),

@@ -6,19 +6,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from edgefold.artifact import Format, Precision
 from edgefold.report.content import Shipment, Variant
-from edgefold.results import Code, Measurement, ParityReport
+from edgefold.results import NO_LATENCY, Code, Measurement, ParityReport
 
 HEADERS = ("artifact", "size", "accuracy", "parity", "load", "median [95 %]", "vs fp32", "checks")
 ALIGN = "lrrrrrrl"  # left for words, right for numbers
 UNKNOWN = "–"
-# With these a median is no latency: of no real device, or one that would not repeat.
-NO_LATENCY = {Code.EMULATED, Code.UNSTABLE}
 
 N = TypeVar("N", int, float)
 
@@ -72,7 +70,7 @@ def cells(row: Row) -> tuple[str, ...]:
         "" if row.accuracy is None else percent(row.accuracy),
         _parity(row.max_relative_error, row.sqnr_db, row.max_steps),
         _load(row),
-        _latency(row),
+        "" if row.median_ns is None or row.interval_ns is None else latency(row.median_ns, row.interval_ns, row.codes),
         "" if row.speedup is None else f"{row.speedup:.2f}×",
         "ok" if row.passed else "FAILED",
     )
@@ -106,6 +104,17 @@ def duration(ns: float) -> str:
         if ns / factor < 999.5:
             return f"{_digits(ns / factor)} {unit}"
     return f"{_digits(ns / 1e9)} s"
+
+
+def latency(median_ns: float, interval_ns: tuple[float, float], codes: Collection[Code]) -> str:
+    """A median with its interval, as far as the codes let it be shown; ``emulated`` where there is no latency at all."""
+    middle = median(median_ns, codes)
+    return middle if Code.EMULATED in codes else f"{middle} [{duration(interval_ns[0])}, {duration(interval_ns[1])}]"
+
+
+def median(median_ns: float, codes: Collection[Code]) -> str:
+    """A median alone. Of an unstable one, which would not repeat, only the interval is known."""
+    return "emulated" if Code.EMULATED in codes else "unstable" if Code.UNSTABLE in codes else duration(median_ns)
 
 
 def known(value: N | None, text: Callable[[N], str]) -> str:
@@ -172,17 +181,6 @@ def _parity(relative: float | None, sqnr_db: float | None, steps: float | None) 
     if relative is None:
         return ""
     return "exact" if relative == 0 else f"{relative:.1e} of range"
-
-
-def _latency(row: Row) -> str:
-    if row.median_ns is None or row.interval_ns is None:
-        return ""
-    if Code.EMULATED in row.codes:
-        return "emulated"
-    low, high = (duration(value) for value in row.interval_ns)
-    # Such a median would not repeat: how far it may lie is all that is known.
-    middle = "unstable" if Code.UNSTABLE in row.codes else duration(row.median_ns)
-    return f"{middle} [{low}, {high}]"
 
 
 def _load(row: Row) -> str:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from edgefold.artifact import Precision
 from edgefold.report.content import Shipment
-from edgefold.report.table import NO_LATENCY, Row, duration, percent, rows, size
+from edgefold.report.table import Row, duration, percent, rows, size
+from edgefold.results import NO_LATENCY
 
 
 @dataclass(frozen=True, slots=True)
