@@ -1,8 +1,8 @@
 """How a latency figure is made: fresh processes that warm up until their times settle, then steady state.
 
 One process gives load time, first inference and steady-state samples. Memory is a pass of its own, since looking at it disturbs
-the times. The device's state is read before, after, and in the middle while a process works that is not measured, for the same
-reason. Nothing here knows how the device is reached.
+the times. The device's state is read before, after, and while one more process works that is not measured, for the same reason.
+Neither pass counts for `BenchOptions.max_secs`. Nothing here knows how the device is reached.
 """
 
 from __future__ import annotations
@@ -177,14 +177,11 @@ def measure(
     options, runner = place.options, place.runner
     before, gate_reached = (gate or ThermalGate(runner, options)).cool_down()
     runs: list[Run] = []
-    during = None
-    for number in in_time(options, clock):
-        if number == options.processes // 2:
-            during = place.watch()
+    for _ in in_time(options, clock):
         runs.append(place.process())
         progress()
     parity = None if reference is None else compare_outputs(place.case.output_specs, place.outputs(), reference)
-    states = (before, during or place.watch(), runner.info())
+    states = (before, place.watch(), runner.info())
     memory = place.memory()
     return assemble(place, tuple(runs), states, memory, gate_reached=gate_reached, parity=parity)
 
