@@ -15,7 +15,7 @@ from edgefold.device_bench import InstructionCount
 from edgefold.device_bench.runners import fake
 from edgefold.device_bench.runners.fake import QUIET_DEVICE, FakeDevice
 from edgefold.errors import DeviceError
-from edgefold.results import Code, DeviceInfo
+from edgefold.results import Code, DeviceInfo, to_json
 
 Cli = Callable[..., Any]
 Use = Callable[[FakeDevice], None]
@@ -131,12 +131,39 @@ def test_a_gate_in_json_speaks_on_stderr(counted: Callable[..., Any]) -> None:
         ({"format": Format.TFLITE}, "format onnx and tflite"),
         ({"runtime": "onnxruntime 2.0"}, "runtime onnxruntime 1.32.0 and onnxruntime 2.0"),
         ({"codes": (Code.EMULATED, Code.OUTPUT_MISMATCH)}, "is marked OUTPUT_MISMATCH"),
-        ({"spread": 0.004}, "spreads by 0.4 %, more than the rule's 0.1 %"),
     ],
 )
 def test_counts_that_do_not_compare_are_refused(counted: Callable[..., Any], fields: dict[str, Any], words: str) -> None:
     ended = counted(COUNT, more(0.0, **fields))
     assert ended.code == 2
+    assert words in ended.stderr
+
+
+def test_counts_that_spread_too_much_ask_for_a_rule_that_can_hold(counted: Callable[..., Any]) -> None:
+    noisy = more(0.0, spread=0.0024)
+    ended = counted(COUNT, noisy)
+    assert (ended.code, "count both again" in ended.stderr) == (2, False)
+    assert "spreads by 0.24 % from one inference to the next, more than the rule's 0.1 %" in ended.stderr
+    assert "ask for more, as in more:0.3%" in ended.stderr
+    assert counted(COUNT, noisy, "--fail-on", "more:0.3%").code == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"cpu": "cortex-a72"}, "core cortex-a72 and cortex-a76"),
+        ({"format": Format.TFLITE}, "format tflite and onnx"),
+        ({"codes": (Code.EMULATED, Code.OUTPUT_MISMATCH)}, "is marked OUTPUT_MISMATCH"),
+        ({"spread": 0.0024}, "ask for more, as in more:0.3%"),
+    ],
+)
+def test_a_baseline_that_cannot_be_used_is_refused_before_the_counting(
+    cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], words: str
+) -> None:
+    monkeypatch.setattr("edgefold.device_bench.count_instructions", lambda artifact, cpu: pytest.fail("it was counted"))
+    (tmp_path / "base.json").write_text(to_json(more(0.0, **fields)))
+    ended = cli("bench", tiny / "tiny.onnx", "--count", "instructions", "--baseline", tmp_path / "base.json")
+    assert (ended.code, ended.stdout) == (2, "")
     assert words in ended.stderr
 
 

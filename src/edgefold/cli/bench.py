@@ -247,11 +247,12 @@ def _count(out: Output, artifact: Artifact, cpu: str, baseline: Path | None, fai
     """Count, show, and compare with what was counted before."""
     from edgefold.cli.output import progress
     from edgefold.device_bench import check_counts, count_instructions, load_counts
-    from edgefold.device_bench.baseline import parse_rule
+    from edgefold.device_bench.count_gate import counterpart
 
     rule = fail_on or "more:0.1%"
-    parse_rule(rule, "more")
-    stored = None if baseline is None else load_counts(baseline)  # a bad file is told before the counting
+    stored = None if baseline is None else load_counts(baseline)
+    if stored is not None:  # what can be told before the counting
+        counterpart(artifact.path.name, artifact.format, cpu, stored, rule)
     with progress(f"counting the instructions of {artifact.path.name} on an emulated {cpu}"):
         counted = count_instructions(artifact, cpu)
     out.show(counted, lambda: count_table(counted))
