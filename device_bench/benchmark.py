@@ -14,7 +14,7 @@ from edgefold.device_bench.cases import Case, make_case
 from edgefold.device_bench.gate import ThermalGate
 from edgefold.device_bench.inspection import fallback_ops
 from edgefold.device_bench.launch import Launchers, Worker
-from edgefold.device_bench.method import check_cores, measure, placed
+from edgefold.device_bench.method import measure, placed
 from edgefold.device_bench.options import BenchOptions
 from edgefold.device_bench.runners import open_runner
 from edgefold.device_bench.runners.base import Runner
@@ -74,8 +74,6 @@ def bench_case(
     progress: Callable[[], None] = lambda: None,
 ) -> Measurement:
     """The same for a case and an open runner."""
-    if options.cores:
-        check_cores(options, runner.info())
     case = with_fallback_ops(case, runner)
     if runner.url not in ("fake", "host") and reference is None:
         reference = host_outputs(case)

@@ -124,7 +124,14 @@ class PlacedCase:
 
 @contextmanager
 def placed(case: Case, runner: Runner, launcher: Launcher, options: BenchOptions) -> Iterator[PlacedCase]:
-    """Puts a case on the device and takes it away again."""
+    """Puts a case on the device and takes it away again.
+
+    Raises:
+        UsageError: the device lacks a core of the options.
+        DeviceError: the device cannot be reached.
+    """
+    if options.cores:
+        _check_cores(options, runner.info())
     with tempfile.TemporaryDirectory(prefix="edgefold-") as temporary:
         folder = Path(temporary)
         write_case(case, folder, options, launcher.job())
@@ -135,17 +142,6 @@ def placed(case: Case, runner: Runner, launcher: Launcher, options: BenchOptions
         yield PlacedCase(case, runner, launcher, options, remote)
     finally:
         runner.remove(remote)
-
-
-def check_cores(options: BenchOptions, info: DeviceInfo) -> None:
-    """Raises UsageError where the device has not all the cores of the options; one that tells none is believed."""
-    there = [core.index for core in info.cores]
-    missing = [str(core) for core in options.core_list() if core not in there]
-    if there and missing:
-        raise UsageError(
-            f"cores '{', '.join(missing)}' cannot be used: device '{info.url}' has cores {', '.join(map(str, there))}; "
-            "choose others, or none"
-        )
 
 
 def in_time(options: BenchOptions, clock: Callable[[], float] = time.monotonic) -> Iterator[int]:
@@ -229,3 +225,14 @@ def assemble(
         base_rss_bytes=memory.base_rss_bytes,
         pss_bytes=memory.pss_bytes,
     )
+
+
+def _check_cores(options: BenchOptions, info: DeviceInfo) -> None:
+    """Raises UsageError where the device has not all the cores of the options; one that tells none is believed."""
+    there = [core.index for core in info.cores]
+    missing = [str(core) for core in options.core_list() if core not in there]
+    if there and missing:
+        raise UsageError(
+            f"cores '{', '.join(missing)}' cannot be used: device '{info.url}' has cores {', '.join(map(str, there))}; "
+            "choose others, or none"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgefold.artifact import TensorSpec
-from edgefold.device_bench import BenchOptions, bench, bench_many
+from edgefold.device_bench import BenchOptions, bench, bench_many, compare, diagnose, sustained
 from edgefold.device_bench.benchmark import bench_case
 from edgefold.device_bench.cases import make_case, seeded_inputs, write_case
 from edgefold.device_bench.launch import FakeLauncher, Launchers
@@ -91,6 +91,21 @@ def test_cores_that_the_device_lacks_are_named(tiny: Path, cores: str) -> None:
     lacking = cores.removeprefix("0,").replace("-", ", ")
     with FakeRunner() as runner, pytest.raises(UsageError, match=rf"cores '{lacking}' .* device 'fake' has cores 0, 1, 2, 3"):
         bench_case(make_case(tiny / "tiny.onnx", seed=0), runner, replace(QUICK, cores=cores), Launchers(runner))
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda file, options: compare(file, file, "fake", options),
+        lambda file, options: sustained(file, "fake", 0.001, options),
+        lambda file, options: diagnose(file, "fake", options),
+    ],
+)
+def test_every_way_of_measuring_refuses_cores_that_the_device_lacks(
+    tiny: Path, way: Callable[[Path, BenchOptions], object]
+) -> None:
+    with pytest.raises(UsageError, match="cores '99' cannot be used: device 'fake'"):
+        way(tiny / "tiny.onnx", replace(QUICK, cores="99"))
 
 
 def test_what_was_pushed_is_removed_when_a_run_fails(tiny: Path) -> None:
