@@ -21,6 +21,7 @@ from edgefold.device_bench import stats
 from edgefold.device_bench.benchmark import host_outputs, with_fallback_ops
 from edgefold.device_bench.cases import Case, make_case
 from edgefold.device_bench.codes import MAX_NOISE
+from edgefold.device_bench.fleet import kept_of
 from edgefold.device_bench.gate import ThermalGate
 from edgefold.device_bench.launch import Launchers, Worker
 from edgefold.device_bench.method import PlacedCase, assemble, placed
@@ -52,11 +53,13 @@ def compare(
     worker: Worker = "auto",
     ssh_config: Path | None = None,
     keep: bool = False,
+    kept: list[str] | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Comparison:
     """Two artifacts, interleaved on one device; ``a`` is the baseline.
 
-    ``options.processes`` counts the fresh processes of each; it is raised to what the blocks need (12).
+    ``options.processes`` counts the fresh processes of each; it is raised to what the blocks need (12). With
+    ``keep``, what was sent stays on the device; ``kept`` gets the name of the folder, also when an error is raised.
 
     Raises:
         InputError: a file, the options or the device's name cannot be used.
@@ -65,7 +68,7 @@ def compare(
     """
     options = options or BenchOptions(processes=2 * MIN_BLOCKS, min_time_s=0.25)
     cases = [make_case(artifact, seed=options.seed) for artifact in (a, b)]
-    with open_runner(device, ssh_config=ssh_config, keep=keep) as runner:
+    with kept_of(open_runner(device, ssh_config=ssh_config, keep=keep), [] if kept is None else kept) as runner:
         launchers = Launchers(runner, worker)
         return compare_cases(cases[0], cases[1], runner, options, launchers, threshold=threshold, progress=progress)
 

@@ -13,6 +13,7 @@ import pytest
 from edgefold.artifact import Format
 from edgefold.device_bench import InstructionCount
 from edgefold.device_bench.runners import fake
+from edgefold.device_bench.runners.base import Completed
 from edgefold.device_bench.runners.fake import QUIET_DEVICE, FakeDevice
 from edgefold.errors import DeviceError
 from edgefold.results import Code, DeviceInfo, to_json
@@ -302,3 +303,14 @@ def test_results_of_a_board_of_another_model_are_refused(cli: Cli, tiny: Path, t
     ended = cli("bench", tiny / "tiny.onnx", "--device", "fake", "--baseline", tmp_path / "base.json")
     assert ended.code == 2
     assert "model Raspberry Pi 4 and Raspberry Pi 5" in ended.stderr
+
+
+def test_compare_says_where_it_keeps_its_files(cli: Cli, tiny: Path, use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake.FakeRunner, "kept", "/fake/left")
+    ended = cli("compare", tiny / "tiny.onnx", tiny / "foreign.onnx", "--device", "fake", "--keep", "--json")
+    assert ended.data["schema"] == "edgefold.Comparison/1"
+    assert "kept on fake: /fake/left\n" in ended.stderr
+    use(FakeDevice(answer=lambda answer: Completed(-11, b"", b"")))
+    ended = cli("compare", tiny / "tiny.onnx", tiny / "foreign.onnx", "--device", "fake", "--keep")
+    assert ended.code != 0
+    assert "kept on fake: /fake/left\n" in ended.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -138,17 +139,22 @@ def compare(
 
         options = _options(threads, cores, 2 * MIN_BLOCKS, max_secs)
         artifacts = [artifact_at(path) for path in (a, b)]
-        with progress(f"comparing {a.name} and {b.name} on {device}"):
-            found = measure(
-                artifacts[0],
-                artifacts[1],
-                device,
-                options,
-                threshold=threshold / 100,
-                worker=worker,
-                ssh_config=ssh_config,
-                keep=keep,
-            )
+        kept: list[str] = []
+        try:
+            with progress(f"comparing {a.name} and {b.name} on {device}"):
+                found = measure(
+                    artifacts[0],
+                    artifacts[1],
+                    device,
+                    options,
+                    threshold=threshold / 100,
+                    worker=worker,
+                    ssh_config=ssh_config,
+                    keep=keep,
+                    kept=kept,
+                )
+        finally:
+            _say_kept(device, kept)
         out.show(found, lambda: compared_lines(found))
 
 
@@ -196,11 +202,15 @@ def _measure(
         say(f"measuring {', '.join(artifacts)} on {', '.join(urls)}")
         fleet = bench_devices(list(artifacts.values()), urls, options, worker=worker, ssh_config=ssh_config, keep=keep)
     for each in fleet:
-        for place in each.kept:
-            print(f"kept on {each.device}: {place}", file=sys.stderr)
+        _say_kept(each.device, each.kept)
     # A device that dropped out has the results of the artifacts before.
     pairs = [(name, one) for each in fleet for name, one in zip(artifacts, each.measurements, strict=False)]
     return pairs, [each.failure for each in fleet if each.failure is not None]
+
+
+def _say_kept(device: str, places: Iterable[str]) -> None:
+    for place in places:
+        print(f"kept on {device}: {place}", file=sys.stderr)
 
 
 def _measure_with_tool(
