@@ -19,8 +19,8 @@ READY, UNREACHABLE = "ready", "unreachable"
 
 @dataclass(frozen=True, slots=True)
 class DeviceStatus:
-    """One device. ``state`` is ``ready``, ``unreachable``, ``no space``, ``read-only``, ``not writable``, or adb's word
-    (``unauthorized``, ``offline``, ...)."""
+    """One device. ``state`` is ``ready``, ``unreachable``, ``no space``, ``read-only``, ``no folder``, ``not writable``, or adb's
+    word (``unauthorized``, ``offline``, ...)."""
 
     name: str  # what to give to --device
     url: str

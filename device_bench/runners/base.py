@@ -41,6 +41,7 @@ class NoPlaceError(DeviceError):
 PLACE_STATES = (
     ("no space", "no space", "free some space"),
     ("read-only", "read-only", "mount it writable"),
+    ("no such file", "no folder", "create it"),
     ("", "not writable", "allow this user to write there"),
 )
 

@@ -29,4 +29,5 @@ def test_a_full_host_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (found.state, list(tmp_path.iterdir())) == ("no space", [])
     assert f"{tmp_path}: no space: 4 kB free, 1024 needed" in found.detail
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
-    assert devices(["host"])[0].state == "not writable"
+    (found,) = devices(["host"])
+    assert (found.state, "No such file or directory); create it" in found.detail) == ("no folder", True)

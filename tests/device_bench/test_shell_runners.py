@@ -115,6 +115,7 @@ DF = "Filesystem 1024-blocks Used Available Capacity Mounted on\n{} 307200 30718
         ("mkdir", "echo 'mkdir: Read-only file system' >&2; exit 1", "read-only", "Read-only file system); mount it writable"),
         ("mkdir", "echo 'mkdir: No space left on device' >&2; exit 1", "no space", "No space left on device"),
         ("mkdir", "echo 'mkdir: Permission denied' >&2; exit 1", "not writable", "allow this user to write there"),
+        ("mkdir", "echo 'mkdir: No such file or directory' >&2; exit 1", "no folder", "No such file or directory); create it"),
         ("df", "exit 127", "ready", ""),
         ("df", f"cat <<'END'\n{DF.format('tmpfs').replace(' 12 ', ' 1200 ')}\nEND", "ready", ""),
     ],
@@ -251,7 +252,7 @@ def test_the_phone_is_the_only_one_or_named(lab: Bench, monkeypatch: pytest.Monk
     with pytest.raises(DeviceError, match="has no place for our files"), open_runner("adb://") as runner:
         pass
     assert next(call for call in reversed(lab.calls()) if "shell" in call)[:2] == ["-s", "B"]
-    assert devices(["adb://A"])[0].state == "not writable"
+    assert devices(["adb://A"])[0].state == "no folder"
     monkeypatch.setenv("ANDROID_SERIAL", "C")
     with pytest.raises(DeviceError, match="adb does not know it"), open_runner("adb://"):
         pass
