@@ -57,6 +57,11 @@ def test_lists_of_models(tmp_path: Path) -> None:
     path = tmp_path / "zoo.txt"
     path.write_text("# small ones\nhetnet width=16 blocks='[1, 1]'\n\nfile.py:make  # mine\n")
     assert _entries(str(path)) == [Entry("hetnet", {"width": 16, "blocks": [1, 1]}), Entry("file.py:make")]
+    path.write_text("""net.py:f names=["a]b", 1] # brackets in a string\nnet.py:f x={"k": "don't [\\"{ #"} y='[1, "]"]' z=2\n""")
+    assert _entries(str(path)) == [
+        Entry("net.py:f", {"names": ["a]b", 1]}),
+        Entry("net.py:f", {"x": {"k": "don't [\"{ #"}, "y": [1, "]"], "z": 2}),
+    ]
     path.write_text("# nothing\n")
     with pytest.raises(UsageError, match="names no model"):
         _entries(str(path))

@@ -130,18 +130,20 @@ def split_names(text: str) -> list[str]:
 
 
 def _quoted(line: str) -> str:
-    """The line with the quotes and spaces inside brackets kept from the shell's rules, so that ``x=["a", 1]`` is JSON still."""
-    found, depth, quote = "", 0, ""
+    """The line with the quotes and spaces inside brackets kept from the shell's rules, so that ``x=["a", 1]`` is JSON still.
+    Brackets inside a string of the JSON do not count."""
+    found, depth, quote, escaped = "", 0, "", False
     for char in line:
-        if quote and not depth:
-            quote = "" if char == quote else quote
-        elif char in "\"'" and not depth:
+        if quote:
+            quote = "" if char == quote and not escaped else quote
+            escaped = bool(depth) and char == "\\" and not escaped
+        elif char == '"' or (char == "'" and not depth):
             quote = char
         elif char in "[{":
             depth += 1
         elif char in "]}":
             depth = max(0, depth - 1)
-        found += f"\\{char}" if depth and not quote and char in "\"' \\#" else char
+        found += f"\\{char}" if depth and char in "\"' \\#" else char
     return found
 
 
