@@ -24,7 +24,7 @@ KEPT_SHARE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class SustainedPoint:
-    """One process of the run: its start in seconds, its median, and the device's state after it."""
+    """One process of the run: its start in seconds, its median, and the device's state while one more works, not measured."""
 
     at_s: float
     median_ns: float
@@ -90,7 +90,7 @@ def sustained(
                 at_s = clock() - start
                 run = place.process()
                 converged = converged and run.converged
-                state = reached.info()
+                state = place.watch()  # between two processes the clocks are those of an idle device
                 states.append(state)
                 frequencies = [core.current_khz for core in state.cores if core.current_khz]
                 points.append(

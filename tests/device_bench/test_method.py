@@ -70,6 +70,8 @@ def test_the_state_meanwhile_is_that_of_a_device_at_work(tiny: Path) -> None:
     with Working(FakeDevice()) as runner:
         result = bench_case(make_case(tiny / "tiny.onnx", seed=0), runner, QUICK, Launchers(runner))
     assert result.device.affinity is None
+    curve = sustained(tiny / "tiny.onnx", minutes=0.0001, runner=Working(FakeDevice()))
+    assert {point.frequency_khz for point in curve.points} == {2_400_000}
 
 
 @pytest.mark.parametrize(("each_s", "processes"), [(3.0, 4), (10.0, 1), (2.1, 5), (1.0, 5)])
