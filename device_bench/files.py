@@ -59,7 +59,4 @@ def _load(path: Path, kind: type[T]) -> list[T]:
     entries = data if isinstance(data, list) else [data]
     if not all(isinstance(entry, dict) for entry in entries):
         raise ArtifactError(f"'{path}' is not a file of {name}; make one with: {command}")
-    for other, (words, _) in KINDS.items():
-        if other != kind.__name__ and any(str(entry.get("schema")).startswith(f"edgefold.{other}/") for entry in entries):
-            raise ArtifactError(f"'{path}' holds {words}, expected {name}; make them with: {command}")
     return [from_dict(kind, entry) for entry in entries]

@@ -247,14 +247,16 @@ def from_dict(kind: type[T], data: dict[str, Any]) -> T:
     """The result that `to_dict` wrote.
 
     Raises:
-        ArtifactError: the data is of another kind, of a newer version, or does not fit the schema.
+        ArtifactError: the data is of another kind or version, or does not fit the schema.
     """
     from pydantic import TypeAdapter, ValidationError
 
     expected = f"edgefold.{kind.__name__}/{SCHEMA_VERSION}"
     found = data.get("schema")
     if found != expected:
-        raise ArtifactError(f"result has schema '{found}', expected '{expected}'; write it again with this version")
+        same = str(found).startswith(f"edgefold.{kind.__name__}/")
+        advice = "write it again with this version" if same else "give a file of that kind"
+        raise ArtifactError(f"result has schema '{found}', expected '{expected}'; {advice}")
     try:
         return TypeAdapter(kind).validate_python({key: value for key, value in data.items() if key != "schema"})
     except ValidationError as error:

@@ -185,11 +185,12 @@ def test_a_baseline_of_the_other_kind_is_refused_before_any_work(
     assert counted(COUNT, COUNT).code == 0
     ended = cli("bench", tiny / "tiny.onnx", "--device", "fake", "--baseline", tmp_path / "base.json")
     assert (ended.code, ended.stdout) == (2, "")
-    assert "holds instruction counts, expected measurements" in ended.stderr
+    words = "has schema 'edgefold.{}/1', expected 'edgefold.{}/1'; give a file of that kind"
+    assert words.format("InstructionCount", "Measurement") in ended.stderr
     (tmp_path / "times.json").write_text(cli("bench", tiny / "tiny.onnx", "--device", "fake", "--json").stdout)
     ended = cli("bench", tiny / "tiny.onnx", "--count", "instructions", "--baseline", tmp_path / "times.json")
     assert (ended.code, ended.stdout) == (2, "")
-    assert "holds measurements, expected instruction counts" in ended.stderr
+    assert words.format("Measurement", "InstructionCount") in ended.stderr
 
 
 def test_a_gate_that_lets_pass_says_by_how_much(cli: Cli, tiny: Path, tmp_path: Path) -> None:

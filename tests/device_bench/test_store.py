@@ -53,7 +53,8 @@ def test_files_hold_one_or_many(measure: Measure, tmp_path: Path) -> None:
     for content, message in (
         ("[3]", "is not a file of measurements"),
         ("{", "is not a file of measurements"),
-        ("{}", "has schema 'None'"),
+        ("{}", "has schema 'None', .* give a file of that kind"),
+        ('{"schema": "edgefold.Measurement/99"}', "write it again with this version"),
     ):
         (tmp_path / "bad.json").write_text(content)
         with pytest.raises(ArtifactError, match=message):
