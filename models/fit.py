@@ -8,9 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from edgefold.errors import UsageError
+from edgefold.errors import DataError, UsageError
 from edgefold.models.data import ImageSet, TrainingData
 from edgefold.models.loaded import quiet_errors
+from edgefold.preprocess import Preprocessing
 
 
 def fitted(data: TrainingData, module: nn.Module, example_inputs: Sequence[Tensor], name: str) -> TrainingData:
@@ -43,6 +44,32 @@ def fitted(data: TrainingData, module: nn.Module, example_inputs: Sequence[Tenso
             )
     _check_scores(module, found.train, name)
     return found
+
+
+def as_declared(data: TrainingData, prepare: Preprocessing | None) -> TrainingData:
+    """Pictures normalised, and their channels in the order, as a network declares; other data as it is.
+
+    Args:
+        data: pictures are uint8 (B, C, H, W), grey or RGB.
+        prepare: from pixels to the input; ``None`` where the network says nothing.
+
+    Raises:
+        DataError: the pictures have another number of channels.
+    """
+    if prepare is None or not data.train.pictures:
+        return data
+    channels = data.train.images.shape[1]
+    if prepare.channels != channels:
+        raise DataError(
+            f"the images of {data.name} have {channels} channels, the model takes {prepare.channels}; give fitting images"
+        )
+    scale = prepare.divisor / 255  # a set's mean and deviation are of pixels / 255
+    mean, std = (tuple(value * scale for value in values) for values in (prepare.mean, prepare.std))
+    train, test = (
+        replace(part, images=part.images.flip(1) if prepare.colour == "bgr" else part.images, mean=mean, std=std)
+        for part in (data.train, data.test)
+    )
+    return replace(data, train=train, test=test)
 
 
 def with_channels(data: TrainingData) -> TrainingData:

@@ -85,15 +85,15 @@ def train_qat(
         UsageError: the data's samples do not fit the network, or the loss became NaN or infinite.
     """
     from edgefold.batch import as_tensors
-    from edgefold.models.fit import fitted
+    from edgefold.models.fit import as_declared, fitted
     from edgefold.pipeline import fold, quantize_model
     from edgefold.quantize.calibrate import attach
     from edgefold.quantize.insert import insert_qdq
 
     options = options or QatOptions()
     start = time.perf_counter()
-    train, test = (_as_declared(images, network) for images in (data.train, data.test))
-    data = fitted(replace(data, train=train, test=test), network.module, as_tensors(network.example_inputs), network.name)
+    declared = as_declared(data, network.preprocessing)
+    data = fitted(declared, network.module, as_tensors(network.example_inputs), network.name)
     train, test = data.train, data.test
     if len(train) < options.batch_size:
         raise DataError(f"there are {len(train)} training images, fewer than a batch of {options.batch_size}; give more of them")
@@ -121,19 +121,6 @@ def train_qat(
         time_s=round(time.perf_counter() - start, 1),
     )
     return result, trained
-
-
-def _as_declared(images: ImageSet, network: Network) -> ImageSet:
-    """The images, normalised as the network declares."""
-    prepare = network.preprocessing
-    if prepare is None or not images.pictures:
-        return images
-    if prepare.channels != images.images.shape[1]:
-        raise DataError(
-            f"the images have {images.images.shape[1]} channels, the model takes {prepare.channels}; give fitting images"
-        )
-    scale = prepare.divisor / 255
-    return replace(images, mean=tuple(m * scale for m in prepare.mean), std=tuple(s * scale for s in prepare.std))
 
 
 def _train(

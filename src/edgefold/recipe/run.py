@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from edgefold.batch import as_tensors
 from edgefold.errors import UsageError, unknown_name
 from edgefold.models.data import TrainingData, load_training_data
-from edgefold.models.fit import fitted
+from edgefold.models.fit import as_declared, fitted
 from edgefold.models.loaded import refuse_fixed_graph
 from edgefold.network import Evaluation, Network, Progress, Quiet, ShipOptions
 from edgefold.recipe.schema import STAGES, ShipRecipe
@@ -142,18 +142,9 @@ def training_data(network: Network, data: TrainingData, name: str) -> TrainingDa
     """The data as the network takes it: normalised as it declares, in its shape.
 
     Raises:
-        UsageError: the two do not go together; see `edgefold.models.fit.fitted`.
+        InputError: the two do not go together; see `edgefold.models.fit.as_declared` and `edgefold.models.fit.fitted`.
     """
-    return fitted(_as_seen_by(network, data), network.module, as_tensors(network.example_inputs), name)
-
-
-def _as_seen_by(network: Network, data: TrainingData) -> TrainingData:
-    """The data with the normalisation of the network, where that is known."""
-    prepare = network.preprocessing
-    if prepare is None or len(prepare.mean) != len(data.train.mean) or prepare.divisor != 255 or not data.train.pictures:
-        return data
-    train, test = (replace(part, mean=prepare.mean, std=prepare.std) for part in (data.train, data.test))
-    return replace(data, train=train, test=test)
+    return fitted(as_declared(data, network.preprocessing), network.module, as_tensors(network.example_inputs), name)
 
 
 def _with_data(network: Network, data: TrainingData | None) -> Network:
