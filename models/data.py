@@ -44,6 +44,7 @@ FASHION_MNIST_MEAN: Final = (0.2860406,)
 FASHION_MNIST_STD: Final = (0.3530242,)
 
 
+_KNOWN_BY: Final = 16  # images that tell the order of their channels
 ARRAYS: Final = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -87,6 +88,13 @@ class TrainingData:
     train: ImageSet
     test: ImageSet
     sha256: str
+
+    @property
+    def prepared_sha256(self) -> str:
+        """The SHA-256 of ``sha256`` and of how the training images are prepared: mean, deviation, order of the channels."""
+        state = hashlib.sha256(f"{self.sha256} {self.train.mean} {self.train.std}".encode())
+        state.update(self.train.images[:_KNOWN_BY].contiguous().numpy().tobytes())
+        return state.hexdigest()
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

@@ -86,7 +86,7 @@ def train(
     model.to(memory_format=fast_layout(model))
     optimizer = make_optimizer(model, options)
     average = ExponentialAverage(model, options.ema_decay)
-    header = RunHeader(asdict(options), data.sha256, ())
+    header = RunHeader(asdict(options), data.prepared_sha256, ())
     if checkpoint is not None and checkpoint.exists():
         if not resume:
             raise OutputError(f"'{checkpoint}' exists already; resume that run, or choose another folder")

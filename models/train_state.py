@@ -1,8 +1,8 @@
 """What a training run is at an epoch boundary, and its checkpoint file.
 
 A checkpoint is one safetensors file: tensors ``model/…``, ``ema/…`` and ``optimizer/<parameter>/…``, and the metadata ``run``, a
-JSON object of the options, the data's hash and the history. Random numbers need no state of their own: each epoch draws from a
-generator seeded by the seed and the epoch's number.
+JSON object of the options, the hash of the data as it is prepared, and the history. Random numbers need no state of their own: each
+epoch draws from a generator seeded by the seed and the epoch's number.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class RunHeader:
     """What must be equal for a run to be the continuation of another, and its history so far."""
 
     options: Mapping[str, Any]
-    data_sha256: str
+    data_sha256: str  # `edgefold.models.data.TrainingData.prepared_sha256`
     history: tuple[Mapping[str, float], ...]
 
 
@@ -93,7 +93,10 @@ def load_training(
                 "a run is resumed with the same options"
             )
     if header.data_sha256 != expected.data_sha256:
-        raise UsageError(f"'{path}' was trained on other data (SHA-256 {header.data_sha256[:12]}…); resume it with the same data")
+        raise UsageError(
+            f"'{path}' was trained on other data, or on data prepared in another way (SHA-256 {header.data_sha256[:12]}…); "
+            "resume it with the same data and preprocessing"
+        )
     _restore(path, tensors, module, average, optimizer)
     return header
 

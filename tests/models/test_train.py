@@ -93,6 +93,9 @@ def test_resuming_refuses_what_does_not_fit(tiny_data: TrainingData, tiny_networ
         train(tiny_network(), tiny_data, replace(options, seed=5), out=tmp_path, resume=True, progress=False)
     with pytest.raises(UsageError, match="other data"):
         train(tiny_network(), replace(tiny_data, sha256="cd" * 32), options, out=tmp_path, resume=True, progress=False)
+    otherwise = replace(tiny_data, train=replace(tiny_data.train, mean=(0.5,)))
+    with pytest.raises(UsageError, match="prepared in another way"):
+        train(tiny_network(), otherwise, options, out=tmp_path, resume=True, progress=False)
     with pytest.raises(ModelError, match="of another network"):
         train(nn.Linear(3, 2), tiny_data, options, out=tmp_path, resume=True, progress=False)
     (tmp_path / CHECKPOINT_NAME).write_bytes(b"not a checkpoint")

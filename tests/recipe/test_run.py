@@ -123,6 +123,10 @@ def test_stages_are_kept_and_left_out(recipe: ShipRecipe, tmp_path: Path, monkey
         load_source(str(folder / "network.json"))
     with pytest.raises(AssertionError, match="must not be trained"):  # with other settings it is another stage
         run_stages(read_recipe(_changed(tmp_path, "flops = 0.5", "flops = 0.6")), tmp_path / "stages")
+    arrays = dict(np.load(tmp_path / "data.npz"))
+    np.savez(tmp_path / "data.npz", **arrays, mean=np.array([0.3]), std=np.array([0.2]))
+    with pytest.raises(AssertionError, match="must not be trained"):  # and so it is on data normalised otherwise
+        run_stages(recipe, tmp_path / "stages")
 
 
 def _changed(folder: Path, old: str, new: str) -> Path:

@@ -186,7 +186,7 @@ def distill(work: Work, teacher: nn.Module, settings: DistillSection, training: 
 
 def _after(work: Work, stage: str, settings: object, training: Training | None) -> str:
     """The hash of the network after a stage."""
-    trained = None if training is None or training.data is None else [training.data.sha256, training.options]
+    trained = None if training is None or training.data is None else [training.data.prepared_sha256, training.options]
     content = [work.state, stage, asdict(settings), trained]  # type: ignore[call-overload]  # a dataclass
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
