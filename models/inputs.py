@@ -14,6 +14,7 @@ Pictures are prepared as the network's preprocessing says; floats are taken as p
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from edgefold.batch import as_tensors
 from edgefold.errors import DataError
-from edgefold.models.data import ImageSet, load_npz, load_training_data, normalise, read_idx
+from edgefold.models.data import ImageSet, load_npz, load_training_data, read_idx
 from edgefold.models.fit import shaped
 from edgefold.models.pictures import class_folders, picture_files, read_pictures, spread
 from edgefold.models.source_files import function_of
@@ -213,13 +214,16 @@ def _one_array_an_input(arrays: Any, example: tuple[Tensor, ...], prepare: Prepr
 
 def _of_set(images: ImageSet, prepare: Preprocessing | None, limit: int, example: tuple[Tensor, ...]) -> Tensor:
     """Images of a data set, prepared with the network's own mean and deviation where it has some; floats with the set's."""
-    images = shaped(images, tuple(example[0].shape[1:])) if len(example) == 1 else images
-    pixels = images.images[:limit]
-    if prepare is None or not images.pictures:
-        return normalise(pixels, images.mean, images.std)
-    if prepare.channels != pixels.shape[1]:
-        raise DataError(f"the images have {pixels.shape[1]} channels, the model takes {prepare.channels}; give fitting images")
-    return _stacked(list(_given(pixels, prepare, "the data set")))[0]
+    images = replace(images, images=images.images[:limit], labels=images.labels[:limit])
+    if prepare is not None and images.pictures:
+        channels = images.images.shape[1]
+        if prepare.channels != channels:
+            raise DataError(f"the images have {channels} channels, the model takes {prepare.channels}; give fitting images")
+        (floats,) = _stacked(list(_given(images.images, prepare, "the data set")))
+        images = replace(images, images=floats, mean=(), std=())
+    if len(example) == 1:
+        images = shaped(images, tuple(example[0].shape[1:]))
+    return images.normalised()
 
 
 def _stacked(samples: Inputs) -> tuple[Tensor, ...]:

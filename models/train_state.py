@@ -1,8 +1,8 @@
 """What a training run is at an epoch boundary, and its checkpoint file.
 
 A checkpoint is one safetensors file: tensors ``model/…``, ``ema/…`` and ``optimizer/<parameter>/…``, and the metadata ``run``, a
-JSON object of the options, the hash of the data as it is prepared, and the history. Random numbers need no state of their own: each
-epoch draws from a generator seeded by the seed and the epoch's number.
+JSON object of the options, the hash of the data as it is prepared, and the history. Random numbers need no state of their own:
+each epoch draws from a generator seeded by the seed and the epoch's number.
 """
 
 from __future__ import annotations

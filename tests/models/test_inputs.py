@@ -78,6 +78,21 @@ def test_one_idx_file_of_images(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, _expected(pixels, GREY), atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 6, 8), (1, 6, 8)])
+def test_grey_pictures_of_a_data_set_are_prepared_as_declared(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """Also for a network that takes them without an axis for channels."""
+    pixels = _pixels(5, 1)
+    labels = np.arange(5) % 2
+    path = tmp_path / "data.npz"
+    np.savez(path, train_images=pixels[..., 0], train_labels=labels, test_images=pixels[1:, ..., 0], test_labels=labels[1:])
+    example = (torch.zeros(shape),)
+    expected = _expected(pixels, GREY).reshape(5, *shape[1:])
+    found = _stack(read_calibration(str(path), example, GREY, limit=4))
+    np.testing.assert_allclose(found, expected[:4], atol=1e-6)
+    inputs, _, _ = read_evaluation(str(path), GREY, (), example)
+    np.testing.assert_allclose(inputs[0].numpy(), expected[1:], atol=1e-6)
+
+
 def test_an_npz_with_one_array_an_input(tmp_path: Path) -> None:
     left, right = np.ones((3, 1, 6, 8), np.float32), np.zeros((3, 4), np.float32)
     np.savez(tmp_path / "x.npz", left=left, right=right)
