@@ -89,10 +89,15 @@ def refuse_fixed_graph(module: nn.Module, name: str, purpose: str) -> None:
     try:
         module.train(module.training)
     except NotImplementedError as error:
-        raise UnsupportedError(
-            f"'{name}' is an exported program (.pt2), whose graph is fixed, and cannot be {purpose}; "
-            "give the Python source that it was exported from, as in model.py:make_model"
-        ) from error
+        raise fixed_graph(name, purpose) from error
+
+
+def fixed_graph(name: str, purpose: str) -> UnsupportedError:
+    """The error for an exported program where layers must change or train."""
+    return UnsupportedError(
+        f"'{name}' is an exported program (.pt2), whose graph is fixed, and cannot be {purpose}; "
+        "give the Python source that it was exported from, as in model.py:make_model"
+    )
 
 
 @contextmanager

@@ -37,6 +37,7 @@ from edgefold.artifact import atomic_path
 from edgefold.errors import OutputError, UsageError
 from edgefold.models.data import TrainingData
 from edgefold.models.evaluate import top1
+from edgefold.models.loaded import refuse_fixed_graph
 from edgefold.models.packing import save_weights
 from edgefold.models.train_loop import Objective, cross_entropy, fast_layout, make_optimizer, progress_bar, run_epoch
 from edgefold.models.train_options import EpochMetrics, TrainOptions, TrainResult, check_options
@@ -74,12 +75,14 @@ def train(
         on_epoch: called with the metrics after each epoch.
 
     Raises:
+        UnsupportedError: the model is an exported program.
         UsageError: impossible options, or a checkpoint of a run with other options; or the loss became NaN or infinite.
         OutputError: ``out`` holds a checkpoint and ``resume`` is not set.
         ModelError: the checkpoint is damaged or of another network.
     """
     options = TrainOptions() if options is None else options
     check_options(options)
+    refuse_fixed_graph(model, type(model).__name__, "trained")
     if resume and out is None:
         raise UsageError("resume is set, but there is no output folder to resume from; give the folder of the run")
     checkpoint = None if out is None else out / CHECKPOINT_NAME

@@ -14,9 +14,10 @@ from torch import nn
 
 from edgefold.errors import UnsupportedError
 from edgefold.models.count import count_cost
-from edgefold.models.data import load_npz
+from edgefold.models.data import load_npz, load_training_data
 from edgefold.models.prune import macs_target, prune_channels
 from edgefold.models.sources import load_source
+from edgefold.models.train import train
 from tests.models.onnx_files import model_of, saved
 
 Cli = Callable[..., Any]
@@ -60,6 +61,23 @@ def test_an_exported_program_is_refused_by_name(cli: Cli, data: Path, tmp_path: 
         assert "give the Python source" in words
     with pytest.raises(UnsupportedError, match="cannot be pruned"):
         prune_channels(load_source(str(path), trust=True).module, (EXAMPLE,), lambda _: True)
+
+
+def test_a_factory_that_loads_an_exported_program_is_refused(cli: Cli, data: Path, tmp_path: Path) -> None:
+    path = program(tmp_path / "net.pt2", dynamic=True)
+    (tmp_path / "net.py").write_text(
+        "import torch\nexample_inputs = torch.zeros(1, 1, 8, 8)\n"
+        f"def make():\n    return torch.export.load({str(path)!r}).module()\n"
+    )
+    name = f"{tmp_path / 'net.py'}:make"
+    refused = cli("train", name, "-o", "x", "--data", data)
+    words = " ".join(refused.stderr.split())
+    assert refused.code == 2, words
+    assert "net.py:make' is an exported program" in words
+    assert "cannot be trained" in words
+    assert "Traceback" not in refused.stderr
+    with pytest.raises(UnsupportedError, match="cannot be trained"):
+        train(load_source(name).module, load_training_data(data), progress=False)
 
 
 def test_an_exported_program_teaches_if_its_batch_is_open(cli: Cli, data: Path, tmp_path: Path) -> None:

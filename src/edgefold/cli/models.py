@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgefold.cli.options import Arg, Json, Weights
-from edgefold.errors import UnsupportedError, UsageError
+from edgefold.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -137,16 +137,15 @@ def _train_source(
     from edgefold.cli.sources import arguments
     from edgefold.models.data import load_training_data
     from edgefold.models.derived import read_record, write_derived
+    from edgefold.models.loaded import fixed_graph, refuse_fixed_graph
     from edgefold.models.train import train as run
     from edgefold.recipe.run import training_data
     from edgefold.recipe.stages import start
 
     if choice.name.endswith(".pt2"):
-        raise UnsupportedError(
-            f"'{choice.name}' is an exported program, whose graph is fixed, and cannot be trained; "
-            "give the Python source that it was exported from, as in model.py:make_model"
-        )
+        raise fixed_graph(choice.name, "trained")  # without loading it, which can run code
     network = choice.load()
+    refuse_fixed_graph(network.module, choice.name, "trained")
     source = training_data(network, load_training_data(data[0], image_size=data[1]), choice.name)
     work = start(network, choice.name, arguments(choice.arg or []))
     result = run(network.module, source, options, out=folder, resume=resume)
