@@ -28,12 +28,13 @@ def fitted(data: TrainingData, module: nn.Module, example_inputs: Sequence[Tenso
 
     Raises:
         UsageError: the network takes several inputs or none of floats, or samples of another shape; or it does not run on a batch
-            of samples, or does not give a score for each class.
+            of samples, or does not give a score for each class; or the data's mean or deviation does not fit its samples.
     """
     if len(example_inputs) != 1 or not example_inputs[0].is_floating_point():
         kinds = ", ".join(f"{str(each.dtype).removeprefix('torch.')} {tuple(each.shape)}" for each in example_inputs)
         raise UsageError(f"model '{name}' takes the inputs {kinds}, expected one of floats; train it with your own code")
     wanted = tuple(example_inputs[0].shape[1:])
+    _check_statistics(data)
     found = replace(data, train=shaped(data.train, wanted), test=shaped(data.test, wanted))
     for part in (found.train, found.test):
         sample = tuple(part.images.shape[1:])
@@ -76,8 +77,9 @@ def with_channels(data: TrainingData) -> TrainingData:
     """The data as images (B, C, H, W): floats (B, H, W) get an axis for one channel.
 
     Raises:
-        UsageError: samples of another number of dimensions.
+        UsageError: samples of another number of dimensions, or a mean or deviation that does not fit them.
     """
+    _check_statistics(data)
     sample = tuple(data.train.images.shape[1:])
     if len(sample) == 3:
         return data
@@ -101,11 +103,23 @@ def shaped(data: ImageSet, wanted: tuple[int, ...]) -> ImageSet:
     return replace(data, images=data.images.unsqueeze(1))
 
 
+def _check_statistics(data: TrainingData) -> None:
+    """One mean and one deviation for each channel (axis 1), or for all channels, or none."""
+    for part in (data.train, data.test):
+        channels = part.images.shape[1]
+        if len(part.mean) != len(part.std) or len(part.mean) not in (0, 1, channels):
+            raise UsageError(
+                f"{data.name} has {channels} channels, but {len(part.mean)} means and {len(part.std)} deviations; "
+                "give one of each a channel"
+            )
+
+
 def _check_scores(module: nn.Module, data: ImageSet, name: str) -> None:
     """Runs one sample and two samples through the network."""
+    batches = (data.normalised(0, 1), data.normalised(0, 2))
     try:
         with torch.no_grad(), quiet_errors():
-            for batch in (data.normalised(0, 1), data.normalised(0, 2)):
+            for batch in batches:
                 scores = module(batch)
     except Exception as error:  # of the user's own code
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from edgefold.errors import DataError
+from edgefold.errors import DataError, UsageError
 from edgefold.models.data import ImageSet, TrainingData
-from edgefold.models.fit import as_declared
+from edgefold.models.fit import as_declared, fitted, with_channels
 from edgefold.network import Network
 from edgefold.preprocess import Preprocessing
 from edgefold.recipe.run import training_data
@@ -49,6 +49,18 @@ def test_recipes_and_training_take_a_divisor_of_their_own() -> None:
     found = training_data(network, data, "net").train.normalised().numpy()
     expected = np.concatenate([declared(image[0]) for image in data.train.images.numpy()])
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("mean", "std"), [((0.4, 0.4), (0.2, 0.2)), ((0.4,) * 3, (0.2,))])
+def test_another_number_of_means_than_channels_is_refused(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    data = pictures(3)
+    wrong = replace(data, train=replace(data.train, mean=mean, std=std))
+    module = nn.Sequential(nn.Flatten(), nn.Linear(144, 2))
+    words = f"has 3 channels, but {len(mean)} means and {len(std)} deviations"
+    with pytest.raises(UsageError, match=words):
+        fitted(wrong, module, [torch.zeros(1, 3, 6, 8)], "net")
+    with pytest.raises(UsageError, match=words):
+        with_channels(wrong)
 
 
 def test_what_is_no_picture_stays_and_other_channels_are_refused() -> None:
