@@ -209,13 +209,24 @@ def image_set(
         tensor = torch.from_numpy(np.ascontiguousarray(images if images.ndim == 4 else images[:, None]))
     channels = tensor.shape[1]
     names = classes if classes is not None else tuple(str(label) for label in range(count))
+    _refuse_half({"mean": mean, "std": std}, source)
     default = () if floats else (0.5,) * channels
     mean = default if mean is None else mean
     std = default if std is None else std
     fitting = len(mean) == len(std) and len(mean) in (channels, *((0, 1) if floats else ()))
-    if not fitting or min(std, default=1.0) <= 0:
-        raise DataError(f"'{source}' has {channels} channels, but mean {mean} and std {std}; expected one positive std a channel")
+    if not fitting or not all(0 < value < math.inf for value in std) or not all(map(math.isfinite, mean)):
+        raise DataError(
+            f"'{source}' has {channels} channels, but mean {mean} and std {std}; "
+            "expected one finite mean and one positive std a channel"
+        )
     return ImageSet(tensor, torch.from_numpy(labels.astype(np.int64)), names, mean, std)
+
+
+def _refuse_half(given: Mapping[str, object], source: str) -> None:
+    """A mean without a deviation, or the other way round."""
+    lone = [key for key in ("mean", "std") if given.get(key) is not None]
+    if len(lone) == 1:
+        raise DataError(f"'{source}' has {lone[0]} alone, expected both mean and std; give both or none")
 
 
 def read_fashion_mnist(folder: Path = FASHION_MNIST_FOLDER) -> TrainingData:
@@ -290,6 +301,7 @@ def from_arrays(arrays: Mapping[str, npt.NDArray[Any]], name: str, source: str) 
             f"'{source}' has train_images of {arrays['train_images'].dtype} and test_images of {arrays['test_images'].dtype}, "
             "expected one type; store both as uint8 pixels or both as floats"
         )
+    _refuse_half(arrays, source)
     digest = hashlib.sha256()
     for key in ARRAYS:
         digest.update(np.ascontiguousarray(arrays[key]).tobytes())

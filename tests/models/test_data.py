@@ -16,6 +16,7 @@ from edgefold.models.data import (
     FASHION_MNIST_MEAN,
     FASHION_MNIST_STD,
     ImageSet,
+    image_set,
     load_training_data,
     normalise,
     read_fashion_mnist,
@@ -126,6 +127,21 @@ def test_bad_npz(tmp_path: Path) -> None:
         load_training_data(npz(tmp_path / "int.npz", train_images=IMAGES.astype(np.int32)))
     with pytest.raises(DataError, match="train_images of float64 and test_images of uint8, expected one type"):
         load_training_data(npz(tmp_path / "float.npz", train_images=IMAGES.astype(float)))
+
+
+@pytest.mark.parametrize(("mean", "std"), [([0.5], [np.nan]), ([np.nan], [0.5]), ([0.5], [np.inf]), ([0.5], [0.0])])
+def test_a_mean_and_a_std_are_numbers(tmp_path: Path, mean: list[float], std: list[float]) -> None:
+    with pytest.raises(DataError, match="expected one finite mean and one positive std"):
+        load_training_data(npz(tmp_path / "set.npz", mean=np.array(mean), std=np.array(std)))
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_a_mean_without_a_std_is_refused(tmp_path: Path, name: str) -> None:
+    for changes in ({}, {"train_images": IMAGES / 255, "test_images": IMAGES[:2] / 255}):
+        with pytest.raises(DataError, match=f"has {name} alone, expected both"):
+            load_training_data(npz(tmp_path / "set.npz", **changes, **{name: np.array([0.5])}))
+    with pytest.raises(DataError, match=f"has {name} alone, expected both"):
+        image_set(IMAGES, LABELS, "arrays", **{name: (0.5,)})  # type: ignore[arg-type]  # mypy takes it for classes
 
 
 def test_floats_of_any_shape(tmp_path: Path) -> None:
