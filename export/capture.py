@@ -13,7 +13,7 @@ from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
 from edgefold.batch import Batch, as_tensors, refuse_labels
-from edgefold.errors import ModelError, UnsupportedError
+from edgefold.errors import ModelError, UnsupportedError, first_line
 from edgefold.export.constants import fold_constants
 from edgefold.export.program import Program
 
@@ -115,12 +115,6 @@ def run_once(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tens
             f"model {type(module).__name__} fails on inputs of shape {shapes}: {first_line(error)}; "
             "give example inputs of the shape and type that it expects"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, without its final stop, to stand inside a sentence."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")
 
 
 def _output_names(spec: pytree.TreeSpec) -> tuple[str, ...]:

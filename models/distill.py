@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgefold.errors import ModelError, UsageError
+from edgefold.errors import ModelError, UsageError, first_line
 from edgefold.models.data import TrainingData
 from edgefold.models.hints import Hints
 from edgefold.models.loaded import in_eval_mode, quiet_errors, refuse_fixed_graph
@@ -186,10 +186,9 @@ def _lesson(teacher: nn.Module, images: Tensor) -> Tensor:
         with quiet_errors():
             lesson = teacher(images)
     except Exception as error:  # of anyone's code
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"the teacher does not run on samples of shape {tuple(images.shape)} ({reason}); choose one that takes the student's "
-            "samples in batches of any size (a .pt2 or .onnx file may be fixed to its example's: give its Python source)"
+            f"the teacher does not run on samples of shape {tuple(images.shape)} ({first_line(error)}); "
+            "choose one that takes the student's samples in batches of any size (a .pt2 or .onnx file may be fixed to its example's: give its Python source)"
         ) from error
     if not isinstance(lesson, Tensor):
         raise ModelError(f"the teacher gives a {type(lesson).__name__}, expected scores (B, classes); choose a classifier")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from edgefold.errors import DataError, UsageError
+from edgefold.errors import DataError, UsageError, first_line
 from edgefold.models.data import ImageSet, TrainingData
 from edgefold.models.loaded import quiet_errors
 from edgefold.preprocess import Preprocessing
@@ -122,9 +122,8 @@ def _check_scores(module: nn.Module, data: ImageSet, name: str) -> None:
             for batch in batches:
                 scores = module(batch)
     except Exception as error:  # of the user's own code
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
-            f"model '{name}' does not run on samples of shape {tuple(batch.shape)} ({reason}); "
+            f"model '{name}' does not run on samples of shape {tuple(batch.shape)} ({first_line(error)}); "
             "training needs a network that takes batches of any size"
         ) from error
     if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != len(batch):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from edgefold.errors import MissingExtraError, ModelError, UnsupportedError
+from edgefold.errors import MissingExtraError, ModelError, UnsupportedError, first_line
 from edgefold.models.blocks.hetconv import HetConv2d, hetconv_mask
 from edgefold.models.blocks.locally_connected import LocallyConnected2d
 from edgefold.models.blocks.masked import MaskedConv2d
@@ -232,7 +232,7 @@ def _check_outputs(before: nn.Module, after: nn.Module, example_inputs: tuple[Te
             shapes = [_shapes(network.eval()(*example_inputs)) for network in (before, after)]
     except RuntimeError as error:
         raise ModelError(
-            f"{type(before).__name__} does not run after channels were removed: {str(error).splitlines()[0]}; it cannot be pruned"
+            f"{type(before).__name__} does not run after channels were removed: {first_line(error)}; it cannot be pruned"
         ) from error
     finally:
         before.train(mode)

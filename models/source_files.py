@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgefold.errors import ModelError, UsageError, unknown_name
+from edgefold.errors import ModelError, UsageError, first_line, unknown_name
 from edgefold.models.loaded import LoadedModel, example_image
 from edgefold.models.packing import load_weights, unpack_state
 from edgefold.preprocess import Preprocessing
@@ -142,8 +142,7 @@ def from_exported(path: Path) -> LoadedModel:
         with _torch_export_quiet():
             program = torch.export.load(path)
     except (RuntimeError, OSError, ValueError, KeyError, AssertionError, UnpicklingError, zipfile.BadZipFile) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ModelError(f"'{path}' is not an exported program: {reason}; save it with torch.export.save") from error
+        raise ModelError(f"'{path}' is not an exported program: {first_line(error)}; save it with torch.export.save") from error
     if program.example_inputs is None:
         raise ModelError(f"'{path}' holds no example inputs; export it anew with torch.export.export(module, example_inputs)")
     arguments, keywords = program.example_inputs
@@ -183,7 +182,7 @@ def _reason(error: Exception) -> str:
     found = re.search(r"GLOBAL ([\w.]+)", text)
     if isinstance(error, UnpicklingError) and "weights_only" in text:
         return f"it holds Python objects, of '{found[1]}'" if found else "it holds Python objects"
-    return re.sub(r"\x1b\[[0-9;]*m", "", (text or type(error).__name__).splitlines()[0])
+    return re.sub(r"\x1b\[[0-9;]*m", "", first_line(error))
 
 
 def load_state(module: nn.Module, path: Path) -> None:

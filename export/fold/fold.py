@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgefold.batch import Batch
-from edgefold.errors import CheckError, ModelError, UnsupportedError
-from edgefold.export.capture import as_arguments, capture, first_line
+from edgefold.errors import CheckError, ModelError, UnsupportedError, first_line
+from edgefold.export.capture import as_arguments, capture
 from edgefold.export.fold.graph import fold_regions
 from edgefold.export.fold.modules import Decision, Progress, fold_modules
 from edgefold.export.fold.record import Recorder, recorder, same

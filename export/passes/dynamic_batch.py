@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from edgefold.errors import UnsupportedError
+from edgefold.errors import UnsupportedError, first_line
 from edgefold.export.passes.infra import clone
 
 _RESHAPES: Final = frozenset(
@@ -63,7 +63,7 @@ def _check(graph: GraphModule, opened: GraphModule, examples: Sequence[Tensor]) 
         try:
             value = both.step(twin)
         except Exception as error:  # torch raises whatever its kernels raise
-            reason = str(error).splitlines()[0].rstrip(".")
+            reason = first_line(error)
         if node.op == "placeholder" or any(source.name in depends for source in node.all_input_nodes):
             depends.add(node.name)
             reason = reason or _difference(parts, value)

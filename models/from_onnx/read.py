@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from edgefold.errors import ModelError, UnsupportedError
+from edgefold.errors import ModelError, UnsupportedError, first_line
 
 if TYPE_CHECKING:
     import onnx
@@ -47,7 +47,7 @@ def read_model(path: Path) -> ir.Model:
     except (ModelError, UnsupportedError):
         raise
     except Exception as error:  # the reader raises whatever a malformed message leads it to
-        reason = "its graph has a cycle" if "cycle" in str(error).lower() else _reason(error)
+        reason = "its graph has a cycle" if "cycle" in str(error).lower() else first_line(error)
         raise ModelError(f"'{path}' is not a sound ONNX model: {reason}; export it anew") from error
     _check_ops(model, path)
     return model
@@ -212,7 +212,3 @@ def _check_ops(model: ir.Model, path: Path) -> None:
             raise UnsupportedError(
                 f"'{path}' has op {node.op_type} of domain '{node.domain}' in {place}, expected standard ONNX ops; export it anew"
             )
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Generator, Tensor
 
-from edgefold.errors import EdgefoldError, ModelError, UnsupportedError, UsageError
+from edgefold.errors import EdgefoldError, ModelError, UnsupportedError, UsageError, first_line
 from edgefold.models.from_onnx.build import MAX_ELEMENTS, Builder, Operand, identifier
 from edgefold.models.from_onnx.elementwise import DTYPES
 from edgefold.models.from_onnx.op import Op, Result
@@ -119,8 +119,9 @@ def _translate(node: ir.Node, number: int, opset: int, builder: Builder, found: 
     except EdgefoldError:
         raise
     except Exception as error:  # torch raises whatever its checks of sizes and types raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise ModelError(f"{node.op_type} in {place} does not fit its inputs: {reason}; export the model anew") from error
+        raise ModelError(
+            f"{node.op_type} in {place} does not fit its inputs: {first_line(error)}; export the model anew"
+        ) from error
     for value, operand in zip(node.outputs, results if isinstance(results, tuple) else (results,), strict=False):
         found[value] = operand
 

@@ -84,6 +84,12 @@ class DeviceError(RuntimeFailure):
     """A device is out of reach or in a state in which it cannot be used."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, without its final stop, to stand inside a sentence; its type if it has no text."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")
+
+
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UsageError:
     """The error for a name that is not in a list, with the nearest valid name."""
     names = sorted(valid)

@@ -255,3 +255,20 @@ def test_torch_pruning_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
     with pytest.raises(MissingExtraError, match=r"'torch-pruning'.*edgefold\[prune\]"):
         channel_axes(nn.Sequential(nn.Conv2d(1, 2, 3)), X)
+
+
+def test_an_error_without_text_after_pruning_is_named_by_its_type() -> None:
+    class Picky(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 8, 3)
+            self.head = nn.Conv2d(8, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.conv.out_channels < 8:
+                raise RuntimeError
+            found: Tensor = self.head(self.conv(x))
+            return found
+
+    with pytest.raises(ModelError, match="does not run after channels were removed: RuntimeError"):
+        prune_channels(Picky().eval(), X, lambda _: True)
