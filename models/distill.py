@@ -165,10 +165,12 @@ def _both(student: nn.Module, teacher: nn.Module, images: Tensor) -> None:
     """One pass through both, in eval mode, so that hints see their maps; checks that the answers can be compared."""
     was = student.training
     student.eval()
-    with torch.no_grad():
-        _lesson(teacher, images[:1])  # of another size: a graph may be fixed to that of its example
-        answer, lesson = student(images), _lesson(teacher, images)
-    student.train(was)
+    try:
+        with torch.no_grad():
+            _lesson(teacher, images[:1])  # of another size: a graph may be fixed to that of its example
+            answer, lesson = student(images), _lesson(teacher, images)
+    finally:
+        student.train(was)
     if answer.shape != lesson.shape:
         raise ModelError(
             f"the student gives logits of shape {tuple(answer.shape)}, the teacher {tuple(lesson.shape)}; "
@@ -188,7 +190,8 @@ def _lesson(teacher: nn.Module, images: Tensor) -> Tensor:
     except Exception as error:  # of anyone's code
         raise ModelError(
             f"the teacher does not run on samples of shape {tuple(images.shape)} ({first_line(error)}); "
-            "choose one that takes the student's samples in batches of any size (a .pt2 or .onnx file may be fixed to its example's: give its Python source)"
+            "choose one that takes the student's samples in batches of any size "
+            "(a .pt2 or .onnx file may be fixed to its example's: give its Python source)"
         ) from error
     if not isinstance(lesson, Tensor):
         raise ModelError(f"the teacher gives a {type(lesson).__name__}, expected scores (B, classes); choose a classifier")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
@@ -102,6 +103,11 @@ def fixed_graph(name: str, purpose: str) -> UnsupportedError:
 
 @contextmanager
 def quiet_errors() -> Iterator[None]:
-    """Without the traceback that a module of `torch.fx`, as made of an ``.onnx`` file, prints before it raises."""
-    with redirect_stderr(io.StringIO()):
+    """Without the traceback that a module of `torch.fx`, as made of an ``.onnx`` file, prints before it raises.
+
+    What is written where nothing is raised is passed on at the end.
+    """
+    kept = io.StringIO()
+    with redirect_stderr(kept):
         yield
+    sys.stderr.write(kept.getvalue())

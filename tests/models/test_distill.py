@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from edgefold.errors import ModelError, UsageError
 from edgefold.models.data import TrainingData
 from edgefold.models.distill import DistillOptions, distill, distillation_loss
 from edgefold.models.hints import Hints
+from edgefold.models.loaded import quiet_errors
 from edgefold.models.packing import load_weights
 from edgefold.models.train import WEIGHTS_NAME, TrainOptions, train
 
@@ -143,3 +145,25 @@ def test_other_classes_are_refused(tiny_data: TrainingData, tiny_network: Make) 
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     with pytest.raises(ModelError, match=r"logits of shape \(2, 2\), the teacher \(2, 3\)"):
         distill(tiny_network(), teacher, tiny_data, OPTIONS, progress=False)
+
+
+def test_a_teacher_that_fails_leaves_the_student_in_its_mode(tiny_data: TrainingData, tiny_network: Make) -> None:
+    student = tiny_network().train()
+    with pytest.raises(ModelError, match="the teacher does not run on samples"):
+        distill(student, nn.Linear(3, 2), tiny_data, OPTIONS, progress=False)
+    assert student.training
+    assert all(part.training for part in student.modules())
+
+
+def test_what_a_teacher_says_is_heard_unless_it_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    with quiet_errors():
+        print("a warning of the network", file=sys.stderr)
+    assert capsys.readouterr().err == "a warning of the network\n"
+
+    def fails() -> None:
+        print("a traceback", file=sys.stderr)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"), quiet_errors():
+        fails()
+    assert capsys.readouterr().err == ""
