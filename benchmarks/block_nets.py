@@ -19,16 +19,13 @@ from typing import Any, Final
 from torch import nn
 
 from edgefold.models.blocks import (
-    CBAM,
-    EfficientChannelAttention,
     InvertedResidual,
     LocallyConnected2d,
     ShuffleUnit,
     ShuffleUnitV2,
-    SpatialAttention,
-    SqueezeExcite,
     conv_factory,
 )
+from edgefold.models.blocks.choose import ATTENTIONS
 from edgefold.models.nets.common import Classifier, conv_bn_act
 
 SIZE: Final = 28  # of the images
@@ -43,13 +40,7 @@ UNITS: Final[dict[str, Callable[..., nn.Module]]] = {
     "shuffle-v2": ShuffleUnitV2,
     **{f"shuffle:{groups}": partial(ShuffleUnit, groups=groups) for groups in SWEPT},
 }
-# With the hard sigmoid, whose INT8 form is exact enough in every runtime.
-ATTENTION: Final[dict[str, Callable[..., nn.Module]]] = {
-    "se": partial(SqueezeExcite, gate_name="hardsigmoid"),
-    "eca": partial(EfficientChannelAttention, gate_name="hardsigmoid"),
-    "spatial": lambda channels: SpatialAttention(gate_name="hardsigmoid"),
-    "cbam": partial(CBAM, gate_name="hardsigmoid"),
-}
+ATTENTION: Final = ("se", "eca", "spatial", "cbam")
 LOCAL: Final = "locally-connected"
 CONVOLUTIONS: Final = (
     "standard",
@@ -92,6 +83,6 @@ def make_network(name: str) -> nn.Module:
             conv = make(inputs, outputs, 3, stride=stride, padding=1, bias=False)
             layers += [conv, nn.BatchNorm2d(outputs), nn.ReLU()]
         if attention:
-            layers.append(ATTENTION[attention](outputs))
+            layers.append(ATTENTIONS[attention](outputs))
         size = math.ceil(size / stride)
     return Classifier(name, nn.Sequential(*layers), BODY[-1][1], 10, (1, SIZE, SIZE))

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from edgefold.artifact import sha256_of
 
-WEIGHTS_NAME: Final = "weights.safetensors"  # beside the record of a derived network
+WEIGHTS_NAME: Final = "weights.safetensors"  # of a training run, and beside the record of a derived network
 _CHECKPOINTS: Final = "edgefold.models.checkpoints"
 _EXTERNAL: Final = 1  # TensorProto.EXTERNAL
 
@@ -50,7 +50,7 @@ def _parts(name: str, seen: frozenset[Path]) -> tuple[list[Path], list[str]]:
     path = Path(file if file.endswith(".py") else name)
     if not path.is_file():
         checkpoint = Path(str(importlib.resources.files(_CHECKPOINTS))) / f"{path.name}.safetensors"
-        return ([checkpoint] if checkpoint.is_file() else []), []
+        return ([checkpoint] if path.name == name and checkpoint.is_file() else []), []
     if path.suffix == ".py":
         return list(_imported(path)), []
     if path.suffix == ".onnx":

@@ -37,6 +37,7 @@ from edgefold.artifact import atomic_path
 from edgefold.errors import OutputError, UsageError
 from edgefold.models.data import TrainingData
 from edgefold.models.evaluate import top1
+from edgefold.models.fingerprint import WEIGHTS_NAME
 from edgefold.models.loaded import refuse_fixed_graph
 from edgefold.models.packing import save_weights
 from edgefold.models.train_loop import Objective, cross_entropy, fast_layout, make_optimizer, progress_bar, run_epoch
@@ -47,7 +48,6 @@ from edgefold.results import to_json
 __all__ = ["CHECKPOINT_NAME", "WEIGHTS_NAME", "EpochMetrics", "Objective", "TrainOptions", "TrainResult", "train"]
 
 CHECKPOINT_NAME: Final = "training.safetensors"
-WEIGHTS_NAME: Final = "weights.safetensors"
 
 
 def train(

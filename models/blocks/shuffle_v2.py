@@ -14,7 +14,6 @@ from edgefold.models.blocks.arguments import (
     Geometry,
     IntPair,
     check_channels,
-    check_divides,
     check_flag,
     check_joinable,
     check_places,
@@ -30,7 +29,8 @@ def _checked(
     """The geometry, once all arguments are known to be possible."""
     block = "ShuffleUnitV2"
     check_channels(block, in_channels, out_channels)
-    check_divides(block, ("the number of branches", 2), out_channels=out_channels)
+    if out_channels % 2:
+        raise UsageError(f"{block}: out_channels is {out_channels}, expected an even number, half for each branch")
     geometry = unit_geometry(block, kernel_size, stride, padding, dilation)
     if not geometry.strided:
         if in_channels != out_channels:

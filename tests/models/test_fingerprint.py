@@ -21,7 +21,10 @@ def test_a_file_counts_by_its_bytes_not_its_place(tmp_path: Path) -> None:
         digests.append(source_digest(f"{path}:make"))
     assert digests[0] == digests[2] != digests[1]
     assert source_digest("timm:lcnet_050") == source_digest("hetnet") == ""
-    assert source_digest("hetnet-fmnist") != source_digest("dualnet-fmnist") != ""
+    checkpoints = source_digest("hetnet-fmnist"), source_digest("dualnet-fmnist")
+    assert "" not in checkpoints
+    assert checkpoints[0] != checkpoints[1]
+    assert source_digest("elsewhere/hetnet-fmnist") == ""
 
 
 @pytest.mark.parametrize("changed", ["layers.py", "blocks/__init__.py", "blocks/unit.py", "blocks/deep.py"])

@@ -170,7 +170,11 @@ def test_poolings_have_no_weights_and_read_their_windows() -> None:
         ("shuffle_unit_parameters", (4, 8, 3, 1, 2), "ShuffleUnit: out_channels is 8 at stride 1"),
         ("shuffle_unit_parameters", (4, 8, 3, 2, 0), "ShuffleUnit: groups is 0"),
         ("shuffle_unit_macs", (4, 4, 4, 1, 2, (2, 2), (2, 2)), "ShuffleUnit: kernel_size"),
-        ("shuffle_unit_v2_parameters", (4, 7, 3, 2), "ShuffleUnitV2: the number of branches=2 does not divide out_channels=7"),
+        (
+            "shuffle_unit_v2_parameters",
+            (4, 7, 3, 2),
+            "ShuffleUnitV2: out_channels is 7, expected an even number, half for each branch",
+        ),
         ("shuffle_unit_v2_macs", (4, 8, 3, 2, (4, 4), (2, 0)), "ShuffleUnitV2: output_size"),
         ("pooling_parameters", (4, 8, 3), "pooling: out_channels is 8, expected in_channels=4"),
         ("pooling_operations", (4, 4, 0, (2, 2)), "pooling: kernel_size is 0"),

@@ -83,7 +83,7 @@ def test_inverted_residual_of_v3() -> None:
         (lambda: ShuffleUnit(8, 12), "out_channels is 12 at stride 1, expected equal to in_channels=8"),
         (lambda: ShuffleUnit(8, 8, stride=2), "expected more than in_channels=8"),
         (lambda: ShuffleUnit(9, 9, groups=2), "groups=2 does not divide in_channels=9"),
-        (lambda: ShuffleUnitV2(8, 9, stride=2), "the number of branches=2 does not divide out_channels=9"),
+        (lambda: ShuffleUnitV2(8, 9, stride=2), "out_channels is 9, expected an even number"),
         (lambda: ShuffleUnitV2(8, 10), "out_channels is 10 at stride 1"),
         (lambda: InvertedResidual(4, 4, expand=0), "expand is 0, expected a positive"),
         (lambda: InvertedResidual(4, 4, activation="hardswsh"), "did you mean 'hardswish'"),
