@@ -13,7 +13,7 @@ from edgefold.artifact import Format, Precision, TensorSpec
 from edgefold.errors import UsageError
 from edgefold.export.emitters.base import EmitOptions, checked_options
 from edgefold.export.emitters.integer_only import refuse_float_ops
-from edgefold.export.passes.adaptive_pool import ADAPTIVE_POOL
+from edgefold.export.passes.adaptive_pool import ADAPTIVE_POOL, UNEVEN_POOL
 from edgefold.export.passes.dynamic_batch import dynamic_batch
 from edgefold.export.passes.global_mean import GLOBAL_MEAN
 from edgefold.export.passes.infra import clone, run_passes
@@ -96,6 +96,10 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
     if lowered.format is Format.TFLITE:
         graph, _ = run_passes(graph, (POOL_WINDOWS,))
     if options.dynamic_batch:
+        if lowered.format is Format.TFLITE:
+            graph, modified = run_passes(graph, (UNEVEN_POOL,))
+            if modified:
+                add_values(graph, examples)
         graph = dynamic_batch(graph, examples)
         examples = tuple(tensor[:1] for tensor in examples)
     if scheme.calibrated:

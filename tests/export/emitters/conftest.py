@@ -100,10 +100,41 @@ class Segment(nn.Module):
         return {"mask": y, "edges": nn.functional.max_pool2d(y, 2)}
 
 
+class Pools(nn.Module):
+    """Adaptive average pooling to 1x1, 2x2, 7x7, and to a size that does not divide the image's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        return torch.cat([nn.functional.adaptive_avg_pool2d(x, size).flatten(1) for size in ((1, 1), (2, 2), (7, 7), (3, 4))], 1)
+
+
+class Heads(nn.Module):
+    """Two heads on two scales, joined over all places, as detectors have them: scores (B, 80, 3), boxes (B, 80, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU6())
+        self.down = nn.Sequential(nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU6())
+        self.scores, self.boxes = nn.Conv2d(8, 3, 1), nn.Conv2d(8, 4, 3, padding=1)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        fine = self.body(image)
+        scales = (fine, self.down(fine))
+        scores = torch.cat([self.scores(x).permute(0, 2, 3, 1).flatten(1, 2) for x in scales], 1)
+        boxes = torch.cat([self.boxes(x).permute(0, 2, 3, 1).reshape(len(image), -1, 4) for x in scales], 1)
+        return {"scores": scores.sigmoid(), "boxes": boxes}
+
+
 _NETS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = {
     "residual": (Residual, ((1, 3, 16, 16),)),
     "mobile": (Mobile, ((1, 3, 16, 16),)),
     "gated": (Gated, ((1, 3, 16, 16),)),
+    "pools": (Pools, ((1, 3, 14, 14),)),
+    "heads": (Heads, ((1, 3, 16, 16),)),
     "hetnet": (partial(hetnet, width=8, blocks=(1, 1, 1)), ((2, 1, 28, 28),)),
     "segment": (Segment, ((1, 3, 8, 12), (1, 2, 8, 12))),
 }

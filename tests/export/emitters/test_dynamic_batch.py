@@ -51,6 +51,26 @@ def test_a_gate_a_shuffle_and_a_flatten(check: Callable[..., None], format: Form
     check("gated", format, precision)
 
 
+@pytest.mark.parametrize("format", list(Format))
+def test_adaptive_pooling_to_any_size(check: Callable[..., None], format: Format) -> None:
+    check("pools", format, Precision.FP32)
+
+
+@pytest.mark.parametrize("format", list(Format))
+def test_the_heads_of_a_detector(
+    emitted: Callable[..., Artifact], make_net: Callable[..., tuple[nn.Module, tuple[Tensor, ...]]], format: Format
+) -> None:
+    artifact = emitted("heads", format, Precision.FP32, ANY)
+    module, (example,) = make_net("heads")
+    images = torch.randn(3, *example.shape[1:], generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        exact = module.double()(images.double())
+    assert [spec.name for spec in artifact.outputs] == list(exact)
+    for batch in (1, 3):
+        for output, wanted in zip(run(artifact, images.numpy(), batch=batch), exact.values(), strict=True):
+            np.testing.assert_allclose(output, wanted.numpy(), atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
 @pytest.mark.parametrize("format", list(Format))

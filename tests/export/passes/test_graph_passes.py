@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from edgefold.artifact import TensorSpec
 from edgefold.export.capture import capture
 from edgefold.export.emitters.prepare import add_values
-from edgefold.export.passes.adaptive_pool import ADAPTIVE_POOL
+from edgefold.export.passes.adaptive_pool import ADAPTIVE_POOL, UNEVEN_POOL
 from edgefold.export.passes.global_mean import GLOBAL_MEAN
 from edgefold.export.passes.half_compute import HALF_COMPUTE
 from edgefold.export.passes.infra import clone, run_passes
@@ -89,6 +89,18 @@ def test_adaptive_pooling_with_equal_windows_is_written_plainly(size: tuple[int,
     graph, _ = run_passes(captured.graph, (ADAPTIVE_POOL,))
     assert [node.target for node in graph.graph.nodes if node.op == "call_function"] == [target]
     torch.testing.assert_close(graph(*captured.example_inputs), captured.graph(*captured.example_inputs))
+
+
+@pytest.mark.parametrize("size", [(4, 3), (6, 3), (7, 9), (1, 3)])
+def test_adaptive_pooling_with_unequal_windows_is_means_of_slices(size: tuple[int, int]) -> None:
+    captured = capture(Pools(size).eval(), torch.randn(2, 2, 6, 8))
+    add_values(captured.graph, captured.example_inputs)
+    graph, modified = run_passes(captured.graph, (UNEVEN_POOL,))
+    assert modified
+    targets = {node.target for node in graph.graph.nodes if node.op == "call_function"}
+    assert targets == {torch.ops.aten.slice.Tensor, torch.ops.aten.mean.dim, torch.ops.aten.cat.default}
+    images = [tensor.double() for tensor in captured.example_inputs]
+    torch.testing.assert_close(graph(*images), captured.graph(*images), rtol=1e-12, atol=1e-12)
 
 
 def test_half_compute_is_float16_inside_and_float32_at_the_ends(program: Program) -> None:
