@@ -51,8 +51,8 @@ from edgefold.models.blocks.arguments import IntPair
 from edgefold.models.blocks.hetconv import hetconv_mask
 from edgefold.models.nets.residual import resnet20, resnet56
 from edgefold.models.nets.vgg import vgg16
+from edgefold.network import tool_versions
 from edgefold.runtime.session import describe
-from edgefold.shipping import tool_versions
 
 NAME: Final = "fold_speed"
 NETWORKS: Final[dict[str, Callable[..., nn.Module]]] = {"resnet20": resnet20, "vgg16": vgg16, "resnet56": resnet56}

@@ -25,7 +25,7 @@ from edgefold.artifact import Format, Precision
 from edgefold.cli.sources import ModelChoice
 from edgefold.device_bench import count_instructions
 from edgefold.errors import EdgefoldError
-from edgefold.shipping import tool_versions
+from edgefold.network import tool_versions
 
 if TYPE_CHECKING:
     from edgefold.artifact import Artifact

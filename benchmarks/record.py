@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edgefold.device_bench.runners import open_runner
+from edgefold.network import tool_versions
 from edgefold.results import to_dict
-from edgefold.shipping import tool_versions
 
 RESULTS = Path(__file__).parent / "results"
 

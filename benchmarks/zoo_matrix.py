@@ -29,7 +29,7 @@ from int8_matrix import measure, ratios
 from record import earlier, write_result
 
 from edgefold.artifact import Format
-from edgefold.shipping import tool_versions
+from edgefold.network import tool_versions
 
 FP32_ERROR: Final = 1e-4  # of the output's range
 BELOW_NATIVE_DB: Final = 0.5

@@ -43,6 +43,8 @@ LEVELS = (
     ("trained",),
     ("explaining", "mixing", "qat_training"),
     ("variants",),
+    ("kept",),
+    ("kept_stages",),
     ("shipping",),
     ("recipe",),
     ("matrix",),

@@ -80,6 +80,24 @@ def fold_module(module: nn.Module, example_inputs: Batch, *, progress: Progress 
     return FoldResult(program, plan_of(program.graph, list(tree.decisions), folds, reasons))
 
 
+def unfolded(module: nn.Module, example_inputs: Batch) -> FoldResult:
+    """The network as it is written, captured as a graph: no layer is folded, and the plan has none.
+
+    Args:
+        module: as `fold_module`.
+        example_inputs: as `fold_module`.
+
+    Raises:
+        ModelError: as `fold_module`.
+        DataError: as `fold_module`.
+        UnsupportedError: the module cannot be captured as a graph.
+    """
+    _check_mode(module)
+    program = capture(module, example_inputs)
+    record_values(program.graph, program.example_inputs)
+    return FoldResult(program, FoldPlan(()))
+
+
 @dataclass(frozen=True, slots=True)
 class FoldedTree:
     """A network whose modules are folded, before its graph is captured.

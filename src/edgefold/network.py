@@ -72,7 +72,8 @@ class ShipOptions:
     the torch reference. ``timing`` lets the lowering ``auto`` end with a measurement of the whole network, by default where
     ``device`` is this machine; ``max_size_bytes`` is the most that a file may have. With ``dynamic_batch`` the files take any
     batch, in ExecuTorch up to ``max_batch``. ``portable`` integer ONNX files are exact on every x86 CPU, also on those that are
-    unlike this machine's. ``native`` ones are for ``device`` alone: forms may win that are slow on other CPUs.
+    unlike this machine's. ``native`` ones are for ``device`` alone: forms may win that are slow on other CPUs. Without ``fold``
+    the network is taken as it is written, and its layers are kept so; without ``measure`` no times are taken.
     """
 
     formats: tuple[Format, ...] = ALL_FORMATS
@@ -98,6 +99,8 @@ class ShipOptions:
     max_batch: int = MAX_BATCH
     portable: bool = False
     native: bool = False
+    fold: bool = True
+    measure: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +135,16 @@ class Network:
                 "give --calibration PATH (or 'random', which only shows speed)"
             )
         return self.calibration
+
+
+def tool_versions() -> dict[str, str]:
+    """The installed versions of the packages that make and run artifacts."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("torch", "torchao", "onnx", "onnxruntime", "litert-torch", "ai-edge-litert", "executorch", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

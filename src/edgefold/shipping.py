@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from edgefold import errors
 from edgefold.artifact import MAX_BATCH, Format, Precision
 from edgefold.errors import DataError, EdgefoldError, InputError, RuntimeFailure, UnsupportedError, UsageError
+from edgefold.kept import Shelf
+from edgefold.kept_stages import KeptStages
 from edgefold.network import (
     ALL_FORMATS,
     DEFAULT_PRECISIONS,
@@ -23,10 +25,10 @@ from edgefold.network import (
     Progress,
     Quiet,
     ShipOptions,
+    tool_versions,
 )
 from edgefold.report.content import Shipment, Variant
 from edgefold.schemes import combinations, left_out, scheme_of
-from edgefold.variants import emit_all, explain_all, measure_all, quantize_all, verify_all
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,8 +137,21 @@ def ship(
     return ship_network(network, Path(out), options, progress)
 
 
-def ship_network(network: Network, out: Path, options: ShipOptions | None = None, progress: Progress | None = None) -> Bundle:
+def ship_network(
+    network: Network,
+    out: Path,
+    options: ShipOptions | None = None,
+    progress: Progress | None = None,
+    shelf: Shelf | None = None,
+) -> Bundle:
     """Makes the bundle ``out`` (a folder, and the zip of it beside it) of a network.
+
+    Args:
+        network: what is shipped.
+        out: the folder.
+        options: how.
+        progress: told what is going on.
+        shelf: where the results of the stages are kept for another run; its state stands for the network.
 
     Raises:
         InputError: the network, its data or the options cannot be used, ``out`` cannot be written, or no format can express the
@@ -147,6 +162,7 @@ def ship_network(network: Network, out: Path, options: ShipOptions | None = None
     from edgefold.bundle.reader import load_bundle
     from edgefold.bundle.writer import Contract, check_output, write_bundle
     from edgefold.device_bench.runners import open_runner
+    from edgefold.export.fold import unfolded
     from edgefold.pipeline import fold
     from edgefold.quantize.lint import lint
 
@@ -157,17 +173,21 @@ def ship_network(network: Network, out: Path, options: ShipOptions | None = None
     combinations(options.formats, options.precisions)  # refuses a precision that is in none
     open_runner(options.device)  # refuses what is no device; nothing is contacted yet
     check_output(out, force=options.force)
+    stages = KeptStages(network, options, progress, shelf or Shelf())
     progress.stage("fold")
-    folded = fold(network.module, network.example_inputs)
-    quantized, samples = quantize_all(network, folded, options, progress)
+    capture = fold if options.fold else unfolded
+    folded = stages.folded(lambda: capture(network.module, network.example_inputs))
+    if not options.fold:
+        options = stages.options = replace(options, lowering="keep")
+    quantized, samples = stages.quantized(folded)
     calibration = samples if any(scheme_of(scheme).calibrated for scheme in quantized) else []
     findings = () if network.random_calibration or not calibration else lint(calibration, network.preprocessing)
     with tempfile.TemporaryDirectory(prefix="edgefold-ship-") as folder:
-        variants = emit_all(folded, quantized, options, Path(folder), progress)
-        _refuse_empty(variants)
-        variants, agreements, verified = verify_all(variants, network, folded, quantized, options, progress)
-        variants = measure_all(variants, verified, options, progress)
-        explanations = explain_all(variants, quantized, samples, options, progress)
+        variants = stages.written(folded, quantized, Path(folder))
+        _refuse_empty(variants, folded=options.fold)
+        variants, agreements, verified = stages.verified(variants, folded, quantized)
+        variants = stages.measured(variants, verified)
+        explanations = stages.explained(variants, quantized, samples)
         shipment = Shipment(
             name=network.name,
             variants=tuple(variants),
@@ -175,7 +195,7 @@ def ship_network(network: Network, out: Path, options: ShipOptions | None = None
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             description=network.description,
             parameters=sum(layer.parameters for layer in folded.plan.layers) or None,
-            notes=(*network.notes, *_notes(network), *_data_notes(findings), *_scheme_notes(variants, options)),
+            notes=(*network.notes, *_notes(network, options), *_data_notes(findings), *_scheme_notes(variants, options)),
             agreement=agreements,
             explanations=explanations,
         )
@@ -191,13 +211,14 @@ def ship_network(network: Network, out: Path, options: ShipOptions | None = None
     return load_bundle(out)
 
 
-def _refuse_empty(variants: Sequence[Variant]) -> None:
+def _refuse_empty(variants: Sequence[Variant], *, folded: bool) -> None:
     """A bundle without a single artifact is no bundle: the first failure is then the failure of the whole."""
     failures = [variant.failure for variant in variants if variant.failure is not None]
     if len(failures) == len(variants):
         found: type[EdgefoldError] = getattr(errors, failures[0].error)
         kind = UnsupportedError if issubclass(found, InputError) else RuntimeFailure
-        raise kind(f"no artifact could be made: {failures[0].message}")
+        hint = "" if folded else "; the network was not folded: leave out --skip fold, since folding rewrites such layers"
+        raise kind(f"no artifact could be made: {failures[0].message}{hint}")
 
 
 def named_network(
@@ -244,8 +265,12 @@ def as_evaluation(value: Evaluation | tuple[Tensor, Any] | None) -> Evaluation |
     return found
 
 
-def _notes(network: Network) -> tuple[str, ...]:
+def _notes(network: Network, options: ShipOptions) -> tuple[str, ...]:
     notes = []
+    if not options.fold:
+        notes.append("Not folded: every layer is computed as the network is written.")
+    if not options.measure:
+        notes.append("Not measured: the bundle has no times.")
     if network.random_calibration:
         notes.append("Calibrated with random data: sizes and latencies hold, INT8 accuracy does not.")
     if network.evaluation is None:
@@ -277,16 +302,3 @@ def _calibration(network: Network, samples: Sequence[tuple[Tensor, ...]], findin
         source=network.calibration_source,
         findings=findings,
     )
-
-
-def tool_versions() -> dict[str, str]:
-    """The installed versions of the packages that make and run artifacts."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in ("torch", "torchao", "onnx", "onnxruntime", "litert-torch", "ai-edge-litert", "executorch", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

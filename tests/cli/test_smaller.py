@@ -65,3 +65,5 @@ def test_what_does_not_go_together(cli: Cli, tmp_path: Path) -> None:
     assert refused.code == 2
     assert "a recipe says itself" in refused.stderr
     assert "leaves out a stage of a recipe" in cli("ship", "hetnet", "--skip", "prune").stderr
+    assert "--remeasure is for the times that a recipe keeps" in cli("ship", "hetnet", "--remeasure").stderr
+    assert "did you mean 'fold'" in cli("ship", tmp_path / "run.toml", "--skip", "folds", "-o", tmp_path / "out").stderr

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from edgefold.artifact import Format, Precision
-from edgefold.errors import ArtifactError, UsageError
+from edgefold.errors import ArtifactError, UnsupportedError, UsageError
 from edgefold.models.count import count_cost
 from edgefold.models.sources import load_source
 from edgefold.pipeline import export_model
 from edgefold.recipe.run import run_recipe, run_stages
 from edgefold.recipe.schema import ShipRecipe, read_recipe
 from edgefold.recipe.stages import start
+from edgefold.report.content import Failure, Variant
 from edgefold.runtime import run
-from edgefold.shipping import named_network
+from edgefold.shipping import _refuse_empty, named_network
 
 NET = """
 import torch
@@ -139,10 +143,86 @@ def test_all_stages_skipped_is_the_network_itself(recipe: ShipRecipe, tmp_path: 
     work = run_stages(recipe, tmp_path / "stages", skip=["prune", "distill"])
     assert work.history == ()
     assert not (tmp_path / "stages").exists()
+    assert work.network.calibration is not None  # the data of the recipe
+    unpruned = run_stages(recipe, tmp_path / "stages", skip=["prune"])  # nothing is left to learn from the teacher
+    assert unpruned.history == ()
+    assert "Not distilled: the teacher would be the network before pruning, and it was not pruned." in unpruned.network.notes
     with pytest.raises(UsageError, match="distills a network that was not pruned from itself"):
-        run_stages(recipe, tmp_path / "stages", skip=["prune"])
+        run_stages(replace(recipe, prune=None), tmp_path / "stages")
     with pytest.raises(UsageError, match="did you mean 'prune'"):
         run_stages(recipe, tmp_path / "stages", skip=["prun"])
+
+
+def _counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The stages of shipping that are really done from now on."""
+    calls: list[str] = []
+    for place, name in (
+        ("edgefold.pipeline", "fold"),
+        *(("edgefold.kept_stages", f"{stage}_all") for stage in ("quantize", "emit", "verify", "measure", "explain")),
+    ):
+        original = getattr(importlib.import_module(place), name)
+
+        def counted(*args: Any, name: str = name, original: Any = original, **kwargs: Any) -> Any:
+            calls.append(name.removesuffix("_all"))
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(f"{place}.{name}", counted)
+    return calls
+
+
+def test_a_second_run_makes_only_what_changed(recipe: ShipRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = replace(recipe, prune=None, distill=None, ship=replace(recipe.ship, max_secs=0.2))
+    out = tmp_path / "out"
+    calls = _counted(monkeypatch)
+    first = run_recipe(short, out).bundle
+    assert calls == ["fold", "quantize", "emit", "emit", "verify", "measure", "measure", "explain"]
+    calls.clear()
+    again = run_recipe(short, out, force=True).bundle
+    assert calls == []
+    assert replace(again.shipment, date="") == replace(first.shipment, date="")
+    assert [artifact.sha256 for artifact in again.artifacts.values()] == [entry.sha256 for entry in first.artifacts.values()]
+    run_recipe(replace(short, ship=replace(short.ship, max_drop=50.0)), out, force=True)
+    assert calls == ["verify"]
+    calls.clear()
+    run_recipe(replace(short, ship=replace(short.ship, max_secs=0.3)), out, force=True)
+    assert calls == ["measure", "measure", "explain"]
+    calls.clear()
+    (file,) = (tmp_path / "out.stages").glob("export-*/onnx-int8.onnx")
+    file.write_bytes(b"damaged")
+    run_recipe(short, out, remeasure=True, force=True)
+    assert calls[:3] == ["emit", "measure", "measure"]
+    calls.clear()
+    (tmp_path / "net.py").write_text(NET.replace("torch.relu(self.stem(x))", "self.stem(x)"))  # with the same weights
+    run_recipe(short, out, skip=["quantize"], force=True)
+    assert calls[:2] == ["fold", "emit"]
+
+
+def test_shipping_without_some_of_its_stages(recipe: ShipRecipe, tmp_path: Path) -> None:
+    bundle = run_recipe(recipe, tmp_path / "plain", skip=["prune", "fold", "quantize", "measure"]).bundle
+    (variant,) = bundle.shipment.variants
+    assert (variant.name, variant.passed, variant.measurement) == ("onnx-fp32", True, None)
+    assert bundle.shipment.fold.layers == ()
+    assert [note.split(":")[0] for note in bundle.shipment.notes if note.startswith("Not ")] == [
+        "Not distilled",
+        "Not folded",
+        "Not measured",
+    ]
+    original = load_source(recipe.model.name)
+    with torch.no_grad():
+        expected = original.module(*original.example_inputs)
+    found = run(bundle.artifacts["onnx-fp32"], [original.example_inputs[0].numpy()])
+    np.testing.assert_allclose(found[0], expected.numpy(), atol=1e-5)
+    only = replace(recipe, ship=replace(recipe.ship, precisions=(Precision.INT8,)))
+    with pytest.raises(UsageError, match="without quantization nothing is left of the precisions int8"):
+        run_recipe(only, tmp_path / "none", skip=["quantize"])
+
+
+def test_a_network_that_only_folding_can_write() -> None:
+    failed = Variant("onnx-fp32", Format.ONNX, Precision.FP32, failure=Failure("emit", "UnsupportedError", "no rule for an op"))
+    with pytest.raises(UnsupportedError, match="no rule for an op; the network was not folded: leave out --skip fold"):
+        _refuse_empty([failed], folded=False)
+    with pytest.raises(UnsupportedError, match=r"no rule for an op$"):
+        _refuse_empty([failed], folded=True)
 
 
 @pytest.mark.slow

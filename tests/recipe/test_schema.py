@@ -73,6 +73,7 @@ def test_the_shortest_recipe(tmp_path: Path) -> None:
         ('[model]\nname = "a"\n[train]\nepochs = 3\n', r"unknown key of \[train\]"),
         ('[model]\nname = "a"\n[train]\nflip = 1\n', "expected a value of type bool"),
         ('[model]\nname = "a"\n[ship]\nformats = ["onx"]\n', r"wrong value at \[ship\] formats"),
+        ('[model]\nname = "a"\n[ship]\nskip = ["folds"]\n', r"unknown stage in .ship. skip .*did you mean 'fold'"),
         ('model = "a"\n', r"expected a table \[model\]"),
     ],
 )

@@ -68,8 +68,10 @@ def ship(
         ),
     ] = None,
     skip: Annotated[
-        list[str] | None, typer.Option("--skip", metavar="STAGE", help="Leave out a stage of the recipe: prune, distill.")
+        list[str] | None,
+        typer.Option("--skip", metavar="STAGE", help="Leave out a stage of the recipe: prune, distill, fold, quantize, measure."),
     ] = None,
+    remeasure: Annotated[bool, typer.Option("--remeasure", help="Take the times of a recipe's files anew.")] = False,
     arg: Arg = None,
     weights: Weights = None,
     trust: Trust = False,
@@ -121,11 +123,13 @@ def ship(
         )
         others = (qat, preprocess, exclude, max_drop, max_ms, any(changed) or None)
         _refuse_options(model, arg, weights, formats, precisions, calibration, evaluation, lowering, max_size, *others)
-        _ship_recipe(recipe, out_dir, skip or [], force, as_json)
+        _ship_recipe(recipe, out_dir, skip or [], remeasure, force, as_json)
     if model is None:
         raise UsageError("the model is missing; name one (see `edgefold models`), or give a recipe")
     if skip:
         raise UsageError(f"--skip {skip[0]} leaves out a stage of a recipe, but there is none; give --recipe FILE.toml")
+    if remeasure:
+        raise UsageError("--remeasure is for the times that a recipe keeps, but there is none; times are always new here")
     refuse_unused(precisions or [Precision.INT8], qat=qat, observer=observer, equalize=equalize, exclude=exclude)
     with output(as_json) as out:
         choice = ModelChoice(model, arg, weights, trust, preprocess, qat)
@@ -171,10 +175,12 @@ def ship(
 
 def _refuse_options(model: str | None, *options: object) -> None:
     if model is not None or any(option is not None for option in options):
-        raise UsageError("a recipe says itself what is shipped and how; give only --out, --skip, --force and --json with it")
+        raise UsageError(
+            "a recipe says itself what is shipped and how; give only --out, --skip, --remeasure, --force and --json with it"
+        )
 
 
-def _ship_recipe(path: Path, out_dir: Path | None, skip: list[str], force: bool, as_json: bool) -> NoReturn:
+def _ship_recipe(path: Path, out_dir: Path | None, skip: list[str], remeasure: bool, force: bool, as_json: bool) -> NoReturn:
     from edgefold.cli.output import output
     from edgefold.cli.progress import stages
 
@@ -185,7 +191,8 @@ def _ship_recipe(path: Path, out_dir: Path | None, skip: list[str], force: bool,
 
         recipe = read_recipe(path)
         with stages() as progress:
-            done = run_recipe(recipe, out_dir or Path(path.stem), skip=skip, force=force, progress=progress)
+            target = out_dir or Path(path.stem)
+            done = run_recipe(recipe, target, skip=skip, remeasure=remeasure, force=force, progress=progress)
         out.show(summarize(done.bundle.shipment), lambda: shipped(done.bundle))
     raise typer.Exit(0 if done.bundle.shipment.passed else 1)
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 from edgefold.batch import as_tensors
 from edgefold.errors import UsageError, unknown_name
+from edgefold.kept import Shelf
 from edgefold.models.data import TrainingData, load_training_data
 from edgefold.models.fit import as_declared, fitted
 from edgefold.models.loaded import refuse_fixed_graph
 from edgefold.network import Evaluation, Network, Progress, Quiet, ShipOptions
 from edgefold.recipe.schema import STAGES, ShipRecipe
 from edgefold.recipe.stages import Training, Work, distill, needs_data, prune, start
+from edgefold.schemes import scheme_of
 from edgefold.shipping import named_network, ship_network
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from edgefold.bundle.reader import Bundle
 
 CALIBRATION_SAMPLES = 1000
+_NO_TEACHER = "Not distilled: the teacher would be the network before pruning, and it was not pruned."
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,34 +42,73 @@ def run_recipe(
     out: Path,
     *,
     skip: Collection[str] = (),
+    remeasure: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Cooked:
     """Prunes, distills, folds, quantizes, exports, verifies, measures and bundles, as the recipe says.
 
     Results of the stages are kept in ``OUT.stages`` beside the bundle, and used again as long as nothing changed that they
-    depend on.
+    depend on. Times are kept with the rest, with their date.
 
     Args:
         recipe: what `edgefold.recipe.schema.read_recipe` gave.
         out: the bundle's folder.
-        skip: stages to leave out: ``prune``, ``distill``.
+        skip: stages to leave out, of `edgefold.recipe.schema.STAGES`.
+        remeasure: take the times anew.
         force: replace an existing bundle.
         progress: told of the stages.
 
     Raises:
+        UsageError: ``skip`` names no stage, or leaves no precision.
         InputError: see the stages and `edgefold.shipping.ship_network`.
     """
     from edgefold.bundle.writer import check_output
-    from edgefold.device_bench import BenchOptions
 
     check_output(out, force=force)
     progress = progress or Quiet()
-    work = run_stages(recipe, out.with_name(f"{out.name}.stages"), skip=skip, progress=progress)
+    left_out = _skipped(recipe, skip)
+    options = _ship_options(recipe, left_out, force=force)
+    folder = out.with_name(f"{out.name}.stages")
+    work = run_stages(recipe, folder, skip=skip, progress=progress)
+    shelf = Shelf(folder, work.state, frozenset({"measure"} if remeasure else ()))
+    return Cooked(work, ship_network(work.network, out, options, progress, shelf))
+
+
+def _skipped(recipe: ShipRecipe, skip: Collection[str]) -> frozenset[str]:
+    """The stages that are left out by the caller or the recipe.
+
+    Raises:
+        UsageError: one is no stage.
+    """
+    for name in skip:
+        if name not in STAGES:
+            raise unknown_name("stage", name, STAGES)
+    sections = {"prune": recipe.prune, "distill": recipe.distill}
+    missing = {name for name, section in sections.items() if section is None or section.skip}
+    return frozenset((*skip, *recipe.ship.skip, *missing))
+
+
+def _ship_options(recipe: ShipRecipe, left_out: frozenset[str], *, force: bool) -> ShipOptions:
+    """How the recipe's network is shipped.
+
+    Raises:
+        UsageError: without quantization no precision is left.
+    """
+    from edgefold.device_bench import BenchOptions
+
     ship = recipe.ship
-    options = ShipOptions(
+    precisions = ship.precisions
+    if "quantize" in left_out:
+        precisions = tuple(precision for precision in precisions if not scheme_of(precision).rounded)
+        if not precisions:
+            wanted = ", ".join(ship.precisions)
+            raise UsageError(
+                f"without quantization nothing is left of the precisions {wanted}; add fp32, or do not skip quantize"
+            )
+    return ShipOptions(
         formats=ship.formats,
-        precisions=ship.precisions,
+        precisions=precisions,
         device=ship.device or "host",
         native=ship.device is not None,
         lowering=ship.lowering,  # type: ignore[arg-type]  # checked where it is used
@@ -74,8 +116,9 @@ def run_recipe(
         bench=BenchOptions(threads=ship.threads, max_secs=ship.max_secs),
         force=force,
         timing=ship.timing,
+        fold="fold" not in left_out,
+        measure="measure" not in left_out,
     )
-    return Cooked(work, ship_network(work.network, out, options, progress))
 
 
 def run_stages(recipe: ShipRecipe, folder: Path, *, skip: Collection[str] = (), progress: Progress | None = None) -> Work:
@@ -85,21 +128,26 @@ def run_stages(recipe: ShipRecipe, folder: Path, *, skip: Collection[str] = (), 
         UsageError: ``skip`` names no stage.
         InputError: see the stages.
     """
-    for name in skip:
-        if name not in STAGES:
-            raise unknown_name("stage", name, STAGES)
+    left_out = _skipped(recipe, skip)
     progress = progress or Quiet()
     model = recipe.model
     network = named_network(
         model.name, kwargs=model.kwargs, weights=None if model.weights is None else Path(model.weights), trust=model.trust
     )
-    pruning = None if recipe.prune is None or recipe.prune.skip or "prune" in skip else recipe.prune
-    distilling = None if recipe.distill is None or recipe.distill.skip or "distill" in skip else recipe.distill
+    pruning = None if "prune" in left_out else recipe.prune
+    distilling = None if "distill" in left_out else recipe.distill
+    if distilling is not None and distilling.teacher is None and pruning is None:
+        if recipe.prune is None:
+            raise UsageError(
+                'the recipe distills a network that was not pruned from itself; name a teacher, as in teacher = "hetnet-fmnist"'
+            )
+        distilling = None  # the teacher is the network before pruning, and that is what there is
+        network = replace(network, notes=(*network.notes, _NO_TEACHER))
     for stage, purpose in ((pruning, "pruned"), (distilling, "distilled")):
         if stage is not None:
             refuse_fixed_graph(network.module, model.name, purpose)
     training = Training(None, recipe.train)
-    if distilling is not None or (pruning is not None and needs_data(pruning)):
+    if distilling is not None or (pruning is not None and needs_data(pruning)) or _calibrates_with_it(recipe, network, left_out):
         progress.stage("load data")
         data = load_training_data(recipe.data.source, image_size=recipe.data.image_size)
         training = Training(training_data(network, data, model.name), recipe.train)
@@ -112,10 +160,6 @@ def run_stages(recipe: ShipRecipe, folder: Path, *, skip: Collection[str] = (), 
         teacher = first.network.module
         if distilling.teacher is not None:
             teacher = named_network(distilling.teacher, kwargs=distilling.teacher_kwargs, trust=model.trust).module
-        elif work is first:
-            raise UsageError(
-                'the recipe distills a network that was not pruned from itself; name a teacher, as in teacher = "hetnet-fmnist"'
-            )
         progress.stage("distill")
         with _frozen(teacher):
             work = distill(work, teacher, distilling, training, folder)
@@ -123,6 +167,13 @@ def run_stages(recipe: ShipRecipe, folder: Path, *, skip: Collection[str] = (), 
         return work
     described = replace(work.network, description=f"made from {model.name}", notes=(*work.network.notes, *work.history))
     return replace(work, network=described)
+
+
+def _calibrates_with_it(recipe: ShipRecipe, network: Network, left_out: frozenset[str]) -> bool:
+    """Whether the data of the recipe is needed for integers, since the network brings none."""
+    meant = recipe.data.source is not None or recipe.prune is not None or recipe.distill is not None
+    integers = "quantize" not in left_out and any(scheme_of(precision).calibrated for precision in recipe.ship.precisions)
+    return meant and integers and network.calibration is None
 
 
 @contextmanager

@@ -21,8 +21,8 @@
     formats = ["onnx", "tflite", "executorch"]
     precisions = ["fp32", "int8"]
 
-A section that is left out, or has ``skip = true``, is a stage that is left out; folding always takes place. Paths are relative to
-the recipe's folder.
+A section that is left out, or has ``skip = true``, is a stage that is left out; ``skip`` of ``[ship]`` names those of shipping.
+Paths are relative to the recipe's folder.
 """
 
 from __future__ import annotations
@@ -104,6 +104,7 @@ class ShipSection:
     threads: int = 1
     max_secs: float = 120.0
     timing: bool | None = None
+    skip: tuple[str, ...] = ()  # of SHIP_STAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,8 @@ SECTIONS: Final = {
     "distill": DistillSection,
     "ship": ShipSection,
 }
-STAGES: Final = ("prune", "distill")
+SHIP_STAGES: Final = ("fold", "quantize", "measure")
+STAGES: Final = ("prune", "distill", *SHIP_STAGES)
 TARGETS: Final = ("flops", "latency_ms", "blocks", "sparsity")
 
 
@@ -190,6 +192,9 @@ def _table(path: Path, name: str, values: object) -> Mapping[str, Any]:
 
 def _check(path: Path, recipe: ShipRecipe) -> None:
     combinations(recipe.ship.formats, recipe.ship.precisions)  # refuses a precision that is in none
+    for name in recipe.ship.skip:
+        if name not in SHIP_STAGES:
+            raise unknown_name(f"stage in [ship] skip of recipe '{path}'", name, SHIP_STAGES)
     prune = recipe.prune
     if prune is None:
         return

@@ -23,6 +23,7 @@ from edgefold.models.derived import RECORD_NAME, read_record, rebuilt, write_der
 from edgefold.models.distill import DistillOptions
 from edgefold.models.distill import distill as train_with_teacher
 from edgefold.models.evaluate import top1
+from edgefold.models.fingerprint import source_digest
 from edgefold.models.magnitude import SparsityReport, finish, magnitude_prune, sparsity_report
 from edgefold.models.prune import Pruned, Removed, prune_channels, prune_iteratively
 from edgefold.models.remove_blocks import RemovedBlock, Shortened, remove_blocks
@@ -83,7 +84,9 @@ def start(network: Network, source: str, kwargs: dict[str, Any]) -> Work:
     file, colon, function = source.rpartition(":") if ".py:" in source else (source, "", "")
     if Path(file).is_file():  # the record may be read from another folder
         source = f"{Path(file).resolve()}{colon}{function}"
-    digest = hashlib.sha256(json.dumps([source, kwargs, version("edgefold"), version("torch")], sort_keys=True).encode())
+    # The same weights in other code are another network.
+    content = [source, source_digest(source), kwargs, version("edgefold"), version("torch")]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     for name, tensor in sorted(network.module.state_dict().items()):
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().contiguous().numpy().tobytes())
