@@ -39,7 +39,8 @@ from edgefold.models.train_options import EpochMetrics, TrainOptions, TrainResul
 class DistillOptions:
     """How a student listens to its teacher.
 
-    ``hints`` are pairs of layer names (of the student, of the teacher) whose outputs (B, C, H, W) are compared.
+    ``hints`` are pairs of layer names (of the student, of the teacher) whose outputs, (B, C, H, W) or
+    (B, C, T), are compared.
     """
 
     temperature: float = 4.0  # T

@@ -30,7 +30,7 @@ class Hints:
         for first, second in self.pairs:
             self._layers.append((_layer("student", student, first), _layer("teacher", teacher, second)))
         self._handles: list[RemovableHandle] = []
-        self._seen: dict[tuple[int, int], Tensor] = {}  # (pair, 0 student or 1 teacher) -> (B, C, H, W)
+        self._seen: dict[tuple[int, int], Tensor] = {}  # (pair, 0 student or 1 teacher) -> (B, C, …)
 
     def __enter__(self) -> Self:
         for pair, layers in enumerate(self._layers):
@@ -51,21 +51,26 @@ class Hints:
         return hook
 
     def regressors(self, run: Callable[[], None]) -> nn.ModuleList:
-        """One 1×1 convolution a pair, from the student's channels to the teacher's; ``run`` passes images through both once.
+        """One convolution of size 1 a pair, from the student's channels to the teacher's; ``run`` passes a batch through both.
 
         Raises:
-            UsageError: the outputs of a pair are no images, or differ in size.
+            UsageError: the outputs of a pair are no maps (B, C, H, W) or (B, C, T), or differ in size.
         """
         run()
         made = nn.ModuleList()
         for index, (first, second) in enumerate(self.pairs):
-            ours, theirs = self._seen[index, 0], self._seen[index, 1]
-            if ours.ndim != 4 or theirs.ndim != 4 or ours.shape[2:] != theirs.shape[2:]:
+            ours, theirs = self._seen.get((index, 0)), self._seen.get((index, 1))
+            if not isinstance(ours, Tensor) or not isinstance(theirs, Tensor):
+                raise UsageError(
+                    f"hint '{first}' -> '{second}' names a layer that gives no tensor; choose layers that give one map"
+                )
+            if ours.ndim not in (3, 4) or ours.ndim != theirs.ndim or ours.shape[2:] != theirs.shape[2:]:
                 raise UsageError(
                     f"hint '{first}' -> '{second}' compares maps of shape {tuple(ours.shape[1:])} and {tuple(theirs.shape[1:])}, "
-                    "expected (C, H, W) with the same H and W; choose layers at the same resolution"
+                    "expected (C, H, W) with the same H and W, or (C, T); choose layers at the same resolution"
                 )
-            made.append(nn.Conv2d(ours.shape[1], theirs.shape[1], 1))
+            convolution = nn.Conv2d if ours.ndim == 4 else nn.Conv1d
+            made.append(convolution(ours.shape[1], theirs.shape[1], 1))
         return made
 
     def loss(self, regressors: nn.ModuleList) -> Tensor:

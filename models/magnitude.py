@@ -8,7 +8,7 @@ Pruned weights stay zero during fine-tuning, by a parametrization that multiplie
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -92,6 +92,26 @@ def magnitude_prune(module: nn.Module, sparsity: float) -> SparsityReport:
     for score, (_, layer, exists) in zip(scores, layers, strict=True):
         kept = ((score > threshold) & exists) | torch.isinf(score)
         parametrize.register_parametrization(layer, "weight", _Keep(kept.to(layer.weight.dtype)))
+    return sparsity_report(module)
+
+
+def prune_in_rounds(
+    module: nn.Module, sparsity: float, rounds: int, fine_tune: Callable[[nn.Module, int], None]
+) -> SparsityReport:
+    """Zeroes weights as `magnitude_prune` does, in place, in rounds that each leave the same share of what was left.
+
+    ``fine_tune(module, round)`` is called after each, from 1. The zeros are part of the weights in the end.
+
+    Raises:
+        UsageError: ``rounds`` is below 1, or as in `magnitude_prune`.
+    """
+    if rounds < 1:
+        raise UsageError(f"pruning option rounds is {rounds}, expected at least 1")
+    for index in range(1, rounds + 1):
+        left = (1 - sparsity) ** (index / rounds) if sparsity < 1 else 0.0
+        magnitude_prune(module, 1 - left if index < rounds else sparsity)
+        fine_tune(module, index)
+        finish(module)
     return sparsity_report(module)
 
 

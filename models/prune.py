@@ -33,6 +33,12 @@ Removed = dict[str, list[int]]
 Target = Callable[[nn.Module], bool]
 """Whether a pruned module is small or fast enough. Removing more must not make it false again."""
 
+Cost = Callable[[nn.Module], float]
+"""What a module costs, such as its multiply-accumulates or its measured time. Removing more must not make it higher."""
+
+FineTune = Callable[[nn.Module, int], None]
+"""Trains a pruned module in place; called with the number of the round, from 1."""
+
 
 @dataclass(frozen=True, slots=True)
 class PrunedLayer:
@@ -126,11 +132,34 @@ def prune_iteratively(
     example_inputs: tuple[Tensor, ...],
     share: float,
     rounds: int,
-    fine_tune: Callable[[nn.Module, int], None],
+    fine_tune: FineTune,
     *,
     keep: float = 0.1,
 ) -> Pruned:
-    """Prunes to ``share`` of the multiply-accumulates in ``rounds`` equal ratios, with ``fine_tune(module, round)`` after each.
+    """Prunes to ``share`` of the multiply-accumulates in ``rounds`` equal ratios; see `prune_to_cost`.
+
+    Raises:
+        UsageError: the share is not between 0 and 1, ``rounds`` is below 1, or as in `prune_channels`.
+    """
+    macs_target(module, example_inputs, share)  # refuses other shares
+
+    def macs(network: nn.Module) -> float:
+        return count_cost(network, example_inputs).macs
+
+    return prune_to_cost(module, example_inputs, macs, macs(module) * share, rounds, fine_tune, keep=keep)
+
+
+def prune_to_cost(
+    module: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    cost: Cost,
+    goal: float,
+    rounds: int,
+    fine_tune: FineTune,
+    *,
+    keep: float = 0.1,
+) -> Pruned:
+    """Prunes until ``cost`` is at most ``goal``, in ``rounds`` equal ratios, with ``fine_tune`` after each.
 
     Raises:
         UsageError: ``rounds`` is below 1, or as in `prune_channels`.
@@ -140,16 +169,20 @@ def prune_iteratively(
     current = module
     skipped: tuple[str, ...] = ()
     removed: list[Removed] = []
-    start = count_cost(module, example_inputs).macs
+    start = cost(module) if rounds > 1 else goal  # one round needs no way there
     for index in range(1, rounds + 1):
-        wanted = start * share ** (index / rounds) / count_cost(current, example_inputs).macs
-        if wanted < 1:
-            step = prune_channels(current, example_inputs, macs_target(current, example_inputs, wanted), keep=keep)
+        limit = start * (goal / start) ** (index / rounds) if index < rounds else goal
+        if cost(current) > limit:
+            step = prune_channels(current, example_inputs, _at_most(cost, limit), keep=keep)
             current, skipped = step.module, step.report.skipped
             removed += step.removed
         fine_tune(current, index)
         current.eval()
     return Pruned(current, _report(module, current, example_inputs, skipped), tuple(removed))
+
+
+def _at_most(cost: Cost, limit: float) -> Target:
+    return lambda pruned: cost(pruned) <= limit
 
 
 def _order(axes: tuple[Axis, ...], keep: float) -> list[tuple[Axis, int]]:

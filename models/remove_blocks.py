@@ -8,7 +8,7 @@ mild (Veit et al., NeurIPS 2016).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -94,10 +94,7 @@ def remove_blocks(module: nn.Module, example_inputs: tuple[Tensor, ...], evaluat
         UsageError: there are not so many removable blocks.
     """
     names = list(removable_blocks(module, example_inputs))
-    if not 1 <= count <= len(names):
-        raise UsageError(
-            f"{count} blocks are to be removed, but {type(module).__name__} has {len(names)} removable ones: {names}"
-        )
+    _check_count(module, names, count)
     current = copy.deepcopy(module).eval()
     before = evaluate(current)
     removals: list[Removal] = []
@@ -108,6 +105,41 @@ def remove_blocks(module: nn.Module, example_inputs: tuple[Tensor, ...], evaluat
         names.remove(name)
         removals.append(Removal(name, quality))
     return Shortened(current, before, tuple(removals))
+
+
+def remove_blocks_in_rounds(
+    module: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    evaluate: Evaluate,
+    count: int,
+    rounds: int,
+    fine_tune: Callable[[nn.Module, int], None],
+) -> Shortened:
+    """As `remove_blocks`, about as many in each round, with ``fine_tune(module, round)`` after each, from 1.
+
+    Raises:
+        UsageError: there are fewer removable blocks than ``count``, or fewer than one for each round.
+    """
+    if not 1 <= rounds <= count:
+        raise UsageError(f"{count} blocks are to be removed in {rounds} rounds, expected 1 to {count} rounds")
+    _check_count(module, removable_blocks(module, example_inputs), count)  # before the first round's training
+    current, before = module, 0.0
+    removals: tuple[Removal, ...] = ()
+    for index in range(1, rounds + 1):
+        step = remove_blocks(current, example_inputs, evaluate, count * index // rounds - len(removals))
+        before = step.quality_before if index == 1 else before
+        removals += step.removals
+        current = step.module
+        fine_tune(current, index)
+        current.eval()
+    return Shortened(current, before, removals)
+
+
+def _check_count(module: nn.Module, names: Sequence[str], count: int) -> None:
+    if not 1 <= count <= len(names):
+        raise UsageError(
+            f"{count} blocks are to be removed, but {type(module).__name__} has {len(names)} removable ones: {list(names)}"
+        )
 
 
 def without_block(module: nn.Module, name: str) -> nn.Module:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 Cli = Callable[..., Any]
 
@@ -55,10 +58,50 @@ def test_blocks_and_single_weights(cli: Cli, data: Path) -> None:
     assert cli("fold", "sparse/network.json").code == 0
 
 
+def test_rounds_of_every_kind(cli: Cli, data: Path) -> None:
+    """Each round goes part of the way and trains; the last one ends at the target."""
+    model = ("hetnet", *("--arg", "width=8"), *("--arg", "blocks=[4]"), *("--arg", "num_classes=3"), *("--arg", "resolution=8"))
+    short = cli("prune", *model, "-o", "short", "--blocks", "2", "--rounds", "2", "--data", data, "--json")
+    assert short.code == 0, short.stderr
+    assert len(short.data["removed"]) == 2
+    assert "fine-tuned for 1 epoch in each of 2 rounds" in short.data["history"][0]
+    (stage,) = Path("short/stages").iterdir()
+    first, second = sorted(stage.glob("round*"))
+    assert (first / "metrics.json").exists()
+    assert (second / "metrics.json").exists()
+    assert (first / "weights.safetensors").stat().st_size > (second / "weights.safetensors").stat().st_size
+    sparse = cli("prune", *model, "-o", "sparse", "--sparsity", "0.75", "--rounds", "2", "--data", data, "--json")
+    assert sparse.code == 0, sparse.stderr
+    assert "in each of 2 rounds" in sparse.data["history"][0]
+    assert "(75.0%)" in sparse.data["history"][0]
+
+
+def test_a_teacher_with_arguments_weights_and_hints(cli: Cli, data: Path) -> None:
+    small = {"num_classes": 3, "resolution": 8, "blocks": [1], "p": 2}
+    wide = json.dumps({**small, "width": 16})
+    trained = cli("train", "hetnet", "-o", "wide", "--data", data, "--kwargs", wide, "--epochs", "1")
+    assert trained.code == 0, trained.stderr
+    teacher = ("--teacher", "hetnet", "--teacher-arg", wide, "--teacher-weights", "wide/hetnet.safetensors")
+    student = ("distill", "hetnet", "--kwargs", json.dumps({**small, "width": 8}), *teacher, "--data", data, "--epochs", "3")
+    plain = cli(*student, "-o", "plain")
+    assert plain.code == 0, plain.stderr
+    hinted = cli(*student, "-o", "hinted", "--hint", "features.0=features.0", "--hint-weight", "2")
+    assert hinted.code == 0, hinted.stderr
+    weights = [load_file(f"{name}/weights.safetensors") for name in ("plain", "hinted")]
+    assert weights[0].keys() == weights[1].keys()
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    unknown = cli(*student, "-o", "x", "--hint", "features.0=feature.0")
+    assert unknown.code == 2
+    assert "unknown layer of the teacher 'feature.0'" in " ".join(unknown.stderr.split())
+    wrong = cli(*student[:-4], "--teacher-arg", "width=8", "--data", data, "-o", "x")  # the weights are not of that width
+    assert wrong.code == 2
+
+
 def test_what_does_not_go_together(cli: Cli, tmp_path: Path) -> None:
     assert "give one of --flops SHARE, --latency-ms MS" in cli("prune", "hetnet", "-o", "x").stderr
     assert "there are several" in cli("prune", "hetnet", "-o", "x", "--blocks", "1", "--sparsity", "0.5").stderr
-    assert "leave --rounds out" in cli("prune", "hetnet", "-o", "x", "--latency-ms", "3", "--rounds", "2").stderr
+    assert "at most as many rounds" in cli("prune", "hetnet", "-o", "x", "--blocks", "1", "--rounds", "2").stderr
+    assert "hint 'a' names no two layers" in cli("distill", "hetnet", "-o", "x", "--teacher", "hetnet", "--hint", "a").stderr
     assert "model is missing" in cli("ship").stderr
     (tmp_path / "run.toml").write_text('[model]\nname = "hetnet"\n')
     refused = cli("ship", tmp_path / "run.toml", "--format", "onnx")

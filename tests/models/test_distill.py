@@ -113,6 +113,19 @@ def test_hint_loss_is_the_mean_square() -> None:
         torch.testing.assert_close(hints.loss(regressors), expected)
 
 
+def test_hints_over_time() -> None:
+    student, teacher = nn.Sequential(nn.Conv1d(4, 2, 1)), nn.Sequential(nn.Conv1d(4, 3, 1))
+    x = torch.randn(2, 4, 9)
+
+    def run() -> None:
+        student(x)
+        teacher(x)
+
+    with Hints(student, teacher, [("0", "0")]) as hints:
+        (regressor,) = regressors = hints.regressors(run)
+        torch.testing.assert_close(hints.loss(regressors), F.mse_loss(regressor(student(x)), teacher(x)))
+
+
 def test_a_teacher_of_another_input(tiny_data: TrainingData, tiny_network: Make) -> None:
     teacher = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     options = replace(OPTIONS, epochs=1)

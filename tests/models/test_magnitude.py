@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from edgefold.errors import UsageError
 from edgefold.models.blocks import HetConv2d
-from edgefold.models.magnitude import finish, magnitude_prune, sparsity_report
+from edgefold.models.magnitude import finish, magnitude_prune, prune_in_rounds, sparsity_report
 
 
 def network() -> nn.Sequential:
@@ -73,6 +73,26 @@ def test_zeros_survive_training_and_become_plain_weights() -> None:
     again = network()
     again.load_state_dict(module.state_dict())
     assert torch.equal(again.eval()(x), module.eval()(x))
+
+
+def test_rounds_leave_equal_shares() -> None:
+    module = network()
+    seen: list[float] = []
+
+    def fine_tune(net: nn.Module, index: int) -> None:
+        assert index == len(seen) + 1
+        seen.append(sparsity_report(net).sparsity)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.add_(0.01)  # what is zero already must stay so
+
+    report = prune_in_rounds(module, 0.75, 2, fine_tune)
+    assert seen == pytest.approx([0.5, 0.75], abs=0.002)
+    assert report == sparsity_report(module)
+    assert report.sparsity == seen[1]
+    assert type(module[0]) is nn.Conv2d  # without masks
+    with pytest.raises(UsageError, match="rounds is 0"):
+        prune_in_rounds(module, 0.5, 0, fine_tune)
 
 
 def test_what_is_outside_a_mask_does_not_count() -> None:

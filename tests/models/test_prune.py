@@ -15,7 +15,7 @@ from edgefold.models.blocks import ChannelLocalConv2d, HetConv2d, LocallyConnect
 from edgefold.models.count import count_cost
 from edgefold.models.networks import build_network
 from edgefold.models.packing import pack_state, unpack_state
-from edgefold.models.prune import macs_target, prune_channels, prune_iteratively
+from edgefold.models.prune import macs_target, prune_channels, prune_iteratively, prune_to_cost
 from edgefold.models.prune_graph import channel_axes, remove_channels
 
 pytest.importorskip("torch_pruning", reason="the extra prune is not installed")
@@ -216,6 +216,23 @@ def test_iterative_pruning_reaches_the_target_in_equal_ratios() -> None:
     assert shares[0] <= 0.5**0.5 < shares[0] + 0.1
     assert pruned.report.macs / start == shares[1] <= 0.5
     assert pruned.report.macs_before == start
+
+
+def test_rounds_to_a_cost_that_is_measured() -> None:
+    """A cost that is no count: each round ends at most at its part of the way, the last one at the goal."""
+    module = network("hetnet", {"width": 16, "blocks": (1, 1)})
+
+    def cost(net: nn.Module) -> float:
+        return 7.0 * sum(parameter.numel() for parameter in net.parameters())
+
+    costs: list[float] = []
+    start = cost(module)
+    pruned = prune_to_cost(module, X, cost, start * 0.25, 2, lambda net, _: costs.append(cost(net)))
+    assert start * 0.25 < costs[0] <= start * 0.5
+    assert costs[1] == cost(pruned.module) <= start * 0.25
+    assert len(pruned.removed) == 2
+    untouched = prune_to_cost(module, X, cost, start, 1, lambda *_: None)
+    assert untouched.removed == ()
 
 
 def test_shuffles_are_refused() -> None:

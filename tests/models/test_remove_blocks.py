@@ -8,7 +8,7 @@ from torch import nn
 
 from edgefold.errors import UsageError
 from edgefold.models.networks import build_network
-from edgefold.models.remove_blocks import removable_blocks, remove_blocks
+from edgefold.models.remove_blocks import removable_blocks, remove_blocks, remove_blocks_in_rounds
 
 X = (torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0)),)
 
@@ -45,6 +45,27 @@ def test_the_least_important_goes() -> None:
     assert closeness(shortened.module) == shortened.removals[1].quality
     size = sum(p.numel() for p in shortened.module.parameters())
     assert size < sum(p.numel() for p in module.parameters())
+
+
+def test_rounds_remove_some_each_and_train_between() -> None:
+    module = hetnet()
+    left: list[int] = []
+
+    def fine_tune(net: nn.Module, index: int) -> None:
+        assert index == len(left) + 1
+        left.append(len(removable_blocks(net, X)))
+        net.train()
+
+    shortened = remove_blocks_in_rounds(module, X, lambda net: float(len(list(net.modules()))), 3, 2, fine_tune)
+    assert left == [2, 0]
+    assert len({removal.name for removal in shortened.removals}) == 3
+    assert shortened.quality_before == len(list(module.modules()))
+    assert not shortened.module.training
+    with pytest.raises(UsageError, match="removed in 3 rounds, expected 1 to 2"):
+        remove_blocks_in_rounds(module, X, lambda _: 0.0, 2, 3, fine_tune)
+    with pytest.raises(UsageError, match="has 3 removable ones"):
+        remove_blocks_in_rounds(module, X, lambda _: 0.0, 4, 2, fine_tune)
+    assert left == [2, 0]  # nothing was trained
 
 
 @pytest.mark.parametrize("count", [0, 4])

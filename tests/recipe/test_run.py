@@ -12,12 +12,17 @@ import pytest
 import torch
 
 from edgefold.artifact import Format, Precision
+from edgefold.device_bench import BenchOptions, bench
+from edgefold.device_bench.cases import make_case
+from edgefold.device_bench.launch import Launchers
+from edgefold.device_bench.race import race
+from edgefold.device_bench.runners import open_runner
 from edgefold.errors import ArtifactError, UnsupportedError, UsageError
 from edgefold.models.count import count_cost
 from edgefold.models.sources import load_source
 from edgefold.pipeline import export_model
 from edgefold.recipe.run import run_recipe, run_stages
-from edgefold.recipe.schema import ShipRecipe, read_recipe
+from edgefold.recipe.schema import ModelSection, PruneSection, ShipRecipe, read_recipe
 from edgefold.recipe.stages import start
 from edgefold.report.content import Failure, Variant
 from edgefold.runtime import run
@@ -248,3 +253,33 @@ def test_pruning_to_a_latency(recipe: ShipRecipe, tmp_path: Path, monkeypatch: p
     assert "without fine-tuning" in work.history[0]
     original = load_source(recipe.model.name, kwargs={"width": 6})
     assert count_cost(work.network.module, work.inputs).macs < count_cost(original.module, original.example_inputs).macs
+
+
+WIDE = """
+import torch
+from torch import nn
+
+def make():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 64, 3, padding=1), nn.ReLU()]
+    for _ in range(3):
+        layers += [nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 2)), torch.randn(1, 1, 16, 16)
+"""
+
+
+@pytest.mark.slow
+def test_pruning_to_a_latency_that_is_measured_here(tmp_path: Path) -> None:
+    """Each candidate runs in ONNX Runtime on this machine; what comes out is faster in turns with the whole network."""
+    (tmp_path / "wide.py").write_text(WIDE)
+    source = f"{tmp_path / 'wide.py'}:make"
+    loaded = load_source(source)
+    before = export_model(loaded.module, loaded.example_inputs, format="onnx", timing=False, out=tmp_path / "before")
+    whole_ms = bench(before, "host", options=BenchOptions(processes=3, max_secs=10.0)).median_ns / 1e6
+    settings = PruneSection(latency_ms=0.6 * whole_ms, rounds=2, epochs=0)
+    work = run_stages(ShipRecipe(ModelSection(source), prune=settings), tmp_path / "stages")
+    assert 1 <= len(work.removed) <= 2
+    after = export_model(work.network.module, loaded.example_inputs, format="onnx", timing=False, out=tmp_path / "after")
+    with open_runner("host") as host:
+        turns = race([make_case(artifact, seed=0) for artifact in (after, before)], host, Launchers(host))
+    assert turns.ratio(0, 1).high < 0.85

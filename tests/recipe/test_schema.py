@@ -24,6 +24,9 @@ flops = 0.5
 epochs = 0
 [distill]
 teacher = "hetnet-fmnist"
+teacher_weights = "net.py"
+hints = ["stem=features.0", "a.b=c.d"]
+hint_weight = 0.5
 skip = true
 [ship]
 formats = ["onnx"]
@@ -49,6 +52,8 @@ def test_a_full_recipe(tmp_path: Path) -> None:
     assert (recipe.prune.flops, recipe.prune.epochs, recipe.prune.format) == (0.5, 0, Format.ONNX)
     assert recipe.distill is not None
     assert (recipe.distill.teacher, recipe.distill.skip) == ("hetnet-fmnist", True)
+    assert recipe.distill.teacher_weights == str(tmp_path / "net.py")
+    assert recipe.distill.hint_pairs() == (("stem", "features.0"), ("a.b", "c.d"))
     assert recipe.ship.precisions == (Precision.FP32, Precision.INT8)
 
 
@@ -67,9 +72,12 @@ def test_the_shortest_recipe(tmp_path: Path) -> None:
         ('[model]\nname = "a"\n[prune]\nflops = "half"\n', r"wrong value at \[prune\] flops"),
         ('[model]\nname = "a"\n[prune]\nepochs = 1\n', "has nothing as target"),
         ('[model]\nname = "a"\n[prune]\nflops = 0.5\nlatency_ms = 3.0\n', "has flops and latency_ms as target"),
-        ('[model]\nname = "a"\n[prune]\nblocks = 1\nrounds = 2\n', "prunes by blocks in 2 rounds"),
+        ('[model]\nname = "a"\n[prune]\nblocks = 1\nrounds = 2\n', "1 blocks in 2 rounds leaves some without"),
+        ('[model]\nname = "a"\n[prune]\nflops = 0.5\nrounds = 0\n', "in 0 rounds is none"),
+        ('[model]\nname = "a"\n[distill]\nhints = ["x"]\n', "hint 'x' names no two layers"),
+        ('[model]\nname = "a"\n[distill]\nhints = "x=y"\n', r"wrong value at \[distill\] hints"),
+        ('[model]\nname = "a"\n[distill]\nteacher_weights = "w.pt"\n', "but no teacher in .distill.; name it"),
         ('[model]\nname = "a"\n[prune]\nsparsity = 0.5\n[distill]\nepochs = 1\n', "which .distill. would fill again"),
-        ('[model]\nname = "a"\n[prune]\nlatency_ms = 3.0\nrounds = 2\n', "in one round only"),
         ('[model]\nname = "a"\n[train]\nepochs = 3\n', r"unknown key of \[train\]"),
         ('[model]\nname = "a"\n[train]\nflip = 1\n', "expected a value of type bool"),
         ('[model]\nname = "a"\n[ship]\nformats = ["onx"]\n', r"wrong value at \[ship\] formats"),

@@ -1,4 +1,4 @@
-"""`edgefold prune` and `edgefold distill`: networks made smaller or better, kept as a source for every other command."""
+"""`edgefold prune` and `edgefold distill`: networks made smaller or better, kept as a source of models."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def prune(
         Precision, typer.Option("--precision", "-p", help="The precision whose latency counts.")
     ] = Precision.FP32,
     keep: Annotated[float, typer.Option("--keep", help="The share of each layer's channels that stays in any case.")] = 0.1,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds of pruning and fine-tuning.")] = 1,
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=1, help="Rounds of pruning and fine-tuning, each part of the way to the target.")
+    ] = 1,
     epochs: Annotated[int, typer.Option("--epochs", min=0, help="Epochs of fine-tuning after each round.")] = 1,
     data: _Data = None,
     image_size: ImageSize = None,
@@ -62,7 +64,7 @@ def prune(
     as_json: Json = False,
 ) -> None:
     """Remove channels until a target is met, whole blocks, or single weights, the least important first; then fine-tune."""
-    from edgefold.recipe.schema import PruneSection, targets
+    from edgefold.recipe.schema import PruneSection, check_rounds, targets
 
     section = PruneSection(flops, latency_ms, blocks, sparsity, device, format, precision, rounds, epochs, keep)
     if len(targets(section)) != 1:
@@ -70,8 +72,7 @@ def prune(
             "the target of pruning is missing or there are several; "
             "give one of --flops SHARE, --latency-ms MS, --blocks N and --sparsity SHARE"
         )
-    if flops is None and rounds != 1:
-        raise UsageError("only pruning to a share of the multiply-accumulates works in several rounds; leave --rounds out")
+    check_rounds(section)
     _run(model, out_dir, arg, weights, trust, (data, image_size), _train(learning_rate, seed), as_json, prune=section)
 
 
@@ -79,6 +80,27 @@ def distill(
     student: Model,
     teacher: Annotated[str, typer.Option("--teacher", help="The model to learn from; any source.", show_default=False)],
     out_dir: _Folder,
+    teacher_arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--teacher-arg",
+            "--teacher-kwargs",
+            metavar="KEY=VALUE|JSON",
+            help="As --arg, of the function that makes the teacher.",
+        ),
+    ] = None,
+    teacher_weights: Annotated[
+        Path | None, typer.Option("--teacher-weights", help="A .safetensors or .pt file of weights to load into the teacher.")
+    ] = None,
+    hint: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--hint",
+            metavar="STUDENT=TEACHER",
+            help="A layer of each whose outputs are compared as well, e.g. features.3=features.5; can be given more than once.",
+        ),
+    ] = None,
+    hint_weight: Annotated[float, typer.Option("--hint-weight", min=0.0, help="How much the hints count in the loss.")] = 1.0,
     epochs: Annotated[int, typer.Option("--epochs", min=1)] = 8,
     temperature: Annotated[float, typer.Option("--temperature", help="T: how soft the teacher's answers are.")] = 4.0,
     alpha: Annotated[float, typer.Option("--alpha", help="Share of the teacher in the loss, 0 to 1.")] = 0.7,
@@ -92,9 +114,20 @@ def distill(
     as_json: Json = False,
 ) -> None:
     """Train a model with the help of another one, which knows more."""
+    from edgefold.cli.sources import arguments
     from edgefold.recipe.schema import DistillSection
 
-    section = DistillSection(epochs, teacher, temperature=temperature, alpha=alpha)
+    section = DistillSection(
+        epochs,
+        teacher,
+        arguments(teacher_arg or []),
+        None if teacher_weights is None else str(teacher_weights),
+        temperature,
+        alpha,
+        tuple(hint or ()),
+        hint_weight,
+    )
+    section.hint_pairs()  # refuses other forms
     train = _train(0.1 if learning_rate is None else learning_rate, seed)
     _run(student, out_dir, arg, weights, trust, (data, image_size), train, as_json, distill=section)
 
@@ -130,4 +163,7 @@ def _run(
         with stages() as progress:
             work = run_stages(recipe, out_dir / "stages", progress=progress)
         record = write_derived(out_dir, work.network.module, work.source, work.kwargs, work.removed, work.history, work.accuracy)
-        out.show(read_record(record), lambda: [*work.history, f"Network: {record}, a model for every other command"])
+        out.show(
+            read_record(record),
+            lambda: [*work.history, f"Network: {record}, a model for ship, export and all commands that take one"],
+        )

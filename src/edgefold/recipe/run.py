@@ -159,7 +159,10 @@ def run_stages(recipe: ShipRecipe, folder: Path, *, skip: Collection[str] = (), 
     if distilling is not None:
         teacher = first.network.module
         if distilling.teacher is not None:
-            teacher = named_network(distilling.teacher, kwargs=distilling.teacher_kwargs, trust=model.trust).module
+            weights = None if distilling.teacher_weights is None else Path(distilling.teacher_weights)
+            teacher = named_network(
+                distilling.teacher, kwargs=distilling.teacher_kwargs, weights=weights, trust=model.trust
+            ).module
         progress.stage("distill")
         with _frozen(teacher):
             work = distill(work, teacher, distilling, training, folder)

@@ -82,14 +82,35 @@ class PruneSection:
 
 @dataclass(frozen=True, slots=True)
 class DistillSection:
-    """How the network learns from a teacher."""
+    """How the network learns from a teacher.
+
+    ``hints`` are pairs of layers whose outputs are compared as well, such as ``"features.3=features.5"``, the student's first;
+    their loss counts ``hint_weight`` times.
+    """
 
     epochs: int = 3
     teacher: str | None = None
     teacher_kwargs: dict[str, Any] = field(default_factory=dict)
+    teacher_weights: str | None = None
     temperature: float = 4.0
     alpha: float = 0.7
+    hints: tuple[str, ...] = ()
+    hint_weight: float = 1.0
     skip: bool = False
+
+    def hint_pairs(self) -> tuple[tuple[str, str], ...]:
+        """The hints as (layer of the student, layer of the teacher).
+
+        Raises:
+            UsageError: one has another form.
+        """
+        pairs = []
+        for hint in self.hints:
+            student, equals, teacher = hint.partition("=")
+            if not (student and equals and teacher):
+                raise UsageError(f"hint '{hint}' names no two layers; write STUDENT=TEACHER, e.g. features.3=features.5")
+            pairs.append((student, teacher))
+        return tuple(pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +216,8 @@ def _check(path: Path, recipe: ShipRecipe) -> None:
     for name in recipe.ship.skip:
         if name not in SHIP_STAGES:
             raise unknown_name(f"stage in [ship] skip of recipe '{path}'", name, SHIP_STAGES)
+    if recipe.distill is not None:
+        _check_distill(path, recipe.distill)
     prune = recipe.prune
     if prune is None:
         return
@@ -204,11 +227,30 @@ def _check(path: Path, recipe: ShipRecipe) -> None:
     if len(given) != 1:
         found = " and ".join(given) or "nothing"
         raise UsageError(f"recipe '{path}' has {found} as target of [prune]; give one of {', '.join(TARGETS)}")
-    if prune.flops is None and prune.rounds != 1:
-        raise UsageError(f"recipe '{path}' prunes by {given[0]} in {prune.rounds} rounds; that works in one round only")
+    check_rounds(prune)
     distilled = recipe.distill is not None and not recipe.distill.skip
     if prune.sparsity is not None and not prune.skip and distilled:
         raise UsageError(f"recipe '{path}' prunes single weights, which [distill] would fill again; leave out one of the two")
+
+
+def _check_distill(path: Path, distill: DistillSection) -> None:
+    distill.hint_pairs()
+    if distill.teacher is None and (distill.teacher_kwargs or distill.teacher_weights is not None):
+        raise UsageError(f"recipe '{path}' has arguments or weights of a teacher, but no teacher in [distill]; name it")
+
+
+def check_rounds(prune: PruneSection) -> None:
+    """Refuses rounds in which nothing could be pruned.
+
+    Raises:
+        UsageError: there are less than one, or more than blocks to remove.
+    """
+    if prune.rounds < 1:
+        raise UsageError(f"pruning in {prune.rounds} rounds is none; give at least 1")
+    if prune.blocks is not None and prune.rounds > prune.blocks:
+        raise UsageError(
+            f"removing {prune.blocks} blocks in {prune.rounds} rounds leaves some without a block; give at most as many rounds"
+        )
 
 
 def targets(prune: PruneSection) -> tuple[str, ...]:
@@ -224,5 +266,7 @@ def _absolute(recipe: ShipRecipe, folder: Path) -> ShipRecipe:
         return f"{folder / file}{colon}{function}" if (folder / file).exists() else name
 
     model = replace(recipe.model, name=found(recipe.model.name) or "", weights=found(recipe.model.weights))
-    distill = recipe.distill and replace(recipe.distill, teacher=found(recipe.distill.teacher))
+    distill = recipe.distill and replace(
+        recipe.distill, teacher=found(recipe.distill.teacher), teacher_weights=found(recipe.distill.teacher_weights)
+    )
     return replace(recipe, model=model, data=replace(recipe.data, source=found(recipe.data.source)), distill=distill)

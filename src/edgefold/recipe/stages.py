@@ -24,9 +24,9 @@ from edgefold.models.distill import DistillOptions
 from edgefold.models.distill import distill as train_with_teacher
 from edgefold.models.evaluate import top1
 from edgefold.models.fingerprint import source_digest
-from edgefold.models.magnitude import SparsityReport, finish, magnitude_prune, sparsity_report
-from edgefold.models.prune import Pruned, Removed, prune_channels, prune_iteratively
-from edgefold.models.remove_blocks import RemovedBlock, Shortened, remove_blocks
+from edgefold.models.magnitude import SparsityReport, prune_in_rounds
+from edgefold.models.prune import Pruned, Removed, prune_iteratively, prune_to_cost
+from edgefold.models.remove_blocks import RemovedBlock, Shortened, remove_blocks_in_rounds
 from edgefold.models.train import train
 from edgefold.models.train_options import TrainOptions
 from edgefold.recipe.schema import DistillSection, PruneSection
@@ -87,10 +87,18 @@ def start(network: Network, source: str, kwargs: dict[str, Any]) -> Work:
     # The same weights in other code are another network.
     content = [source, source_digest(source), kwargs, version("edgefold"), version("torch")]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-    for name, tensor in sorted(network.module.state_dict().items()):
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().numpy().tobytes())
+    digest.update(_weights_digest(network.module).encode())
     return Work(network, source, kwargs, digest.hexdigest(), removed, history)
+
+
+def _weights_digest(module: nn.Module, *, values: bool = True) -> str:
+    """The SHA-256 of all weights with their names and shapes, or of names and shapes alone."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        if values:
+            digest.update(tensor.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def needs_data(settings: PruneSection) -> bool:
@@ -103,7 +111,7 @@ def prune(work: Work, settings: PruneSection, training: Training, folder: Path) 
 
     Raises:
         InputError: the network cannot be pruned so far; see `edgefold.models.prune.prune_channels`,
-            `edgefold.models.remove_blocks.remove_blocks` and `edgefold.models.magnitude.magnitude_prune`.
+            `edgefold.models.remove_blocks.remove_blocks_in_rounds` and `edgefold.models.magnitude.magnitude_prune`.
     """
     state = _after(work, "prune", settings, training if needs_data(settings) else None)
     own = folder / f"prune-{state[:12]}"
@@ -116,21 +124,19 @@ def prune(work: Work, settings: PruneSection, training: Training, folder: Path) 
 
     def fine_tune(network: nn.Module, index: int) -> None:
         if options is not None and training.data is not None:
-            accuracy.append(train(network, training.data, options, out=own / f"round{index}", resume=True).accuracy)
+            # What is removed to reach a latency may differ when it is measured again: then there is nothing to resume.
+            place = own / f"round{index}-{_weights_digest(network, values=False)[:8]}"
+            accuracy.append(train(network, training.data, options, out=place, resume=True).accuracy)
 
     removed: tuple[Removed | RemovedBlock, ...] = ()
     if settings.sparsity is not None:
         smaller = copy.deepcopy(module)
-        magnitude_prune(smaller, settings.sparsity)
-        fine_tune(smaller, 1)
-        finish(smaller)
-        text = _sparse(sparsity_report(smaller))
+        text = _sparse(prune_in_rounds(smaller, settings.sparsity, settings.rounds, fine_tune))
     elif settings.blocks is not None:
         assert training.data is not None, "the caller loads data for this stage"
         judge = _judge(training.data)
-        shortened = remove_blocks(module, inputs, judge, settings.blocks)
+        shortened = remove_blocks_in_rounds(module, inputs, judge, settings.blocks, settings.rounds, fine_tune)
         smaller, removed = shortened.module, tuple(RemovedBlock(each.name) for each in shortened.removals)
-        fine_tune(smaller, 1)
         text = _shortened(shortened)
     else:
         pruned = _channels(work.network, inputs, settings, fine_tune)
@@ -147,9 +153,8 @@ def _channels(
     module = network.module
     if settings.flops is not None:
         return prune_iteratively(module, inputs, settings.flops, settings.rounds, fine_tune, keep=settings.keep)
-    pruned = prune_channels(module, inputs, _latency_target(network, settings), keep=settings.keep)
-    fine_tune(pruned.module, 1)
-    return pruned
+    goal = (settings.latency_ms or 0) * 1e6
+    return prune_to_cost(module, inputs, _latency(network, settings), goal, settings.rounds, fine_tune, keep=settings.keep)
 
 
 def _judge(data: TrainingData) -> Callable[[nn.Module], float]:
@@ -165,7 +170,7 @@ def distill(work: Work, teacher: nn.Module, settings: DistillSection, training: 
         InputError: the two do not go together, or there is no data; see `edgefold.models.distill.distill`.
     """
     assert training.data is not None, "the caller loads data for this stage"
-    state = _after(work, "distill", settings, training)
+    state = _after(work, "distill", settings, training, _weights_digest(teacher))
     own = folder / f"distill-{state[:12]}"
     kept = _kept(work, own, state)
     if kept is not None:
@@ -176,7 +181,7 @@ def distill(work: Work, teacher: nn.Module, settings: DistillSection, training: 
         teacher,
         training.data,
         training.for_epochs(settings.epochs),
-        DistillOptions(settings.temperature, settings.alpha),
+        DistillOptions(settings.temperature, settings.alpha, settings.hint_pairs(), settings.hint_weight),
         out=own / "run",
         resume=True,
     )
@@ -187,10 +192,10 @@ def distill(work: Work, teacher: nn.Module, settings: DistillSection, training: 
     return _done(work, own, state, module.eval(), (), sentence, result.accuracy)
 
 
-def _after(work: Work, stage: str, settings: object, training: Training | None) -> str:
-    """The hash of the network after a stage."""
+def _after(work: Work, stage: str, settings: object, training: Training | None, teacher: str = "") -> str:
+    """The hash of the network after a stage; ``teacher`` is that of a teacher's weights."""
     trained = None if training is None or training.data is None else [training.data.prepared_sha256, training.options]
-    content = [work.state, stage, asdict(settings), trained]  # type: ignore[call-overload]  # a dataclass
+    content = [work.state, stage, asdict(settings), trained, teacher]  # type: ignore[call-overload]  # a dataclass
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -228,8 +233,8 @@ def _done(
     return after
 
 
-def _latency_target(network: Network, settings: PruneSection) -> Any:
-    """Whether a network, exported and measured on the device, is fast enough."""
+def _latency(network: Network, settings: PruneSection) -> Callable[[nn.Module], float]:
+    """The time of a network on the device in nanoseconds: it is exported and measured."""
     from edgefold.device_bench import BenchOptions, bench
     from edgefold.pipeline import export_model
     from edgefold.schemes import scheme_of
@@ -240,7 +245,7 @@ def _latency_target(network: Network, settings: PruneSection) -> Any:
         raise UsageError(f'pruning to a latency in {settings.precision} needs calibration data; give precision = "fp32"')
     options = BenchOptions(processes=3, max_secs=_LATENCY_SECS)
 
-    def fast_enough(module: nn.Module) -> bool:
+    def measured(module: nn.Module) -> float:
         with tempfile.TemporaryDirectory(prefix="edgefold-prune-") as folder:
             artifact = export_model(
                 module,
@@ -251,9 +256,9 @@ def _latency_target(network: Network, settings: PruneSection) -> Any:
                 timing=False,
                 out=Path(folder) / f"candidate{settings.format.suffix}",
             )
-            return bench(artifact, settings.device, options=options).median_ns <= (settings.latency_ms or 0) * 1e6
+            return bench(artifact, settings.device, options=options).median_ns
 
-    return fast_enough
+    return measured
 
 
 def _pruned(pruned: Pruned) -> str:
