@@ -198,7 +198,8 @@ class KeptStages:
             found: _Explanations = _read(_Explanations, place)
             return found
 
-        return self._shelf.take("explain", key, make, _write, load).found
+        kept: _Explanations = self._shelf.take("explain", key, make, _write, load)
+        return kept.found
 
 
 class _Steps:
