@@ -273,7 +273,7 @@ def test_history_keeps_what_was_measured_here(cli: Cli, tiny: Path, tmp_path: Pa
     (entry,) = cli("history", "tiny.onnx", "--json").data
     assert entry["device"] == "host"
     assert cli("bench", tiny / "tiny.onnx", *quick).code == 0
-    assert "trend of tiny.onnx on host, onnxruntime" in cli("history", "tiny.onnx", "--svg", tmp_path / "trend.svg").stdout
+    assert cli("history", "tiny.onnx", "--svg", tmp_path / "trend.svg").code == 0
     assert (tmp_path / "trend.svg").read_text().startswith("<svg")
 
 

@@ -67,10 +67,11 @@ def test_ship_and_everything_after_it(cli: Cli, work: Path) -> None:
 
     summary = json.loads((out / "results" / "summary.json").read_text())
     assert len(summary["rows"]) == 2
+    stable = not any("UNSTABLE" in row["codes"] for row in summary["rows"])  # another process may be at work here
     for row in summary["rows"]:
         assert row["size_bytes"] > 0
         assert row["median_ns"] > 0
-        assert row["speedup"] > 0
+        assert row["speedup"] > 0 if stable else row["speedup"] is None or row["speedup"] > 0
         assert row["accuracy"] is not None
         assert not {"OUTPUT_UNCHECKED", "OUTPUT_MISMATCH"} & set(row["codes"])
     fp32 = [row for row in summary["rows"] if row["precision"] == "fp32"]
