@@ -77,6 +77,7 @@ def save_quantized(quantized: QuantizedProgram, path: Path) -> None:
         "branches": {name: {key: asdict(params) for key, params in pair.items()} for name, pair in table.branches.items()},
         "weights": list(table.weights),
         "biases": list(table.biases),
+        "rounded": list(table.rounded),
         "clipped": table.clipped,
         "observer": table.observer,
         "samples": table.samples,
@@ -86,6 +87,7 @@ def save_quantized(quantized: QuantizedProgram, path: Path) -> None:
     }
     tensors |= {f"scale:{name}": value for name, value in table.weights.items()}
     tensors |= {f"bias:{name}": value for name, value in table.biases.items()}
+    tensors |= {f"rounded:{name}": value for name, value in table.rounded.items()}
     _write(path, record, tensors)
 
 
@@ -103,6 +105,7 @@ def load_quantized(path: Path, plan: FoldPlan) -> QuantizedProgram:
             weights={name: tensors[f"scale:{name}"] for name in found["weights"]},
             branches={name: {key: QParams(**params) for key, params in pair.items()} for name, pair in found["branches"].items()},
             biases={name: tensors[f"bias:{name}"] for name in found["biases"]},
+            rounded={name: tensors[f"rounded:{name}"] for name in found["rounded"]},
             clipped=found["clipped"],
             observer=found["observer"],
             samples=found["samples"],

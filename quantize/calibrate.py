@@ -21,11 +21,23 @@ from torch.fx import GraphModule, Interpreter, Node
 from edgefold.errors import DataError
 from edgefold.quantize.annotate import Annotation, EdgefoldQuantizer, annotate
 from edgefold.quantize.graph import add_buffer, constant_of, groups_of, is_constant, output_nodes
+from edgefold.quantize.insert import weight_values
 from edgefold.quantize.observers import OBSERVERS, HistogramObserver, Rule, get_observer, qparams_of_range
-from edgefold.quantize.paired import walk
+from edgefold.quantize.paired import correct_bias, has_bias, walk
 from edgefold.quantize.pairs import full_scale, layers_of_full_range, weight_scale
 from edgefold.quantize.pt2e import prepare_pt2e
-from edgefold.quantize.scheme import BRANCH_Q, DYNAMIC, EXPONENT_BITS, INT8, WEIGHT_SCALE, Grid, Q, QParams
+from edgefold.quantize.scheme import (
+    BRANCH_Q,
+    CORRECTED_BIAS,
+    DYNAMIC,
+    EXPONENT_BITS,
+    INT8,
+    ROUNDED_WEIGHT,
+    WEIGHT_SCALE,
+    Grid,
+    Q,
+    QParams,
+)
 
 # The branches that a conv of a weight (N, M/G, *kernel) and so many groups may be lowered to, by name: a bool mask of the
 # weight's taps that are in it, and whether the bias is. Injected by the caller, who knows the structure of folded layers.
@@ -50,6 +62,7 @@ class ScaleTable:
     full_range: frozenset[str] = frozenset()  # layers whose weights are not made pair-safe
     dynamic: bool = False  # inputs of the weights are quantized at run time
     exponent_bits: int = 0  # of weights that are powers of two; 0: they are int8
+    rounded: dict[str, Tensor] = field(default_factory=dict)  # int8 weights (N, ...), where they are not the nearest integers
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +112,7 @@ def calibrate(
     judges = batches[:: max(1, len(batches) // _JUDGES)][:_JUDGES]
     table = tables[0]
     if len(tables) > 1:
-        table = max(tables, key=lambda table: output_sqnr_db(attach(graph, table), judges))
+        table = max(tables, key=lambda table: output_sqnr_db(annotated(graph, table), judges, corrected=True))
     if grid is not INT8:  # what saturates is a product of 8-bit integers
         full_range = frozenset(statistics.annotation.weighted)
     return with_pair_safe_weights(graph, statistics.annotation, table, judges, full_range)
@@ -126,9 +139,12 @@ def with_pair_safe_weights(
         weights = {name: table.weights[name] if name in full else scale for name, scale in safe.items()}
         return replace(table, weights=weights, full_range=full)
 
+    def sqnr_db(table: ScaleTable) -> float:
+        return output_sqnr_db(annotated(graph, table), judges, corrected=True)
+
     if full_range is not None:
         return changed(full_range)
-    return changed(layers_of_full_range(losses, lambda full: output_sqnr_db(attach(graph, changed(full)), judges)))
+    return changed(layers_of_full_range(losses, lambda full: sqnr_db(changed(full))))
 
 
 def collect(
@@ -185,12 +201,14 @@ def make_table(graph: GraphModule, statistics: Statistics, name: str, rule: Rule
     return ScaleTable(activations, weights, branches, {}, clipped, name, statistics.samples)
 
 
-def output_sqnr_db(graph: GraphModule, samples: Sequence[tuple[Tensor, ...]]) -> float:
+def output_sqnr_db(graph: GraphModule, samples: Sequence[tuple[Tensor, ...]], *, corrected: bool = False) -> float:
     """10 log10(sum y^2 / sum (y - q)^2) over all outputs, of the float outputs y and the quantized outputs q.
 
     Args:
-        graph: a graph whose nodes carry quantization parameters.
+        graph: with its float parameters, as `annotated` makes it.
         samples: inputs of the graph.
+        corrected: whether each layer's mean error over these samples is taken away, as corrected biases would: scales are
+            compared by what is left then.
     """
     outputs = set(output_nodes(graph))
     power = torch.zeros(2, dtype=torch.float64)
@@ -201,23 +219,44 @@ def output_sqnr_db(graph: GraphModule, samples: Sequence[tuple[Tensor, ...]]) ->
                 power[0] += y.double().square().sum()
                 power[1] += (y.double() - q.double()).square().sum()
 
-    walk(graph, samples, after=add)
+    def correct(node: Node, exact: list[Tensor], quantized: list[Tensor]) -> None:
+        if corrected and has_bias(node):
+            correct_bias(graph, node, exact, quantized)
+
+    walk(graph, samples, before=correct, after=add)
     return float(10 * torch.log10(power[0] / power[1].clamp_min(1e-30)))
 
 
-def attach(graph: GraphModule, table: ScaleTable) -> GraphModule:
-    """A copy of the canonical graph whose nodes carry the table's parameters in their ``meta``."""
+def annotated(graph: GraphModule, table: ScaleTable) -> GraphModule:
+    """A copy of the canonical graph whose nodes carry the table in their ``meta``; it still computes what ``graph`` does."""
     result = copy.deepcopy(graph)
+    carried: tuple[tuple[str, Mapping[str, Any]], ...] = (
+        (Q, table.activations),
+        (WEIGHT_SCALE, table.weights),
+        (BRANCH_Q, table.branches),
+        (ROUNDED_WEIGHT, table.rounded),
+        (CORRECTED_BIAS, table.biases),
+    )
     for node in result.graph.nodes:
-        for key, values in ((Q, table.activations), (WEIGHT_SCALE, table.weights), (BRANCH_Q, table.branches)):
+        for key, values in carried:
             if node.name in values:
                 node.meta[key] = values[node.name]
         if table.dynamic and node.name in table.weights:
             node.meta[DYNAMIC] = True
         if table.exponent_bits and node.name in table.weights:
             node.meta[EXPONENT_BITS] = table.exponent_bits
-        if node.name in table.biases:
-            _set_bias(result, node, table.biases[node.name])
+    return result
+
+
+def attach(graph: GraphModule, table: ScaleTable) -> GraphModule:
+    """As `annotated`, with the table's weights and biases in the place of the float ones: what is lowered and written."""
+    result = annotated(graph, table)
+    for node in list(result.graph.nodes):
+        integers, bias = node.meta.pop(ROUNDED_WEIGHT, None), node.meta.pop(CORRECTED_BIAS, None)
+        if integers is not None:
+            _set_parameter(result, node, 1, weight_values(integers, node.meta[WEIGHT_SCALE]))
+        if bias is not None:
+            _set_parameter(result, node, 2, bias)
     result.recompile()
     return result
 
@@ -232,6 +271,7 @@ def without(table: ScaleTable, graph: GraphModule, names: frozenset[str]) -> Sca
         weights={name: scale for name, scale in table.weights.items() if name not in names},
         branches={name: pair for name, pair in table.branches.items() if name not in names},
         biases={name: bias for name, bias in table.biases.items() if name not in names},
+        rounded={name: weight for name, weight in table.rounded.items() if name not in names},
     )
 
 
@@ -241,10 +281,13 @@ def qparams_of_number(value: Tensor, grid: Grid = INT8) -> QParams:
     return QParams(number / 64 if number > 0 else 1.0, 0, grid.qmin, grid.qmax)
 
 
-def _set_bias(module: GraphModule, node: Node, bias: Tensor) -> None:
+def _set_parameter(module: GraphModule, node: Node, position: int, value: Tensor) -> None:
     with module.graph.inserting_before(node):
-        corrected = add_buffer(module, f"{node.name}_bias_corrected", bias)
-    node.args = (*node.args[:2], corrected, *node.args[3:])
+        constant = add_buffer(module, f"{node.name}_quantized_{'bias' if position == 2 else 'weight'}", value)
+    replaced = node.args[position]
+    node.args = (*node.args[:position], constant, *node.args[position + 1 :])
+    if isinstance(replaced, Node) and not replaced.users:
+        module.graph.erase_node(replaced)
 
 
 def _observers_by_node(prepared: GraphModule) -> dict[str, HistogramObserver]:

@@ -28,10 +28,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgefold.quantize.annotate import WEIGHTED
-from edgefold.quantize.calibrate import ScaleTable, attach, output_sqnr_db
+from edgefold.quantize.calibrate import ScaleTable, annotated, output_sqnr_db
 from edgefold.quantize.graph import add_buffer, constant_of, groups_of, is_constant, module_path
-from edgefold.quantize.paired import walk
-from edgefold.quantize.scheme import WEIGHT_SCALE
+from edgefold.quantize.paired import correct_bias, has_bias, walk
 
 _ATEN = torch.ops.aten
 _HOMOGENEOUS: Final = frozenset(
@@ -63,24 +62,17 @@ def correct_biases(graph: GraphModule, table: ScaleTable, samples: Sequence[tupl
         table: its scales.
         samples: calibration inputs; every other one is used to correct, the rest to judge.
     """
-    attached = attach(graph, table)
+    carrying = annotated(graph, table)
     used, held_out = (samples[::2], samples[1::2]) if len(samples) > 1 else (samples, samples)
     biases: dict[str, Tensor] = {}
 
-    def shift(node: Node, exact: list[Any], quantized: list[Any]) -> None:
-        bias = node.args[2] if len(node.args) > 2 else None
-        if WEIGHT_SCALE not in node.meta or not is_constant(bias):
-            return
-        axes = [axis for axis in range(exact[0].ndim) if axis != (exact[0].ndim - 1 if _is_linear(node) else 1)]
-        difference = torch.stack([(y - q).mean(dim=axes) for y, q in zip(exact, quantized, strict=True)]).mean(dim=0)
-        biases[node.name] = constant_of(attached, bias) + difference
-        spread = difference if _is_linear(node) else difference.reshape(-1, *[1] * (exact[0].ndim - 2))
-        for value in quantized:
-            value += spread
+    def correct(node: Node, exact: list[Any], quantized: list[Any]) -> None:
+        if has_bias(node):
+            biases[node.name] = correct_bias(carrying, node, exact, quantized)
 
-    walk(attached, used, before=shift)
+    walk(carrying, used, before=correct)
     corrected = replace(table, biases=biases)
-    better = output_sqnr_db(attach(graph, corrected), held_out) > output_sqnr_db(attached, held_out)
+    better = output_sqnr_db(annotated(graph, corrected), held_out) > output_sqnr_db(carrying, held_out)
     return corrected if better else table
 
 

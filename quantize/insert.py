@@ -67,6 +67,11 @@ def quantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
     return torch.clamp(torch.round(weight / scale.reshape(shape)), WEIGHT_QMIN, WEIGHT_QMAX).to(torch.int8)
 
 
+def weight_values(integers: Tensor, scale: Tensor) -> Tensor:
+    """The real numbers, float32, that an int8 weight (N, ...) with scales (N,) stands for."""
+    return integers.float() * scale.reshape(-1, *[1] * (integers.ndim - 1))
+
+
 def _round_to_powers(module: GraphModule, node: Node) -> None:
     weight = node.args[1]
     assert isinstance(weight, Node)

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from edgefold.quantize.graph import constant_of
-from edgefold.quantize.insert import SMALLEST_SCALE, WEIGHT_QMAX, WEIGHT_QMIN, quantize_weight, round_bias
+from edgefold.quantize.graph import constant_of, is_constant
+from edgefold.quantize.insert import SMALLEST_SCALE, quantize_weight, round_bias, weight_values
 from edgefold.quantize.powers import round_to_powers
-from edgefold.quantize.scheme import DYNAMIC, EXPONENT_BITS, WEIGHT_SCALE, Q, QParams
+from edgefold.quantize.scheme import CORRECTED_BIAS, DYNAMIC, EXPONENT_BITS, ROUNDED_WEIGHT, WEIGHT_SCALE, Q, QParams
 
 _OPS = torch.ops.quantized_decomposed
 
@@ -43,11 +43,7 @@ def fake_quantize_by_range(value: Tensor) -> Tensor:
 
 def fake_quantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
     """The weight (N, ...) on the grids of its output channels, as float32."""
-    zeros = torch.zeros(scale.shape, dtype=torch.int64)
-    result: Tensor = _OPS.dequantize_per_channel.default(
-        quantize_weight(weight, scale), scale, zeros, 0, WEIGHT_QMIN, WEIGHT_QMAX, torch.int8
-    )
-    return result
+    return weight_values(quantize_weight(weight, scale), scale)
 
 
 def walk(
@@ -60,7 +56,7 @@ def walk(
     """Runs the graph in both ways over the samples.
 
     Args:
-        graph: ATen graph whose nodes carry quantization parameters.
+        graph: ATen graph with its float parameters, see `edgefold.quantize.calibrate.annotated`.
         samples: inputs of the graph.
         before: called with each node's values, the quantized ones not yet on the grid of the node's output.
         after: called with each node's values, the quantized ones on the grid.
@@ -93,6 +89,33 @@ def walk(
                 del exact[source], quantized[source]
 
 
+def has_bias(node: Node) -> bool:
+    """Whether a node is a quantized layer with a bias."""
+    return WEIGHT_SCALE in node.meta and len(node.args) > 2 and is_constant(node.args[2])
+
+
+def correct_bias(graph: GraphModule, node: Node, exact: list[Any], quantized: list[Any], *, every: int = 1) -> Tensor:
+    """The bias (N,) of a layer with which the mean of its quantized outputs is that of the exact ones; moves these, in place.
+
+    Args:
+        graph: the layer's.
+        node: the layer.
+        exact: its outputs, one tensor a sample.
+        quantized: the same of the quantized network.
+        every: which samples the means are of: each ``every``-th.
+    """
+    bias = node.args[2]
+    assert isinstance(bias, Node)
+    linear = node.target is torch.ops.aten.linear.default
+    axes = [axis for axis in range(exact[0].ndim) if axis != (exact[0].ndim - 1 if linear else 1)]
+    pairs = zip(exact[::every], quantized[::every], strict=True)
+    difference = torch.stack([(y - q).mean(dim=axes) for y, q in pairs]).mean(dim=0)
+    spread = difference if linear else difference.reshape(-1, *[1] * (exact[0].ndim - 2))
+    for value in quantized:
+        value += spread
+    return constant_of(graph, bias) + difference
+
+
 def _call(node: Node, values: dict[Node, list[Any]], replaced: dict[Node, Tensor], index: int) -> Any:
     def fetch(source: Node) -> Any:
         return replaced[source] if source in replaced else values[source][index]
@@ -112,11 +135,17 @@ def _quantized_parameters(graph: GraphModule, node: Node) -> dict[Node, Tensor]:
     source, weight, *rest = node.args
     assert isinstance(source, Node)
     assert isinstance(weight, Node)
-    if EXPONENT_BITS in node.meta:  # sums of shifts are exact, and so is the bias
-        return {weight: round_to_powers(constant_of(graph, weight), node.meta[EXPONENT_BITS])}
-    found = {weight: fake_quantize_weight(constant_of(graph, weight), scale)}
-    if rest and isinstance(rest[0], Node) and Q in source.meta:
-        found[rest[0]] = round_bias(constant_of(graph, rest[0]), source.meta[Q].scale, scale)
+    found: dict[Node, Tensor] = {}
+    if EXPONENT_BITS in node.meta:
+        found[weight] = round_to_powers(constant_of(graph, weight), node.meta[EXPONENT_BITS])
+    elif ROUNDED_WEIGHT in node.meta:
+        found[weight] = weight_values(node.meta[ROUNDED_WEIGHT], scale)
+    else:
+        found[weight] = fake_quantize_weight(constant_of(graph, weight), scale)
+    if rest and isinstance(rest[0], Node):
+        bias = node.meta.get(CORRECTED_BIAS, constant_of(graph, rest[0]))
+        exact = EXPONENT_BITS in node.meta or Q not in source.meta  # sums of shifts and of floats are
+        found[rest[0]] = bias if exact else round_bias(bias, source.meta[Q].scale, scale)
     return found
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from edgefold.quantize.calibrate import ScaleTable, attach, output_sqnr_db
+from edgefold.quantize.calibrate import ScaleTable, annotated, output_sqnr_db
 from edgefold.quantize.correct import correct_biases
 from edgefold.quantize.graph import constant_of, module_path
 from edgefold.quantize.paired import fake_quantize_weight
@@ -43,7 +43,10 @@ class PowerStudy:
 
 
 def int8_table(graph: GraphModule, table: ScaleTable, samples: Sequence[tuple[Tensor, ...]]) -> ScaleTable:
-    """The table of the same calibration with int8 weights, and with biases that are corrected for these."""
+    """The table of the same calibration with int8 weights, and with biases that are corrected for these.
+
+    The weights are the nearest integers, as those of ``table`` are the nearest powers: what is compared is the grids.
+    """
     return correct_biases(graph, replace(table, exponent_bits=0, biases={}), samples)
 
 
@@ -64,7 +67,7 @@ def compare(
         samples: inputs; a few tens are enough.
         progress: called after each layer.
     """
-    first, second = attach(graph, integers), attach(graph, powers)
+    first, second = annotated(graph, integers), annotated(graph, powers)
     layers = []
     for node in first.graph.nodes:
         if WEIGHT_SCALE not in node.meta:

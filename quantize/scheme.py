@@ -13,6 +13,8 @@ A graph carries its parameters in the ``meta`` of its nodes, under the keys belo
 * ``EXPONENT_BITS`` on conv and linear nodes whose weights are powers of two (see `edgefold.quantize.powers`): an int.
 * ``FIXED`` on inputs whose integers are given from outside (camera pixels): a `QParams` that calibration takes as it is.
 * ``DYNAMIC`` on conv and linear nodes whose input is quantized at run time, by its own range.
+* ``ROUNDED_WEIGHT`` and ``CORRECTED_BIAS`` on conv and linear nodes of a graph that still has its float parameters: the int8
+  weight (see `edgefold.quantize.rounding`) and the float32 bias (see `edgefold.quantize.correct`) that integers take instead.
 * ``BRANCH_Q`` on conv nodes that may be lowered to several branches: a `QParams` by the name of each.
 """
 
@@ -28,6 +30,8 @@ WEIGHT_SCALE: Final = "edgefold_wscale"
 BRANCH_Q: Final = "edgefold_branch_q"
 DYNAMIC: Final = "edgefold_dynamic"
 EXPONENT_BITS: Final = "edgefold_exponent_bits"
+ROUNDED_WEIGHT: Final = "edgefold_rounded_weight"
+CORRECTED_BIAS: Final = "edgefold_corrected_bias"
 FIXED: Final = "edgefold_fixed_q"
 
 

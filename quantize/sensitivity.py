@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgefold.quantize.calibrate import ScaleTable, attach, output_sqnr_db, without
+from edgefold.quantize.calibrate import ScaleTable, annotated, output_sqnr_db, without
 from edgefold.quantize.graph import module_path
 from edgefold.quantize.paired import walk
 from edgefold.quantize.scheme import WEIGHT_SCALE, Q
@@ -43,7 +43,7 @@ def analyse(
         samples: inputs; a few tens are enough.
         progress: called after each layer.
     """
-    attached = attach(graph, table)
+    attached = annotated(graph, table)
     cumulative = cumulative_db(attached, samples)
     total = output_sqnr_db(attached, samples)
     layers: list[LayerSensitivity] = []
@@ -58,7 +58,7 @@ def analyse(
                 node=node.name,
                 alone_db=output_sqnr_db(only(attached, node.name), samples),
                 cumulative_db=cumulative.get(output.name, total),
-                gain_db=output_sqnr_db(attach(graph, without(table, graph, frozenset({node.name}))), samples) - total,
+                gain_db=output_sqnr_db(annotated(graph, without(table, graph, frozenset({node.name}))), samples) - total,
                 low=0.0 if params is None else params.scale * (params.qmin - params.zero_point),
                 high=0.0 if params is None else params.scale * (params.qmax - params.zero_point),
                 clipped_share=table.clipped.get(output.name, 0.0),

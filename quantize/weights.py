@@ -16,7 +16,7 @@ from torch.fx import GraphModule, Node
 from edgefold.quantize.annotate import annotate
 from edgefold.quantize.calibrate import ScaleTable
 from edgefold.quantize.graph import add_buffer, constant_of, module_path
-from edgefold.quantize.insert import quantize_weight
+from edgefold.quantize.insert import quantize_weight, weight_values
 from edgefold.quantize.pairs import weight_scale
 from edgefold.quantize.scheme import WEIGHT_SCALE
 
@@ -31,7 +31,7 @@ class RoundedWeight:
 
     def values(self) -> Tensor:
         """The real numbers that the integers stand for, float32."""
-        return self.integers.float() * self.scale.reshape(-1, *[1] * (self.integers.ndim - 1))
+        return weight_values(self.integers, self.scale)
 
 
 def round_weights(graph: GraphModule) -> tuple[RoundedWeight, ...]:

@@ -89,6 +89,7 @@ def quantize_model(
     from edgefold.quantize.correct import equalize as equalize_layers
     from edgefold.quantize.graph import layer_nodes
     from edgefold.quantize.pixels import PixelInput, absorb
+    from edgefold.quantize.rounding import round_by_data
     from edgefold.quantize.scheme import GRIDS
 
     precision = as_precision(scheme)
@@ -135,6 +136,8 @@ def quantize_model(
     if precision is Precision.LOG2:
         table = replace(table, exponent_bits=exponent_bits)
     table = correct_biases(program.graph, table, samples[:JUDGED])
+    if precision is not Precision.LOG2:
+        table = round_by_data(program.graph, table, samples[:JUDGED])
     quantized = Program(attach(program.graph, table), program.example_inputs, program.input_names, program.output_names)
     return QuantizedProgram(quantized, table, precision, folded.plan, program, tuple(dict.fromkeys(exclude)), pairs, camera)
 
@@ -394,4 +397,4 @@ def check_free(out: Path, *, force: bool) -> None:
         raise OutputError(f"output '{out}' exists already; choose another name or give --force")
 
 
-JUDGED = 128  # calibration samples that bias correction walks through
+JUDGED = 128  # calibration samples by which weights are rounded and biases corrected

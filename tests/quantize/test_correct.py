@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from edgefold.export.capture import capture
-from edgefold.quantize.calibrate import attach, calibrate, output_sqnr_db
+from edgefold.quantize.calibrate import ScaleTable, annotated, attach, calibrate, output_sqnr_db
 from edgefold.quantize.correct import correct_biases, equalize
 from edgefold.quantize.insert import insert_qdq
 
@@ -35,7 +35,7 @@ def test_equalization_changes_nothing_in_float_and_evens_the_channels(activation
     assert [pair.reason for pair in pairs] == [""]
     samples = [(torch.randn(1, 3, 8, 8),) for _ in range(8)]
     before, after = (
-        output_sqnr_db(attach(graph, calibrate(graph, samples, observer="minmax")), samples)
+        output_sqnr_db(annotated(graph, calibrate(graph, samples, observer="minmax")), samples)
         for graph in (program.graph, equalized)
     )
     assert after > before + 6
@@ -85,6 +85,32 @@ def test_bias_correction_restores_the_mean() -> None:
             shift.append(float((torch.cat([reference(*sample)[0] for sample in samples]) - exact).mean().abs()))
     assert shift[1] < shift[0] / 10
     assert corrected.weights is table.weights
+
+
+def test_what_bias_correction_gains_is_judged_against_the_float_network() -> None:
+    torch.manual_seed(0)
+    # Most weights of a channel lie just above a multiple of the step: rounding shifts its mean by more than it adds noise.
+    layers: list[nn.Module] = []
+    for _ in range(3):
+        conv = nn.Conv2d(8, 8, 3, padding=1)
+        with torch.no_grad():
+            conv.weight.copy_((torch.randint(-20, 20, conv.weight.shape) + 0.45) / 127 / 8)
+            conv.weight[:, 0, 1, 1] = 1 / 8
+        layers += [conv, nn.ReLU()]
+    graph = capture(nn.Sequential(*layers).eval(), torch.zeros(1, 8, 12, 12)).graph
+    samples = [(torch.rand(1, 8, 12, 12) + 1,) for _ in range(8)]
+    table = calibrate(graph, samples, observer="minmax")
+    corrected = correct_biases(graph, table, samples)
+    fresh = [(torch.rand(1, 8, 12, 12) + 1,) for _ in range(4)]
+
+    def sqnr_db(each: ScaleTable) -> float:
+        reference = insert_qdq(attach(graph, each), fold_weights=True)
+        with torch.no_grad():
+            y, q = (torch.cat([net(*sample)[0] for sample in fresh]).double() for net in (graph, reference))
+        return float(10 * torch.log10(y.square().sum() / (y - q).square().sum()))
+
+    assert corrected.biases
+    assert sqnr_db(corrected) > sqnr_db(table) + 3
 
 
 def test_bias_correction_that_does_not_help_is_not_kept() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from edgefold.pipeline import fold
-from edgefold.quantize.calibrate import attach, calibrate, collect, make_table, output_sqnr_db
+from edgefold.quantize.calibrate import annotated, calibrate, collect, make_table, output_sqnr_db
 from edgefold.quantize.insert import quantize_weight
 from edgefold.quantize.observers import get_observer
 from edgefold.quantize.pairs import ALLOWED_LOSS_DB, is_pair_safe, largest_pair, layers_of_full_range, pair_safe_scale
@@ -97,6 +97,6 @@ def test_weights_that_need_their_range_keep_it() -> None:
     graph = folded.program.graph
     table = calibrate(graph, batches, observer="minmax")
     full = make_table(graph, collect(graph, batches), "minmax", get_observer("minmax"))
-    best, chosen = (output_sqnr_db(attach(graph, each), batches) for each in (full, table))
+    best, chosen = (output_sqnr_db(annotated(graph, each), batches) for each in (full, table))
     assert chosen >= best - ALLOWED_LOSS_DB
     assert any(bool((table.weights[name] == scale).all()) for name, scale in full.weights.items())

@@ -11,7 +11,8 @@ from torch import nn
 
 import edgefold
 from edgefold.errors import UnsupportedError
-from edgefold.quantize.calibrate import attach, output_sqnr_db
+from edgefold.quantize.calibrate import annotated, attach, output_sqnr_db
+from edgefold.quantize.insert import insert_qdq
 from edgefold.quantize.power_study import compare, int8_table
 from edgefold.quantize.powers import round_to_powers
 
@@ -100,8 +101,12 @@ def test_study_compares_with_int8_weights_of_the_same_calibration() -> None:
     integers = int8_table(graph, program.table, samples)
     assert integers.activations == linear.table.activations
     study = compare(graph, program.table, integers, samples)
-    assert study.int8_db == pytest.approx(output_sqnr_db(linear.program.graph, samples))
-    assert study.log2_db == pytest.approx(output_sqnr_db(attach(graph, program.table), samples))
+    assert integers.rounded == {}
+    reference = insert_qdq(attach(graph, integers), fold_weights=True)
+    with torch.no_grad():
+        y, q = (torch.cat([net(*sample)[0] for sample in samples]).double() for net in (graph, reference))
+    assert study.int8_db == pytest.approx(float(10 * torch.log10(y.square().sum() / (y - q).square().sum())))
+    assert study.log2_db == pytest.approx(output_sqnr_db(annotated(graph, program.table), samples))
     assert study.log2_db < study.int8_db
     assert [layer.name for layer in study.layers] == ["0", "2", "6"]
     for layer, module in zip(study.layers, (make_net()[0], make_net()[2], make_net()[6]), strict=True):

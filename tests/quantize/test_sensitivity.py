@@ -5,7 +5,7 @@ from torch.fx import GraphModule
 
 from edgefold.errors import CheckError
 from edgefold.export.capture import capture
-from edgefold.quantize.calibrate import ScaleTable, attach, calibrate, output_sqnr_db
+from edgefold.quantize.calibrate import ScaleTable, annotated, attach, calibrate, output_sqnr_db
 from edgefold.quantize.insert import insert_qdq
 from edgefold.quantize.mixed import choose
 from edgefold.quantize.sensitivity import analyse
@@ -43,7 +43,7 @@ def test_the_paired_walk_equals_the_inserted_graph() -> None:
         y = torch.cat([graph(*sample)[0] for sample in samples]).double()
         q = torch.cat([reference(*sample)[0] for sample in samples]).double()
     expected = float(10 * torch.log10(y.square().sum() / (y - q).square().sum()))
-    assert output_sqnr_db(attach(graph, table), samples) == pytest.approx(expected, abs=1e-6)
+    assert output_sqnr_db(annotated(graph, table), samples) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("bad", [(2,), (1, 4), (0, 3, 5)])
@@ -106,4 +106,4 @@ def test_layers_that_do_not_fit_into_the_time_stay_in_int8() -> None:
 
 
 def _relative(graph: GraphModule, table: ScaleTable, samples: Samples) -> float:
-    return 1 - 10 ** (-output_sqnr_db(attach(graph, table), samples) / 20)
+    return 1 - 10 ** (-output_sqnr_db(annotated(graph, table), samples) / 20)
