@@ -6,7 +6,8 @@
 * Half of the trials of each kind run beside a process that never rests, on the same cores.
 * Repeats: two measurements of one file, one after the other; at least 95 % of the pairs should agree within 2 %. What the
   machine allows stands beside it: pairs of the same length of nothing but a fixed number of multiplications in the cache.
-* Our LiteRT median against `litert-benchmark` of ai-edge-litert on the same file, alternating; within 2 %.
+* Our LiteRT median against `litert-benchmark` of ai-edge-litert and against a bare loop around LiteRT's C API
+  (`litert_loop.cpp`, compiled here with g++) on the same file, in turns; within 2 %.
 
 A trial is what `edgefold compare` does by default, of small files: half a minute. The result is written after each, and
 ``--resume`` goes on from there; where that was another machine, ``cpus`` names each part's.
@@ -35,12 +36,14 @@ from record import RESULTS, write_result
 
 from edgefold.artifact import Artifact, Format, Precision, TensorSpec, sha256_of
 from edgefold.device_bench import BenchOptions, bench, compare
+from edgefold.device_bench.native_bundle import NATIVE
 from edgefold.device_bench.runners import open_runner
 from edgefold.results import Verdict
 
 LAYERS, CHANNELS, SIZE, EXTRA = 100, 8, 7, 3
 MEASURING = BenchOptions(processes=5, min_time_s=0.2, max_secs=20)
-PAIRS, TOOL_RUNS = 40, 5
+PAIRS, TOOL_RUNS = 40, 9
+RUNS, WARM_UP_RUNS = 1000, 200
 
 
 def chain(layers: int, path: Path) -> Artifact:
@@ -135,20 +138,47 @@ def litert_file(path: Path) -> Path:
     return export_model(nn.Sequential(*layers).eval(), torch.zeros(1, 32, 28, 28), format="tflite", out=path).path
 
 
+def bare_loop(folder: Path) -> Path:
+    """The program `litert_loop.cpp`, compiled against the library that ours runs too."""
+    import ai_edge_litert
+
+    program, library = folder / "litert_loop", Path(ai_edge_litert.__path__[0]).resolve()
+    argv = ["g++", "-O2", "-std=c++17", f"-I{NATIVE / 'src'}", str(Path(__file__).with_name("litert_loop.cpp"))]
+    argv += [str(library / "libLiteRt.so"), f"-Wl,-rpath,{library},--allow-shlib-undefined", "-o", str(program)]
+    subprocess.run(argv, check=True)
+    return program
+
+
 def own_tool(path: Path) -> dict[str, Any]:
-    """Medians of ours and of LiteRT's own tool in turns, in ns."""
-    ours, theirs = [], []
+    """Medians of ours, of LiteRT's own tool and of the bare loop in turns, in ns."""
+    ours: list[float] = []
+    tool_ns: list[float] = []
+    loop_ns: list[float] = []
     tool = Path(sys.executable).with_name("litert-benchmark")
+    runs = ["--num_runs", str(RUNS), "--warmup_runs", str(WARM_UP_RUNS)]
     with tempfile.TemporaryDirectory() as folder:
+        loop = bare_loop(Path(folder))
         for turn in range(TOOL_RUNS):
             ours.append(bench(path, options=MEASURING).median_ns)
             report = Path(folder) / f"{turn}.json"
-            argv = [str(tool), "--model", str(path), "--num_runs", "1000", "--warmup_runs", "200", "--result_json", str(report)]
+            argv = [str(tool), "--model", str(path), *runs, "--result_json", str(report)]
             subprocess.run(argv, check=True, capture_output=True)
-            theirs.append(1e6 * float(median_ms(json.loads(report.read_text()))))
-    # Of neighbours in time: the machine's speed may jump between the turns.
-    ratio = statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True))
-    return {"file": path.name, "ours_ns": ours, "litert_benchmark_ns": theirs, "ratio": ratio}
+            tool_ns.append(1e6 * float(median_ms(json.loads(report.read_text()))))
+            done = subprocess.run([str(loop), str(path), str(WARM_UP_RUNS), str(RUNS)], check=True, capture_output=True)
+            loop_ns.append(float(done.stdout))
+            print(f"LiteRT {turn}: {ours[-1]:.0f}, its tool {tool_ns[-1]:.0f}, bare loop {loop_ns[-1]:.0f} ns", flush=True)
+    return {
+        "file": path.name,
+        "ours_ns": ours,
+        "litert_benchmark_ns": tool_ns,
+        "ratio": ratio(ours, tool_ns),
+        "bare_c_loop": {"median_ns": loop_ns, "ratio": ratio(ours, loop_ns)},
+    }
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Of neighbours in time: the machine's speed may jump between the turns."""
+    return statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True))
 
 
 def median_ms(report: Any) -> float:
