@@ -143,7 +143,8 @@ class LoweringPlan:
     """The choices for a network in one format and precision. ``gathers`` counts the explicit channel reorderings left.
 
     ``wide`` means that kernels which take many channels at once get them: in ONNX by channels with zero weights
-    (`edgefold.export.lower.widen`), in TFLite by columns as channels (`edgefold.export.passes.tflite_columns`).
+    (`edgefold.export.lower.widen`), in TFLite by columns as channels (`edgefold.export.passes.tflite_columns`); ``columns``
+    means the latter in ONNX (`edgefold.export.lower.columns`).
     ``whole`` means that no convolution is computed in parts, so that formats agree (`edgefold.export.lower.rows`).
     ``float_hard_swish`` means that hard-swish is computed in float between integer layers
     (`edgefold.export.lower.float_hard_swish`).
@@ -158,6 +159,7 @@ class LoweringPlan:
     gathers: int
     lowering: str = "auto"  # what was asked for
     wide: bool = False
+    columns: bool = False
     float_hard_swish: bool = False
     whole: bool = False
     timing: NetworkTiming | None = None

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,19 +47,23 @@ def analyse(
     attached = annotated(graph, table)
     cumulative = cumulative_db(attached, samples)
     total = output_sqnr_db(attached, samples)
+    # Weights and biases were chosen for the layers as they are now: what a network gains without one of them is seen without.
+    plain = replace(table, biases={}, rounded={})
+    corrected = output_sqnr_db(annotated(graph, plain), samples, corrected=True)
     layers: list[LayerSensitivity] = []
     for node in attached.graph.nodes:
         if WEIGHT_SCALE not in node.meta:
             continue
         output = output_of(node)
         params = output.meta.get(Q)
+        rest = annotated(graph, without(plain, graph, frozenset({node.name})))
         layers.append(
             LayerSensitivity(
                 name=module_path(node),
                 node=node.name,
                 alone_db=output_sqnr_db(only(attached, node.name), samples),
                 cumulative_db=cumulative.get(output.name, total),
-                gain_db=output_sqnr_db(annotated(graph, without(table, graph, frozenset({node.name}))), samples) - total,
+                gain_db=output_sqnr_db(rest, samples, corrected=True) - corrected,
                 low=0.0 if params is None else params.scale * (params.qmin - params.zero_point),
                 high=0.0 if params is None else params.scale * (params.qmax - params.zero_point),
                 clipped_share=table.clipped.get(output.name, 0.0),

@@ -17,6 +17,7 @@ from edgefold.export.passes.onnx_dynamic import DYNAMIC_INPUTS
 from edgefold.export.passes.onnx_global_pool import GLOBAL_POOL
 from edgefold.export.passes.onnx_half_weights import HALF_WEIGHTS
 from edgefold.export.passes.onnx_names import NAME_BY_MODULE
+from edgefold.export.passes.onnx_pads import CONVOLUTION_PADS
 from edgefold.export.passes.onnx_unsigned import UNSIGNED, UNSIGNED_ACTIVATIONS
 
 
@@ -52,4 +53,4 @@ def pipeline(precision: Precision, *, exact_products: bool = False) -> tuple[Gra
     if passes is _CALIBRATED:
         # The bounds of a clip are integers of the type that its input has in the end.
         passes = (*passes, UNSIGNED_ACTIVATIONS if exact_products else UNSIGNED, INTEGER_CLIP)
-    return (GLOBAL_POOL, *passes)
+    return (GLOBAL_POOL, CONVOLUTION_PADS, *passes)

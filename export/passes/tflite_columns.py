@@ -1,13 +1,7 @@
 """Convolutions of few channels read and write several columns of the image as channels.
 
 Where a CPU multiplies tiles (AMX: 64 channels deep, 16 wide), XNNPACK's integer kernels take as long for a pixel of 3 channels
-as for one of 64. An NHWC row of W columns with C channels is, in memory, a row of W / g columns with g·C channels, where g = s·q
-columns belong to q outputs with stride s. Output j of a group, channel n, becomes channel j·N + n of a convolution with stride
-1 along the row, whose tap t at column u of the group has the weight of the tap
-
-    k = (t + first)·g + u − s·j + p,      first = ⌊−p / g⌋
-
-of the original one with padding p, or zero where that has no such tap. The sums are the same integers, of more products.
+as for one of 64. The arithmetic is that of `edgefold.export.passes.columns`.
 """
 
 from __future__ import annotations
@@ -20,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgefold.export.passes.columns import Row
 from edgefold.export.passes.infra import GraphPass
 from edgefold.export.passes.tflite_model import TfliteModel, schema, type_name
 from edgefold.export.passes.tflite_names import main_path
@@ -30,39 +25,6 @@ _ROW: Final = 2000  # what a column of the image takes beside its products, in p
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """A convolution along the row: C channels in, N out, kernel K, stride s, ``left`` columns of padding, W columns to W / s."""
-
-    channels: int
-    outputs: int
-    kernel: int
-    stride: int
-    left: int
-    width: int
-
-    def taps(self, q: int) -> range:
-        """The groups that a group of ``q`` outputs reads, relative to its own."""
-        group = self.stride * q
-        return range(-self.left // group, (self.stride * (q - 1) - self.left + self.kernel - 1) // group + 1)
-
-    def best(self) -> int | None:
-        """The outputs of a group with which the row takes least; ``None`` where it gains nothing."""
-        now = self._cost(self.width // self.stride, self.kernel, self.channels, self.outputs)
-        costs = {
-            q: self._cost(self.width // self.stride // q, len(self.taps(q)), self.channels * self.stride * q, self.outputs * q)
-            for q in range(1, self.width // self.stride + 1)
-            if self.width % (self.stride * q) == 0
-        }
-        best = min(costs, key=costs.__getitem__, default=None)
-        return best if best is not None and costs[best] < now else None
-
-    @staticmethod
-    def _cost(columns: int, taps: int, channels: int, outputs: int) -> int:
-        depth, width = -(-channels // _DEPTH) * _DEPTH, -(-outputs // _WIDTH) * _WIDTH
-        return columns * (_ROW + taps * depth * width)
-
-
-@dataclass(frozen=True, slots=True)
 class _Site:
     """A convolution that gains: its weight (N, kh, kw, C), what pads its image, the image, and ``q`` outputs for a group."""
 
@@ -70,7 +32,7 @@ class _Site:
     pad: Any | None
     source: int
     weight: NDArray[np.int8]
-    row: _Row
+    row: Row
     top: int  # rows of padding
     q: int
 
@@ -107,8 +69,8 @@ def _site(model: TfliteModel, operator: Any, kind: str) -> _Site | None:
     if (options.dilationHFactor, options.dilationWFactor) != (1, 1):
         return None
     top, left = _padding(model, operator, pad, (height, width), weight.shape[1:3])
-    row = _Row(channels, weight.shape[0], weight.shape[2], int(options.strideW), left, width)
-    q = row.best() if int(result.shape[2]) * row.stride == width else None
+    row = Row(channels, weight.shape[0], weight.shape[2], int(options.strideW), left, width)
+    q = row.best(_cost) if int(result.shape[2]) * row.stride == width else None
     return None if q is None else _Site(operator, pad, source, weight, row, top, q)
 
 
@@ -130,7 +92,7 @@ def _rewrite(model: TfliteModel, site: _Site) -> None:
     bias = model.constant(operator.inputs[2])
     assert bias is not None
     parameters = [
-        _parameter(model, operator.inputs[1], _grouped(site.weight, row, site.q), site.q),
+        _parameter(model, operator.inputs[1], row.weight(site.weight, site.q), site.q),
         _parameter(model, operator.inputs[2], np.tile(bias, site.q), site.q),
     ]
     old, output = [*operator.inputs[1:], *(site.pad.inputs[1:] if site.pad is not None else ())], operator.outputs[0]
@@ -170,17 +132,9 @@ def _padding(
     return found[0], found[1]
 
 
-def _grouped(weight: NDArray[np.int8], row: _Row, q: int) -> NDArray[np.int8]:
-    """The weight (q·N, kh, taps, g·C) of the groups, from (N, kh, kw, C)."""
-    group, taps = row.stride * q, row.taps(q)
-    wide = np.zeros((q, weight.shape[0], weight.shape[1], len(taps), group, row.channels), np.int8)
-    for place, tap in enumerate(taps):
-        for column in range(group):
-            for output in range(q):
-                k = tap * group + column - row.stride * output + row.left
-                if 0 <= k < row.kernel:
-                    wide[output, :, :, place, column] = weight[:, :, k]
-    return wide.reshape(q * weight.shape[0], weight.shape[1], len(taps), group * row.channels)
+def _cost(row: Row) -> int:
+    depth, width = -(-row.channels // _DEPTH) * _DEPTH, -(-row.outputs // _WIDTH) * _WIDTH
+    return row.width // row.stride * (_ROW + row.kernel * depth * width)
 
 
 def _become_conv(model: TfliteModel, operator: Any, inputs: list[int], output: int) -> None:

@@ -60,8 +60,9 @@ def test_excluding_the_named_layer_gains_what_was_promised(cli: Cli, work: Path)
     promised = next(layer["gain_db"] for layer in before["layers"] if layer["name"] == "4")
     after = cli(*base, "--exclude", "4", "--json").data["explanation"]
     assert after["float_layers"] == ["4"]
-    # Observers and biases are chosen anew, so it is not the same to the last digit.
-    assert after["sensitivity"]["output_db"] - before["output_db"] == pytest.approx(promised, abs=3.0)
+    # Observers, weights and biases are chosen anew, for what is left in integers: that may gain more.
+    assert promised > 5
+    assert after["sensitivity"]["output_db"] - before["output_db"] > promised - 1
     assert "4" not in {layer["name"] for layer in after["sensitivity"]["layers"]}
 
 

@@ -17,9 +17,11 @@ from edgefold.errors import UnsupportedError, UsageError
 from edgefold.export.capture import capture
 from edgefold.export.inspect import inspect, read
 from edgefold.export.inspectors.base import Kind
+from edgefold.export.program import QuantizedProgram
 from edgefold.export.verify import verify
 from edgefold.quantize.calibrate import attach, calibrate
-from edgefold.quantize.scheme import INT16
+from edgefold.quantize.graph import constant_of, module_path
+from edgefold.quantize.scheme import INT16, WEIGHT_SCALE
 
 IMAGES = torch.randn(6, 3, 12, 12, generator=torch.Generator().manual_seed(3))
 Round = Callable[[str, Tensor], Tensor]
@@ -56,9 +58,11 @@ def make_small() -> Small:
     return Small().eval()
 
 
-def reference(images: Tensor) -> NDArray[np.float64]:
-    """Calibrates by the largest magnitude, then rounds, all in float64."""
+def reference(images: Tensor, quantized: QuantizedProgram) -> NDArray[np.float64]:
+    """Calibrates by the largest magnitude, then computes on the grids with the weights that were chosen, all in float64."""
     net = make_small().double()
+    graph = quantized.program.graph
+    chosen = {module_path(node): node.args[1:3] for node in graph.graph.nodes if WEIGHT_SCALE in node.meta}
     largest: dict[str, float] = {}
 
     def look(name: str, value: Tensor) -> Tensor:
@@ -71,11 +75,14 @@ def reference(images: Tensor) -> NDArray[np.float64]:
 
     with torch.no_grad():
         net.rounded(images.double(), look)
-        for layer in net.children():
+        for name, layer in net.named_children():
             assert isinstance(layer, nn.Conv2d | nn.Linear)
-            weight = layer.weight.data.numpy()
-            step = np.abs(weight).reshape(len(weight), -1).max(1).reshape(-1, *[1] * (weight.ndim - 1)) / 127
-            layer.weight.data = torch.from_numpy(np.rint(weight / step) * step)
+            assert layer.bias is not None
+            weight, bias = (constant_of(graph, node).double() for node in chosen[name])
+            step = layer.weight.abs().flatten(1).amax(1).reshape(-1, *[1] * (weight.ndim - 1)) / 127
+            integers = torch.round(weight / step)
+            assert bool(((integers * step - layer.weight).abs() < 3 * step).all())
+            layer.weight.data, layer.bias.data = integers * step, bias
         return net.rounded(images.double(), to_grid).numpy()
 
 
@@ -84,8 +91,11 @@ def sqnr_db(exact: NDArray[np.float64], found: NDArray[np.float64]) -> float:
 
 
 def export(net: nn.Module, out: Path, precision: str = "int16x8", images: Tensor = IMAGES) -> edgefold.Artifact:
-    program = edgefold.quantize_model(net, images[:1], calibration=images, scheme=precision, observer="minmax")
-    return edgefold.export_model(program, format="tflite", timing=False, out=out)
+    return edgefold.export_model(quantize(net, precision, images), format="tflite", timing=False, out=out)
+
+
+def quantize(net: nn.Module, precision: str = "int16x8", images: Tensor = IMAGES) -> QuantizedProgram:
+    return edgefold.quantize_model(net, images[:1], calibration=images, scheme=precision, observer="minmax")
 
 
 def test_small_network_computes_what_float64_does_on_the_same_grids(tmp_path: Path) -> None:
@@ -93,7 +103,7 @@ def test_small_network_computes_what_float64_does_on_the_same_grids(tmp_path: Pa
     (found,) = edgefold.run(artifact, IMAGES.numpy())
     with torch.no_grad():
         exact = make_small()(IMAGES).double().numpy()
-    assert sqnr_db(reference(IMAGES), found.astype(np.float64)) >= 70
+    assert sqnr_db(reference(IMAGES, quantize(make_small())), found.astype(np.float64)) >= 70
     narrow = export(make_small(), tmp_path / "narrow", "int8")
     (coarse,) = edgefold.run(narrow, IMAGES.numpy())
     assert sqnr_db(exact, found.astype(np.float64)) >= sqnr_db(exact, coarse.astype(np.float64)) + 6

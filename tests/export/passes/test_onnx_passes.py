@@ -20,6 +20,7 @@ from edgefold.export.passes.onnx_clip import INTEGER_CLIP
 from edgefold.export.passes.onnx_global_pool import GLOBAL_POOL
 from edgefold.export.passes.onnx_half_weights import HALF_WEIGHTS
 from edgefold.export.passes.onnx_names import NAME_BY_MODULE
+from edgefold.export.passes.onnx_pads import CONVOLUTION_PADS
 from edgefold.export.passes.onnx_pipeline import pipeline
 from edgefold.export.passes.onnx_qdq import constant, producer
 from edgefold.export.passes.onnx_unsigned import UNSIGNED, UNSIGNED_ACTIVATIONS, can_saturate
@@ -258,3 +259,58 @@ def test_weights_that_cannot_saturate_stay_int8_and_are_exact_at_full_range() ->
     difference = np.abs(found - expected) / STEP_OUT
     assert difference.max() < 1.01
     assert (difference > 0.5).mean() < 0.01
+
+
+def padded_conv(
+    edges: list[int], *, value: float = 0.0, quantized: bool = True, scale: float = STEP_IN, mode: str = "constant"
+) -> ir.Model:
+    """A Pad by ``edges`` before a convolution that pads by 1 itself, with Q and DQ before and between them."""
+    rng = np.random.default_rng(0)
+    constants: dict[str, Array] = {
+        "w": rng.standard_normal((3, 2, 3, 3)).astype(np.float32),
+        "edges": np.array(edges, np.int64),
+        "value": np.array(value, np.float32),
+        "s": np.array(STEP_IN, np.float32),
+        "t": np.array(scale, np.float32),
+        "z": np.array(7, np.int8),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+    ]
+    nodes.append(helper.make_node("Pad", ["xd", "edges", "value"], ["p"], mode=mode))
+    if quantized:
+        nodes += [
+            helper.make_node("QuantizeLinear", ["p", "t", "z"], ["pq"]),
+            helper.make_node("DequantizeLinear", ["pq", "t", "z"], ["pd"]),
+        ]
+    source = "pd" if quantized else "p"
+    nodes.append(helper.make_node("Conv", [source, "w"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]))
+    height, width = 6 + edges[2] + edges[6], 6 + edges[3] + edges[7]
+    return make(nodes, constants, (1, 2, 6, 6), (1, 3, (height - 1) // 2 + 1, (width - 1) // 2 + 1))
+
+
+@pytest.mark.parametrize("quantized", [True, False])
+@pytest.mark.parametrize("edges", [[0, 0, 0, 0, 0, 0, 1, 1], [0, 0, 2, 1, 0, 0, 0, 3]])
+def test_zeros_around_an_image_move_into_the_convolution(edges: list[int], quantized: bool) -> None:
+    x = np.random.default_rng(1).standard_normal((1, 2, 6, 6)).astype(np.float32)
+    before, _ = run(padded_conv(edges, quantized=quantized), x)
+    model, _ = run_passes(padded_conv(edges, quantized=quantized), (CONVOLUTION_PADS,))
+    assert "Pad" not in kinds(model)
+    conv = next(node for node in model.graph if node.op_type == "Conv")
+    assert list(conv.attributes["pads"].as_ints()) == [1 + edges[2], 1 + edges[3], 1 + edges[6], 1 + edges[7]]
+    np.testing.assert_allclose(run(model, x)[0], before, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"value": 1.0},
+        {"scale": 2 * STEP_IN},
+        {"mode": "reflect"},
+    ],
+)
+def test_other_padding_stays(options: dict[str, Any]) -> None:
+    model, modified = run_passes(padded_conv([0, 0, 0, 0, 0, 0, 1, 1], **options), (CONVOLUTION_PADS,))
+    assert "Pad" in kinds(model)
+    assert not modified

@@ -18,7 +18,7 @@ from edgefold.artifact import Format, Precision
 from edgefold.export.capture import capture
 from edgefold.export.emitters import EmitOptions, get_emitter
 from edgefold.export.lower.lower import lower
-from edgefold.export.passes.tflite_columns import _grouped, _Row
+from edgefold.export.passes.columns import Row
 from edgefold.export.passes.tflite_model import TfliteModel, load
 from edgefold.export.program import Program
 from edgefold.quantize.calibrate import attach, calibrate
@@ -124,7 +124,7 @@ def test_grouped_columns_are_the_same_sums(
 ) -> None:
     """Against float64 convolutions: random integers, any kernel, stride and padding."""
     width = stride * q * groups
-    row = _Row(channels, outputs, kernel, stride, left, width)
+    row = Row(channels, outputs, kernel, stride, left, width)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randint(-127, 128, (outputs, 2, kernel, channels), generator=generator)
     x = torch.randint(-128, 128, (1, 5, width, channels), generator=generator)
@@ -136,7 +136,7 @@ def test_grouped_columns_are_the_same_sums(
         return found.permute(0, 2, 3, 1)
 
     expected = conv(F.pad(x, (0, 0, left, right)), weight, stride)[:, :, :columns]
-    wide = torch.from_numpy(_grouped(weight.to(torch.int8).numpy(), row, q))
+    wide = torch.from_numpy(row.weight(weight.to(torch.int8).numpy(), q))
     taps = row.taps(q)
     grouped = F.pad(x.reshape(1, 5, groups, -1), (0, 0, -taps[0], max(0, taps[-1])))
     found = conv(grouped, wide, 1)[:, :, :groups]
