@@ -27,8 +27,15 @@ def convolution_pads(model: ir.Model) -> tuple[ir.Model, bool]:
         if pad is None or edges is None or given is None:
             continue
         conv.attributes["pads"] = ir.AttrInt64s("pads", [int(one) for one in given + edges])
-        reader.replace_input_with(0, pad.inputs[0])
+        image = pad.inputs[0]
+        assert image is not None
+        reader.replace_input_with(0, image)
         model.graph.remove(pad, safe=True)
+        value = conv.inputs[0]
+        while value is not None and value is not image:  # what stands between them has the shape without padding now
+            value.shape = image.shape
+            source = value.producer()
+            value = source.inputs[0] if source is not None else None
         modified = True
     return model, modified
 

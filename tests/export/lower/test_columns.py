@@ -133,6 +133,7 @@ def test_a_network_computes_the_same_and_says_so(tmp_path: Path) -> None:
 def test_the_runtime_drops_the_permutations_and_no_pad_is_left(tmp_path: Path) -> None:
     made = forced(lowered(Mobile(), torch.randn(1, 3, 16, 16)))
     artifact = get_emitter(Format.ONNX).emit(made, EmitOptions(), tmp_path / "net.onnx")
+    onnx.checker.check_model(artifact.path, full_check=True)  # shapes as well
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.log_severity_level = 3  # it warns that the optimized file is for this machine

@@ -299,6 +299,7 @@ def test_zeros_around_an_image_move_into_the_convolution(edges: list[int], quant
     assert "Pad" not in kinds(model)
     conv = next(node for node in model.graph if node.op_type == "Conv")
     assert list(conv.attributes["pads"].as_ints()) == [1 + edges[2], 1 + edges[3], 1 + edges[6], 1 + edges[7]]
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
     np.testing.assert_allclose(run(model, x)[0], before, rtol=1e-5, atol=1e-5)
 
 
