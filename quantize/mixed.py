@@ -8,7 +8,7 @@ whose float form does not fit into the budget of time is passed over.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch.fx import GraphModule
@@ -45,6 +45,7 @@ def choose(
     evaluate: Evaluate,
     *,
     max_drop: float | None,
+    correct: Callable[[ScaleTable], ScaleTable] = lambda table: table,
     fits: Callable[[frozenset[str]], bool] = lambda names: True,
     progress: Callable[[], None] = lambda: None,
 ) -> MixedPrecision:
@@ -52,11 +53,13 @@ def choose(
 
     Args:
         graph: the canonical graph.
-        table: its scales; they are kept for the layers that stay in INT8.
+        table: its scales; they are kept for the layers that stay in INT8, but for corrected biases: these made up for what is
+            no longer so once some layers are float.
         sensitivity: the ranking of its layers.
         evaluate: the metric.
         max_drop: how much the metric may fall below that of the float network, in points (hundredths); ``None``: it shall come
             as near to it as ``fits`` allows.
+        correct: gives the scales of a network with some layers in float its corrected biases.
         fits: whether the network may have these layers (node names) in float, e.g. by its latency.
         progress: called after each evaluation.
 
@@ -64,8 +67,13 @@ def choose(
         CheckError: the budget cannot be met even with every layer float, or every layer that fits.
     """
 
+    plain = replace(table, biases={})
+
+    def mixed(names: frozenset[str]) -> ScaleTable:
+        return correct(without(plain, graph, names))
+
     def metric(names: frozenset[str]) -> float:
-        value = evaluate(insert_qdq(attach(graph, without(table, graph, names)), fold_weights=True))
+        value = evaluate(insert_qdq(attach(graph, mixed(names)), fold_weights=True))
         progress()
         return value
 
@@ -95,4 +103,4 @@ def choose(
         if value >= floor:
             chosen.remove(name)
             current = value
-    return MixedPrecision(without(table, graph, frozenset(chosen)), tuple(chosen), reference, before, current)
+    return MixedPrecision(mixed(frozenset(chosen)), tuple(chosen), reference, before, current)

@@ -90,7 +90,6 @@ def mix(
     from edgefold.quantize.calibrate import attach
     from edgefold.quantize.correct import correct_biases
     from edgefold.quantize.graph import module_path
-    from edgefold.quantize.insert import insert_qdq
     from edgefold.quantize.mixed import choose
     from edgefold.quantize.sensitivity import analyse
 
@@ -105,27 +104,31 @@ def mix(
     graph = program.canonical.graph
     judged = [program.takes(sample) for sample in samples[:: max(1, len(samples) // RANKED_SAMPLES)][:RANKED_SAMPLES]]
     sensitivity = analyse(graph, program.table, judged)
-    # Corrected biases make up for the layers as they were quantized: they are of no use once some of these are float.
-    plain = replace(program.table, biases={})
-    found = choose(graph, plain, sensitivity, evaluate, max_drop=budget.max_drop, fits=clock, progress=progress)
-    table = correct_biases(graph, found.table, [program.takes(sample) for sample in samples[:JUDGED]])
-    after = evaluate(insert_qdq(attach(graph, table), fold_weights=True))
-    if after < found.after:
-        table, after = found.table, found.after
+    used = [program.takes(sample) for sample in samples[:JUDGED]]
+    found = choose(
+        graph,
+        program.table,
+        sensitivity,
+        evaluate,
+        max_drop=budget.max_drop,
+        correct=lambda table: correct_biases(graph, table, used),
+        fits=clock,
+        progress=progress,
+    )
     names = {node.name: module_path(node) for node in graph.graph.nodes}
     floats = tuple(dict.fromkeys((*program.float_layers, *(names[node] for node in found.float_layers))))
     mixed = replace(
         program,
         program=Program(
-            attach(graph, table),
+            attach(graph, found.table),
             program.program.example_inputs,
             program.program.input_names,
             program.program.output_names,
         ),
-        table=table,
+        table=found.table,
         float_layers=floats,
     )
-    return mixed, Mixture(floats, found.reference, found.before, after, clock.median_ms)
+    return mixed, Mixture(floats, found.reference, found.before, found.after, clock.median_ms)
 
 
 def _evaluation(network: Network, program: QuantizedProgram) -> Callable[[GraphModule], float]:
