@@ -1,7 +1,7 @@
 """Canonical and quantized networks as files: JSON for what they are, safetensors for their tensors; nothing that is read can run.
 
     PATH.json          the nodes of the graph in their order, and the scales that are single numbers
-    PATH.safetensors   weights, example inputs, and the scales and biases that are tensors
+    PATH.safetensors   weights, example inputs, and the scales, rounded weights and corrected biases
 
 The graph may hold ATen ops and the picking of one of several results, and no others. Of what its nodes carry, module paths and
 integers that are given from outside are kept; shapes are computed again.

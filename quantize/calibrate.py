@@ -254,7 +254,12 @@ def attach(graph: GraphModule, table: ScaleTable) -> GraphModule:
     for node in list(result.graph.nodes):
         integers, bias = node.meta.pop(ROUNDED_WEIGHT, None), node.meta.pop(CORRECTED_BIAS, None)
         if integers is not None:
-            _set_parameter(result, node, 1, weight_values(integers, node.meta[WEIGHT_SCALE]))
+            scale = node.meta[WEIGHT_SCALE]
+            weight = constant_of(result, node.args[1])
+            # A layer is lowered by its zeros: a weight that only rounds to zero is none of them.
+            small = weight.sign() * weight_values(torch.ones_like(integers), scale) / 4
+            values = torch.where((integers == 0) & (weight != 0), small, weight_values(integers, scale))
+            _set_parameter(result, node, 1, values)
         if bias is not None:
             _set_parameter(result, node, 2, bias)
     result.recompile()

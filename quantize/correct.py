@@ -62,6 +62,7 @@ def correct_biases(graph: GraphModule, table: ScaleTable, samples: Sequence[tupl
         table: its scales.
         samples: calibration inputs; every other one is used to correct, the rest to judge.
     """
+    table = replace(table, biases={}) if table.biases else table  # the differences are to the float network's own
     carrying = annotated(graph, table)
     used, held_out = (samples[::2], samples[1::2]) if len(samples) > 1 else (samples, samples)
     biases: dict[str, Tensor] = {}

@@ -45,7 +45,7 @@ def choose(
     evaluate: Evaluate,
     *,
     max_drop: float | None,
-    correct: Callable[[ScaleTable], ScaleTable] = lambda table: table,
+    finish: Callable[[ScaleTable], ScaleTable] = lambda table: table,
     fits: Callable[[frozenset[str]], bool] = lambda names: True,
     progress: Callable[[], None] = lambda: None,
 ) -> MixedPrecision:
@@ -53,13 +53,13 @@ def choose(
 
     Args:
         graph: the canonical graph.
-        table: its scales; they are kept for the layers that stay in INT8, but for corrected biases: these made up for what is
-            no longer so once some layers are float.
+        table: its scales; they are kept for the layers that stay in INT8, but for rounded weights and corrected biases: these
+            were chosen beside layers that may be float now.
         sensitivity: the ranking of its layers.
         evaluate: the metric.
         max_drop: how much the metric may fall below that of the float network, in points (hundredths); ``None``: it shall come
             as near to it as ``fits`` allows.
-        correct: gives the scales of a network with some layers in float its corrected biases.
+        finish: rounds and corrects a network with some layers in float.
         fits: whether the network may have these layers (node names) in float, e.g. by its latency.
         progress: called after each evaluation.
 
@@ -67,10 +67,10 @@ def choose(
         CheckError: the budget cannot be met even with every layer float, or every layer that fits.
     """
 
-    plain = replace(table, biases={})
+    plain = replace(table, biases={}, rounded={})
 
     def mixed(names: frozenset[str]) -> ScaleTable:
-        return correct(without(plain, graph, names))
+        return finish(without(plain, graph, names))
 
     def metric(names: frozenset[str]) -> float:
         value = evaluate(insert_qdq(attach(graph, mixed(names)), fold_weights=True))

@@ -104,13 +104,13 @@ def correct_bias(graph: GraphModule, node: Node, exact: list[Any], quantized: li
         quantized: the same of the quantized network.
         every: which samples the means are of: each ``every``-th.
     """
-    bias = node.args[2]
+    _, weight, bias = node.args[:3]
+    assert isinstance(weight, Node)
     assert isinstance(bias, Node)
-    linear = node.target is torch.ops.aten.linear.default
-    axes = [axis for axis in range(exact[0].ndim) if axis != (exact[0].ndim - 1 if linear else 1)]
-    pairs = zip(exact[::every], quantized[::every], strict=True)
-    difference = torch.stack([(y - q).mean(dim=axes) for y, q in pairs]).mean(dim=0)
-    spread = difference if linear else difference.reshape(-1, *[1] * (exact[0].ndim - 2))
+    space = constant_of(graph, weight).ndim - 2  # dimensions after the channels
+    errors = [(y - q).movedim(-1 - space, 0) for y, q in zip(exact[::every], quantized[::every], strict=True)]
+    difference = torch.stack([error.reshape(len(error), -1).mean(dim=1) for error in errors]).mean(dim=0)
+    spread = difference.reshape(-1, *[1] * space)
     for value in quantized:
         value += spread
     return constant_of(graph, bias) + difference
@@ -142,7 +142,7 @@ def _quantized_parameters(graph: GraphModule, node: Node) -> dict[Node, Tensor]:
         found[weight] = weight_values(node.meta[ROUNDED_WEIGHT], scale)
     else:
         found[weight] = fake_quantize_weight(constant_of(graph, weight), scale)
-    if rest and isinstance(rest[0], Node):
+    if rest and is_constant(rest[0]):
         bias = node.meta.get(CORRECTED_BIAS, constant_of(graph, rest[0]))
         exact = EXPONENT_BITS in node.meta or Q not in source.meta  # sums of shifts and of floats are
         found[rest[0]] = bias if exact else round_bias(bias, source.meta[Q].scale, scale)

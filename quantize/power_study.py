@@ -78,8 +78,8 @@ def compare(
                 name=module_path(node),
                 int8_weight_db=_sqnr_db(weight, fake_quantize_weight(weight, node.meta[WEIGHT_SCALE])),
                 log2_weight_db=_sqnr_db(weight, round_to_powers(weight, powers.exponent_bits)),
-                int8_alone_db=output_sqnr_db(only(first, node.name), samples),
-                log2_alone_db=output_sqnr_db(only(second, node.name), samples),
+                int8_alone_db=output_sqnr_db(only(first, node.name), samples, corrected=True),
+                log2_alone_db=output_sqnr_db(only(second, node.name), samples, corrected=True),
             )
         )
         progress()

@@ -5,7 +5,7 @@ output channel with weights w over inputs x, rounding them to q costs
 
     E (w x - q x)^2 = (w - q) H (w - q)^T,    H = E x x^T.
 
-Where the layer has a bias, the mean of the error is corrected there (`edgefold.quantize.correct`), and H is the covariance of x.
+Where the layer has a bias, the mean of the error is corrected there (`edgefold.quantize.paired`), and H is the covariance of x.
 
 The weights are rounded one after the other, those of large H_kk first, and the error of each moves those that are left: with the
 upper Cholesky factor U of the inverse of H, q_k = round(w_k) and then w_j -= (w_k - q_k) U_kj / U_kk for all j > k.
@@ -13,13 +13,13 @@ upper Cholesky factor U of the inverse of H, q_k = round(w_k) and then w_j -= (w
 Three things are ours. The inputs are those of the quantized network, whose layers before are rounded and corrected. A weight of
 zero stays zero, since zeros are what a layer's structure is made of, and sums of pairs stay where 16-bit products do not saturate
 (`edgefold.quantize.pairs`). Half of the samples make H and the other half judges: a channel that they do not find better keeps
-its nearest integers.
+its nearest integers, and so does the network.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -56,7 +56,7 @@ def round_by_data(graph: GraphModule, table: ScaleTable, samples: Sequence[tuple
 
     def round_users(source: Node, _: list[Any], quantized: list[Any]) -> None:
         for node in source.users:
-            if _is_free(carrying, node, source):
+            if _is_free(carrying, node, source, quantized[0]):
                 node.meta[ROUNDED_WEIGHT] = _round_layer(carrying, node, quantized, pairs=node.name not in table.full_range)
 
     def correct(node: Node, exact: list[Any], quantized: list[Any]) -> None:
@@ -71,14 +71,16 @@ def round_by_data(graph: GraphModule, table: ScaleTable, samples: Sequence[tuple
     return candidate if gain > 0 else table
 
 
-def _is_free(graph: GraphModule, node: Node, source: Node) -> bool:
-    """Whether a node is a layer over ``source`` whose weight is its own, and small enough."""
+def _is_free(graph: GraphModule, node: Node, source: Node, value: Tensor) -> bool:
+    """Whether a node is a layer over batches of ``source`` whose weight is its own, and small enough."""
     if WEIGHT_SCALE not in node.meta or node.args[0] is not source:
         return False
-    if node.target not in (*_CONVS, _ATEN.linear.default):
-        return False
     weight = node.args[1]
-    return is_constant(weight) and len(weight.users) == 1 and constant_of(graph, weight)[0].numel() <= _LARGEST
+    if node.target not in (*_CONVS, _ATEN.linear.default) or not is_constant(weight) or len(weight.users) > 1:
+        return False
+    found = constant_of(graph, weight)
+    batched = value.ndim == found.ndim if node.target in _CONVS else value.ndim > 1
+    return batched and found[0].numel() <= _LARGEST
 
 
 def _round_layer(graph: GraphModule, node: Node, inputs: Sequence[Tensor], *, pairs: bool) -> Tensor:
@@ -89,23 +91,52 @@ def _round_layer(graph: GraphModule, node: Node, inputs: Sequence[Tensor], *, pa
     nearest = quantize_weight(weight, scale)
     exact = (weight.double() / scale.double().reshape(-1, *[1] * (weight.ndim - 1))).reshape(groups, -1, weight[0].numel())
     partner = _partners(weight.shape[1], taps) if pairs and weight.shape[1] > 1 else None
-    used, judges = (_vectors(node, weight, values) for values in (inputs[::2], inputs[1::2] or inputs))
-    rounded = _round(exact, (used @ used.transpose(1, 2)).double() / used.shape[2], partner)
+    rounded = _round(exact, _covariance(node, weight, inputs[::2]), partner)
+    if rounded is None:
+        return nearest
     kept = nearest.reshape(rounded.shape).double()
-    better = _cost(exact - rounded, judges) < _cost(exact - kept, judges)
-    return torch.where(better.unsqueeze(-1), rounded, kept).reshape(weight.shape).to(torch.int8)
+    changes = torch.cat([exact - rounded, exact - kept], dim=1)
+    judged, before = _cost(changes, node, weight, inputs[1::2] or inputs).chunk(2, dim=1)
+    return torch.where((judged < before).unsqueeze(-1), rounded, kept).reshape(weight.shape).to(torch.int8)
 
 
-def _vectors(node: Node, weight: Tensor, inputs: Sequence[Tensor]) -> Tensor:
-    """The x of each group, float32 (G, K, vectors), around their mean where the layer has a bias."""
+def _covariance(node: Node, weight: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+    """H of each group, float64 (G, K, K): around the mean where the layer has a bias."""
+    products: Tensor = torch.zeros(())
+    total, count, centre = torch.zeros(()), 0, None
+    for vectors in _vectors(node, weight, inputs):
+        if centre is None:  # near the mean, so that float32 loses nothing in the difference below
+            centre = vectors.mean(dim=2, keepdim=True) if has_bias(node) else torch.zeros_like(vectors[:, :, :1])
+        around = vectors - centre
+        products = products + (around @ around.transpose(1, 2)).double()
+        total = total + around.double().sum(dim=2, keepdim=True)
+        count += vectors.shape[2]
+    mean = total / count if has_bias(node) else torch.zeros_like(total)
+    return products / count - mean @ mean.transpose(1, 2)
+
+
+def _cost(error: Tensor, node: Node, weight: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+    """The mean square of what an error (G, N/G, K) of the weights adds to each output channel, float64 (G, N/G).
+
+    Around the mean where the layer has a bias.
+    """
+    squares, total, count = torch.zeros(()), torch.zeros(()), 0
+    for vectors in _vectors(node, weight, inputs):
+        added = (error.float() @ vectors).double()
+        squares, total = squares + added.square().sum(dim=2), total + added.sum(dim=2)
+        count += vectors.shape[2]
+    return squares / count - (total / count).square() if has_bias(node) else squares / count
+
+
+def _vectors(node: Node, weight: Tensor, inputs: Sequence[Tensor]) -> Iterator[Tensor]:
+    """The x of each group, float32 (G, K, vectors), of one sample after the other."""
     wanted = max(1, math.ceil(_VECTORS_A_WEIGHT * weight[0].numel() / len(inputs)))  # of each sample
-    found = torch.cat([_vectors_of(node, tuple(weight.shape[2:]), value, wanted) for value in inputs], dim=1)
-    found = found.reshape(groups_of(node), weight[0].numel(), -1)
-    return found - found.mean(dim=2, keepdim=True) if has_bias(node) else found
+    for value in inputs:
+        yield _vectors_of(node, tuple(weight.shape[2:]), value, wanted).reshape(groups_of(node), weight[0].numel(), -1)
 
 
 def _vectors_of(node: Node, kernel: tuple[int, ...], value: Tensor, wanted: int) -> Tensor:
-    """The x (G * K, vectors) of one sample, from positions that are spread evenly, about as many as wanted."""
+    """The x (G * K, vectors) of one sample, from positions that are spread evenly, at least as many as wanted if there are."""
     if node.target not in _CONVS:
         rows = value.flatten(0, -2)
         return rows[:: max(1, len(rows) // wanted)].T
@@ -145,13 +176,15 @@ def _partners(channels: int, taps: int) -> Tensor:
     return (other % channels) * taps + other // channels
 
 
-def _round(exact: Tensor, moments: Tensor, partner: Tensor | None) -> Tensor:
-    """Integers (G, N/G, K), as float64, for weights in steps of their scales."""
+def _round(exact: Tensor, moments: Tensor, partner: Tensor | None) -> Tensor | None:
+    """Integers (G, N/G, K), as float64, for weights in steps of their scales; ``None`` where H cannot be inverted."""
     columns = exact.shape[2]
     order = moments.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)  # (G, K)
     across = order.unsqueeze(1).expand_as(exact)
     left, zero = exact.gather(2, across), exact.gather(2, across) == 0
     factor = _factor(moments.gather(1, order.unsqueeze(2).expand_as(moments)).gather(2, order.unsqueeze(1).expand_as(moments)))
+    if factor is None:
+        return None
     result = torch.zeros_like(exact)  # in the order of the weight; 0 where a column is yet to come
     for start in range(0, columns, _BLOCK):
         end = min(start + _BLOCK, columns)
@@ -172,14 +205,12 @@ def _round(exact: Tensor, moments: Tensor, partner: Tensor | None) -> Tensor:
     return result
 
 
-def _factor(moments: Tensor) -> Tensor:
-    """The upper Cholesky factor (G, K, K) of the inverse of H, damped."""
+def _factor(moments: Tensor) -> Tensor | None:
+    """The upper Cholesky factor (G, K, K) of the inverse of H, damped; ``None`` where numbers are too large for one."""
     damping = _DAMPING * moments.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-30)
     damped = moments + damping[:, None, None] * torch.eye(moments.shape[1], dtype=moments.dtype)
-    factor: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
-    return factor
-
-
-def _cost(error: Tensor, vectors: Tensor) -> Tensor:
-    """The mean square of what an error (G, N/G, K) of the weights adds to each output channel, float64 (G, N/G)."""
-    return (error.to(vectors.dtype) @ vectors).double().square().mean(dim=2)
+    lower, failed = torch.linalg.cholesky_ex(damped)
+    if bool(failed.any()):
+        return None
+    factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+    return None if bool(failed.any()) else factor

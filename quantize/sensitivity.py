@@ -23,7 +23,7 @@ from torch.fx import GraphModule, Node
 from edgefold.quantize.calibrate import ScaleTable, annotated, output_sqnr_db, without
 from edgefold.quantize.graph import module_path
 from edgefold.quantize.paired import walk
-from edgefold.quantize.scheme import WEIGHT_SCALE, Q
+from edgefold.quantize.scheme import CORRECTED_BIAS, WEIGHT_SCALE, Q
 from edgefold.quantize.sensitivity_data import LayerSensitivity, Sensitivity
 
 __all__ = ["LayerSensitivity", "Sensitivity", "analyse", "cumulative_db", "only", "output_of"]
@@ -61,7 +61,7 @@ def analyse(
             LayerSensitivity(
                 name=module_path(node),
                 node=node.name,
-                alone_db=output_sqnr_db(only(attached, node.name), samples),
+                alone_db=output_sqnr_db(only(attached, node.name), samples, corrected=True),
                 cumulative_db=cumulative.get(output.name, total),
                 gain_db=output_sqnr_db(rest, samples, corrected=True) - corrected,
                 low=0.0 if params is None else params.scale * (params.qmin - params.zero_point),
@@ -94,11 +94,15 @@ def output_of(node: Node) -> Node:
 
 
 def only(attached: GraphModule, name: str) -> GraphModule:
-    """A copy in which only one layer is quantized: its weights, its input and its output."""
+    """A copy in which only one layer is quantized: its weights, its input and its output.
+
+    No bias is corrected in it: those of the table make up for other layers too.
+    """
     result = copy.deepcopy(attached)
     layer = next(node for node in result.graph.nodes if node.name == name)
     kept = {name, output_of(layer).name, *(source.name for source in layer.all_input_nodes)}
     for node in result.graph.nodes:
+        node.meta.pop(CORRECTED_BIAS, None)
         if node.name not in kept:
             node.meta.pop(Q, None)
         if node.name != name:

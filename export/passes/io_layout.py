@@ -9,6 +9,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgefold.export.passes.infra import GraphPass, clone
+from edgefold.quantize.scheme import Q
 
 TO_NHWC = (0, 2, 3, 1)
 TO_NCHW = (0, 3, 1, 2)
@@ -57,7 +58,8 @@ def _permute_output(graph: GraphModule, output: Node, value: Node) -> None:
     with graph.graph.inserting_before(output):
         permute = graph.graph.call_function(_PERMUTE, (value, list(TO_NHWC)))
     output.replace_input_with(value, permute)
-    permute.meta = dict(value.meta)
+    # What says how a layer is quantized stays with the layer.
+    permute.meta = {key: kept for key, kept in value.meta.items() if key in (Q, "nn_module_stack", "stack_trace")}
     permute.meta["val"] = value.meta["val"].permute(TO_NHWC)
 
 

@@ -26,6 +26,7 @@ def convolution_pads(model: ir.Model) -> tuple[ir.Model, bool]:
         given = _given(conv)
         if pad is None or edges is None or given is None:
             continue
+        conv.attributes.pop("auto_pad", None)
         conv.attributes["pads"] = ir.AttrInt64s("pads", [int(one) for one in given + edges])
         image = pad.inputs[0]
         assert image is not None

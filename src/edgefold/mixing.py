@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgefold.export.program import QuantizedProgram
     from edgefold.network import Network
     from edgefold.pipeline import Lowerings
+    from edgefold.quantize.calibrate import ScaleTable
 
 RANKED_SAMPLES = 16
 
@@ -91,6 +92,7 @@ def mix(
     from edgefold.quantize.correct import correct_biases
     from edgefold.quantize.graph import module_path
     from edgefold.quantize.mixed import choose
+    from edgefold.quantize.rounding import round_by_data
     from edgefold.quantize.sensitivity import analyse
 
     clock = _Clock(program, budget)
@@ -105,13 +107,18 @@ def mix(
     judged = [program.takes(sample) for sample in samples[:: max(1, len(samples) // RANKED_SAMPLES)][:RANKED_SAMPLES]]
     sensitivity = analyse(graph, program.table, judged)
     used = [program.takes(sample) for sample in samples[:JUDGED]]
+
+    def finish(table: ScaleTable) -> ScaleTable:
+        corrected = correct_biases(graph, table, used)
+        return corrected if table.exponent_bits else round_by_data(graph, corrected, used)
+
     found = choose(
         graph,
         program.table,
         sensitivity,
         evaluate,
         max_drop=budget.max_drop,
-        correct=lambda table: correct_biases(graph, table, used),
+        finish=finish,
         fits=clock,
         progress=progress,
     )

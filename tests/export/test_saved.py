@@ -76,6 +76,7 @@ def test_a_quantized_network_comes_back(scheme: Precision, folded: FoldResult, t
     assert found.table.activations == first.table.activations
     assert found.table.biases.keys() == first.table.biases.keys()
     assert found.table.rounded.keys() == first.table.rounded.keys()
+    assert all(torch.equal(weight, first.table.rounded[name]) for name, weight in found.table.rounded.items())
     assert _sha256(found, tmp_path / "again.onnx") == _sha256(first, tmp_path / "first.onnx")
 
 

@@ -18,7 +18,7 @@ from edgefold.quantize.calibrate import ScaleTable, annotated, attach, calibrate
 from edgefold.quantize.graph import constant_of
 from edgefold.quantize.insert import insert_qdq, quantize_weight
 from edgefold.quantize.pairs import is_pair_safe
-from edgefold.quantize.rounding import _cost, _partners, _round, _vectors, _vectors_of, round_by_data
+from edgefold.quantize.rounding import _cost, _covariance, _partners, _round, _vectors_of, round_by_data
 from edgefold.quantize.scheme import WEIGHT_SCALE
 
 
@@ -45,11 +45,13 @@ def test_the_cost_is_the_mean_square_of_what_the_layer_adds(
     columns = error.reshape(groups, 8 // groups, -1)
     node.meta[WEIGHT_SCALE] = torch.ones(8)
     with patch.object(rounding, "_VECTORS_A_WEIGHT", 10**6):  # all positions are looked at
-        found = _cost(columns, _vectors(node, conv.weight, inputs))
+        found = _cost(columns, node, conv.weight.detach(), inputs)
+        moments = _covariance(node, conv.weight.detach(), inputs)
     function = nn.functional.conv1d if dimensions == 1 else nn.functional.conv2d
     added = [function(x.double(), error, None, stride, padding, dilation, groups) for x in inputs]
     expected = torch.cat(added).transpose(0, 1).flatten(1).var(1, correction=0)  # the bias takes the mean
     torch.testing.assert_close(found.flatten(), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(((columns @ moments) * columns).sum(2), found, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("shape", "stride"), [((1, 4, 40, 40), 1), ((1, 4, 3, 200), 2), ((1, 4, 50), 1)])
@@ -69,7 +71,7 @@ def test_a_linear_layer_costs_as_its_products_do() -> None:
     node = next(node for node in graph.graph.nodes if node.op == "call_function")
     error = torch.randn(1, 3, 7, dtype=torch.float64)
     expected = (torch.cat(inputs).double() @ error[0].T).square().mean((0, 1))
-    found = _cost(error, _vectors(node, torch.zeros(3, 7), inputs))[0]
+    found = _cost(error, node, torch.zeros(3, 7), inputs)[0]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)
 
 
@@ -82,10 +84,12 @@ def test_correlated_inputs_are_rounded_at_a_lower_cost(columns: int, outputs: in
     exact = torch.randn(groups, outputs, columns, generator=generator, dtype=torch.float64) * 30
     exact[:, :, ::3] = 0
     rounded = _round(exact.clone(), moments, None)
+    assert rounded is not None
     assert torch.equal(rounded, rounded.round())
     assert bool((rounded.abs() <= 127).all())
     assert bool((rounded[exact == 0] == 0).all())
-    assert float(_cost(exact - rounded, vectors).sum()) <= 1.01 * float(_cost(exact - exact.round(), vectors).sum())
+    costs = [float(((exact - each) @ moments * (exact - each)).sum()) for each in (rounded, exact.round())]
+    assert costs[0] <= 1.01 * costs[1]
 
 
 @pytest.mark.parametrize(("channels", "taps"), [(4, 9), (3, 9), (6, 1), (5, 1), (2, 3)])
@@ -106,10 +110,63 @@ def test_sums_of_pairs_stay_where_they_cannot_saturate() -> None:
     mixed = torch.randn(1, 36, 4, generator=generator, dtype=torch.float64)  # what four numbers make of 36 inputs
     moments = mixed @ mixed.transpose(1, 2)
     shape = (16, 4, 3, 3)
-    free = _round(exact.clone(), moments, None).reshape(shape)
-    bound = _round(exact.clone(), moments, _partners(4, 9)).reshape(shape)
-    assert not is_pair_safe(free)
-    assert is_pair_safe(bound)
+    free, bound = (_round(exact.clone(), moments, partner) for partner in (None, _partners(4, 9)))
+    assert free is not None
+    assert bound is not None
+    assert not is_pair_safe(free.reshape(shape))
+    assert is_pair_safe(bound.reshape(shape))
+
+
+def test_numbers_too_large_for_an_inverse_keep_the_nearest_integers() -> None:
+    moments = torch.full((1, 4, 4), float("inf"), dtype=torch.float64)
+    assert _round(torch.ones(1, 2, 4, dtype=torch.float64), moments, None) is None
+
+
+class Odd(nn.Module):
+    """Layers that take no batch, share a weight, or read three dimensions; each sees the same four channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.row, self.line = nn.Conv2d(4, 4, 3, 1, 1), nn.Conv1d(4, 4, 3, 1, 1), nn.Linear(4, 4)
+        self.last = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(torch.relu(self.conv(x)))  # two layers of one weight
+        y = self.row(x.flatten(2))  # (1, 4, positions)
+        z = self.row(x.flatten(2).squeeze(0)).unsqueeze(0)  # without a batch
+        tokens = self.line(torch.relu(y + z).transpose(1, 2))  # (1, positions, 4)
+        result: Tensor = self.last(tokens.mean((0, 1)))  # a vector
+        return result
+
+
+def test_layers_without_a_batch_and_of_shared_weights_keep_the_nearest_integers() -> None:
+    torch.manual_seed(0)
+    samples = [(torch.randn(1, 4, 6, 6),) for _ in range(8)]
+    graph = capture(Odd().eval(), samples[0][0]).graph
+    table = calibrate(graph, samples, observer="minmax")
+    rounded = round_by_data(graph, table, samples)
+    assert len(table.weights) == 6
+    assert len(rounded.rounded) <= 1  # the linear layer over tokens
+    exact = {node.name: constant_of(graph, node.args[2]) for node in graph.graph.nodes if node.name in rounded.biases}
+    assert all(bias.shape == exact[name].shape for name, bias in rounded.biases.items())
+
+
+def test_weights_that_round_to_zero_are_no_zeros_of_the_structure() -> None:
+    samples = _smooth(16, 1)
+    net = _network()
+    with torch.no_grad():
+        net[0].weight[:, 0] *= 1e-4  # type: ignore[index, operator]  # a conv; far below a step of its scale
+    graph = fold(net, samples[0]).program.graph
+    table = round_by_data(graph, calibrate(graph, samples, observer="minmax"), samples)
+    attached = attach(graph, table)
+    nodes = {node.name: node for node in attached.graph.nodes}
+    vanished = 0
+    for node in graph.graph.nodes:
+        if node.name in table.rounded:
+            before, after = (constant_of(each, one.args[1]) for each, one in ((graph, node), (attached, nodes[node.name])))
+            assert torch.equal(before == 0, after == 0)
+            vanished += int(((table.rounded[node.name] == 0) & (before != 0)).sum())
+    assert vanished > 16
 
 
 def _network() -> nn.Sequential:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+import edgefold
 from edgefold.artifact import Artifact, Format, Precision, TensorSpec
 from edgefold.export.emitters import EmitOptions
 from edgefold.export.program import Program
@@ -134,3 +135,17 @@ def test_ends_carry_scale_and_zero_point(format: Format, quantized_of: Get, emit
     artifact = emitted("segment", format, Precision.INT8, EmitOptions(io="int8", layout="nhwc"))
     image = artifact.inputs[0]
     assert (image.dtype, image.scale, image.zero_point) == ("int8", params.scale, params.zero_point)
+
+
+def test_a_convolution_may_be_the_last_op_of_a_file_in_nhwc(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    images = torch.randn(4, 1, 3, 8, 8)
+    quantized = edgefold.quantize_model(net, images[0], calibration=list(images))
+    outputs = []
+    for layout in ("nchw", "nhwc"):
+        artifact = edgefold.export_model(
+            quantized, images[0], format="onnx", layout=layout, timing=False, out=tmp_path / f"{layout}.onnx"
+        )
+        outputs.append(edgefold.run(artifact, images[0].numpy())[0])
+    np.testing.assert_array_equal(outputs[0], outputs[1])
