@@ -77,15 +77,15 @@ def _site(model: TfliteModel, operator: Any, kind: str) -> _Site | None:
 def _rewrite(model: TfliteModel, site: _Site) -> None:
     operator, row, group = site.operator, site.row, site.row.stride * site.q
     height, rows = int(model.tensor(site.source).shape[1]), int(model.tensor(operator.outputs[0]).shape[1])
-    image = _tensor_like(model, site.source, [1, height, row.width // group, group * row.channels])
-    _insert_reshape(model, operator if site.pad is None else site.pad, site.source, image)
+    image = model.tensor_like(site.source, [1, height, row.width // group, group * row.channels])
+    model.insert_reshape(operator if site.pad is None else site.pad, site.source, image)
     needed = (rows - 1) * int(operator.builtinOptions.strideH) + site.weight.shape[1]
     taps = row.taps(site.q)
     edges = [[0, 0], [site.top, max(0, needed - height - site.top)], [-taps[0], max(0, taps[-1])], [0, 0]]
     if np.any(edges):
         sides = [size + sum(edge) for size, edge in zip(model.tensor(image).shape, edges, strict=True)]
-        padded = _tensor_like(model, image, sides)
-        _insert(model, operator, "PAD", [image, model.add_constant("", np.array(edges, np.int32))], padded)
+        padded = model.tensor_like(image, sides)
+        model.insert(operator, "PAD", [image, model.add_constant("", np.array(edges, np.int32))], padded, version=2)
         image = padded
     if site.pad is not None:
         model.graph.operators.remove(site.pad)
@@ -97,10 +97,10 @@ def _rewrite(model: TfliteModel, site: _Site) -> None:
     ]
     old, output = [*operator.inputs[1:], *(site.pad.inputs[1:] if site.pad is not None else ())], operator.outputs[0]
     if site.q > 1:
-        output = _tensor_like(model, output, [1, rows, row.width // group, site.q * row.outputs])
+        output = model.tensor_like(output, [1, rows, row.width // group, site.q * row.outputs])
         result = model.tensor(operator.outputs[0])
         result.name = f"{main_path((result.name or b'').decode())}/columns".encode()
-        _insert_reshape(model, operator, output, operator.outputs[0], after=True)
+        model.insert_reshape(operator, output, operator.outputs[0], after=True)
     _become_conv(model, operator, [image, *parameters], output)
     for index in old:
         _empty(model, index)
@@ -166,13 +166,6 @@ def _empty(model: TfliteModel, index: int) -> None:
         model.release(buffer)
 
 
-def _tensor_like(model: TfliteModel, index: int, shape: list[int]) -> int:
-    """A new computed tensor with the type, name and scale of another."""
-    made = copy.copy(model.tensor(index))
-    made.shape, made.shapeSignature, made.buffer = shape, None, model.add_empty_buffer()
-    return model.add_tensor(made)
-
-
 def _drop_reshapes(model: TfliteModel) -> None:
     """Lets a reshape of a reshape read the first one's input, and removes those that nothing reads any more."""
     outputs = set(model.graph.outputs)
@@ -183,19 +176,6 @@ def _drop_reshapes(model: TfliteModel) -> None:
     for operator in model.operators("RESHAPE"):
         if not model.consumers(operator.outputs[0]) and operator.outputs[0] not in outputs:
             model.graph.operators.remove(operator)
-
-
-def _insert_reshape(model: TfliteModel, operator: Any, source: int, result: int, *, after: bool = False) -> None:
-    shape = model.add_constant("", np.array(model.tensor(result).shape, np.int32))
-    _insert(model, operator, "RESHAPE", [source, shape], result, after=after)
-
-
-def _insert(model: TfliteModel, operator: Any, kind: str, inputs: list[int], result: int, *, after: bool = False) -> None:
-    made = schema().OperatorT()
-    made.opcodeIndex = model.opcode(kind, 2 if kind == "PAD" else 1)  # the first versions for int8
-    made.inputs, made.outputs = inputs, [result]
-    place = next(index for index, one in enumerate(model.graph.operators) if one is operator)
-    model.graph.operators.insert(place + after, made)
 
 
 COLUMNS_AS_CHANNELS: GraphPass[TfliteModel] = GraphPass("tflite-columns-as-channels", columns_as_channels)

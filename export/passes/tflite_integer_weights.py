@@ -3,11 +3,15 @@
 The converter is given weights that lie on their grids of integers already; here each is found again by its values and becomes the
 integers themselves, without rounding anything anew. Read by an operator as they are, they make it quantize its activations at run
 time (the hybrid kernels); behind a DEQUANTIZE, the operator computes in float.
+
+A hybrid linear layer becomes a convolution over one pixel. FULLY_CONNECTED knows a scale for each channel from version 12 on, and
+runtimes before that (tflite-runtime 2.14) compute it, too: wrongly, without a word.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +25,8 @@ from edgefold.export.passes.tflite_half_weights import WEIGHTED, dequantize
 from edgefold.export.passes.tflite_model import TfliteModel, schema, type_number
 from edgefold.quantize.weights import RoundedWeight
 
-# The first versions with int8 weights and a scale for each channel; of DEQUANTIZE the same. A FULLY_CONNECTED of an earlier
-# version is computed, too, by runtimes that know one scale only (tflite-runtime 2.14): wrongly, without a word.
-_HYBRID_VERSIONS = {"CONV_2D": 5, "DEPTHWISE_CONV_2D": 6, "FULLY_CONNECTED": 12}
+# The first versions with int8 weights and a scale for each channel; of DEQUANTIZE the same.
+_HYBRID_VERSIONS = {"CONV_2D": 5, "DEPTHWISE_CONV_2D": 6}
 _DEQUANTIZE_VERSION = 5
 
 
@@ -61,6 +64,11 @@ def integer_weights(weights: Sequence[RoundedWeight], *, widened: bool) -> Graph
             )
         for index, stored in found.items():
             _store(model, index, stored, widened=widened)
+        if not widened:
+            for operator in model.operators("FULLY_CONNECTED"):
+                if int(operator.inputs[1]) in found:
+                    _over_one_pixel(model, operator)
+            model.drop_unused_opcodes()
         return model, bool(found)
 
     return GraphPass("tflite-integer-weights", run)
@@ -98,7 +106,33 @@ def _store(model: TfliteModel, index: int, stored: _Stored, *, widened: bool) ->
 
 def _make_hybrid(model: TfliteModel, operator: Any) -> None:
     kind = model.kind(operator)
-    if kind == "FULLY_CONNECTED":
-        operator.builtinOptions.asymmetricQuantizeInputs = True
     if kind in _HYBRID_VERSIONS:
         operator.opcodeIndex = model.opcode(kind, _HYBRID_VERSIONS[kind])
+
+
+def _over_one_pixel(model: TfliteModel, operator: Any) -> None:
+    """Makes a FULLY_CONNECTED a CONV_2D over images (rows, 1, 1, M), with weights (N, 1, 1, M)."""
+    source, weight, output = operator.inputs[0], model.tensor(operator.inputs[1]), operator.outputs[0]
+    outputs, inputs = int(weight.shape[0]), int(weight.shape[-1])
+    weight.shape = [outputs, 1, 1, inputs]
+    rows = math.prod(int(size) for size in model.tensor(output).shape[:-1])
+    signature = model.tensor(source).shapeSignature
+    fixed = signature is None or min(int(size) for size in signature) >= 0
+    image, result = (_image_like(model, index, rows, size, fixed) for index, size in ((source, inputs), (output, outputs)))
+    model.insert_reshape(operator, source, image)
+    model.insert_reshape(operator, result, output, after=True)
+    old, options = operator.builtinOptions, schema().Conv2DOptionsT()
+    options.padding, options.strideH, options.strideW = schema().Padding.VALID, 1, 1
+    options.dilationHFactor = options.dilationWFactor = 1
+    options.fusedActivationFunction = old.fusedActivationFunction
+    operator.builtinOptions, operator.builtinOptionsType = options, schema().BuiltinOptions.Conv2DOptions
+    operator.inputs, operator.outputs = [image, *operator.inputs[1:]], [result]
+    operator.opcodeIndex = model.opcode("CONV_2D", _HYBRID_VERSIONS["CONV_2D"])
+
+
+def _image_like(model: TfliteModel, index: int, rows: int, channels: int, fixed: bool) -> int:
+    """A new tensor (rows, 1, 1, channels) with the type of another; of any number of rows where that is not ``fixed``."""
+    made = model.tensor_like(index, [rows, 1, 1, channels])
+    if not fixed:
+        model.tensor(made).shapeSignature = [-1, 1, 1, channels]
+    return made

@@ -6,7 +6,8 @@ weights in place), so buffers are packed here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,27 @@ class TfliteModel:
         tensor.type = _TYPES[value.dtype.name]
         tensor.buffer = self.add_buffer(value.tobytes())
         return self.add_tensor(tensor)
+
+    def tensor_like(self, index: int, shape: Sequence[int]) -> int:
+        """A new computed tensor with the type, name and scale of another; returns its index."""
+        made = copy.copy(self.tensor(index))
+        made.shape, made.shapeSignature, made.buffer = list(shape), None, self.add_empty_buffer()
+        return self.add_tensor(made)
+
+    def insert(self, operator: Any, kind: str, inputs: list[int], result: int, *, version: int = 1, after: bool = False) -> None:
+        """Puts an operator without options before another, or after it."""
+        made = schema().OperatorT()
+        made.opcodeIndex = self.opcode(kind, version)
+        made.inputs, made.outputs = inputs, [result]
+        place = next(index for index, one in enumerate(self.graph.operators) if one is operator)
+        self.graph.operators.insert(place + after, made)
+
+    def insert_reshape(self, operator: Any, source: int, result: int, *, after: bool = False) -> None:
+        """Puts a RESHAPE to the shape of ``result`` before an operator, or after it; a dimension of any size stays open."""
+        tensor = self.tensor(result)
+        sizes = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
+        shape = self.add_constant("", np.array(sizes, np.int32))
+        self.insert(operator, "RESHAPE", [source, shape], result, after=after)
 
     def opcode(self, name: str, version: int = 1) -> int:
         """The index of a builtin operator code at a version, added if need be."""
