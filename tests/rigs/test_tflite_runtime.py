@@ -17,6 +17,9 @@ from torch.nn import functional
 
 import edgefold
 from edgefold.artifact import Format, Precision
+from edgefold.export.program import QuantizedProgram
+from edgefold.quantize.graph import output_nodes
+from edgefold.quantize.scheme import Q
 from edgefold.runtime.protocol import WORKER, read_answer
 from edgefold.runtime.session import execute, save_inputs
 from edgefold.schemes import SCHEMES
@@ -72,8 +75,8 @@ VARIANTS: list[tuple[Precision, Io, Layout, bool]] = [
     for row, io in enumerate(IOS if scheme.integer_ends else IOS[:1])
     for column, layout in enumerate(LAYOUTS)
 ]
-# Largest difference of float outputs, as a share of their range. Old and new kernels round sums in another order; a difference
-# at a boundary is one step of 255 further on.
+# Largest difference of float outputs, as a share of their range. Old and new kernels round sums in another order; where outputs
+# are on a grid, or come from one, a difference at a boundary is one step further on.
 TOLERANCES = {
     Precision.FP32: 1e-5,
     Precision.FP16: 1e-5,
@@ -103,8 +106,8 @@ class Mixed(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A folder for each variant, with the file, a job and its input."""
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, list[float]]]:
+    """A folder for each variant, with the file, a job and its input; and the steps of the outputs' grids, if they have one."""
     base = tmp_path_factory.mktemp("variants")
     torch.manual_seed(0)
     net, images = Mixed().eval(), torch.randn(8, 3, 16, 16)
@@ -144,8 +147,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         names = save_inputs(folder, [value])
         job = {"mode": "run", "format": "tflite", "model": artifact.path.name, "threads": 1, "inputs": names}
         (folder / "job.json").write_text(json.dumps(job))
-        made.append(folder)
+        made.append((folder, [] if is_float else steps_of(quantized[precision])))
     return made
+
+
+def steps_of(quantized: QuantizedProgram) -> list[float]:
+    """The step of each output's grid; none where outputs are not quantized."""
+    outputs = output_nodes(quantized.program.graph)
+    return [node.meta[Q].scale for node in outputs if Q in node.meta and node.meta[Q].dtype is torch.int8]
 
 
 def answers(python: Path | str, folders: list[Path]) -> dict[str, dict[str, Any]]:
@@ -160,20 +169,22 @@ def answers(python: Path | str, folders: list[Path]) -> dict[str, dict[str, Any]
     return found
 
 
-def test_every_kind_of_file_gives_the_same_in_the_old_runtime(old_python: Path, folders: list[Path]) -> None:
-    ours, theirs = answers(sys.executable, folders), answers(old_python, folders)
+def test_every_kind_of_file_gives_the_same_in_the_old_runtime(old_python: Path, folders: list[tuple[Path, list[float]]]) -> None:
+    places = [folder for folder, _ in folders]
+    ours, theirs = answers(sys.executable, places), answers(old_python, places)
     assert {name: answer["error"] for name, answer in (ours | theirs).items() if "error" in answer} == {}
     assert {answer["runtime"] for answer in theirs.values()} == {"tflite-runtime 2.14.0"}
     wrong = {}
-    for (precision, *_), folder in zip(VARIANTS, folders, strict=True):
-        for new, old in zip(ours[folder.name]["values"], theirs[folder.name]["values"], strict=True):
+    for (precision, *_), (folder, steps) in zip(VARIANTS, folders, strict=True):
+        for index, (new, old) in enumerate(zip(ours[folder.name]["values"], theirs[folder.name]["values"], strict=True)):
             assert (new.dtype, new.shape) == (old.dtype, old.shape)
-            is_float = new.dtype == np.float32
             span = np.ptp(new.astype(np.float64))
             assert span > 0
-            share = np.abs(new.astype(np.float64) - old).max() / (span if is_float else 255)
-            if share > TOLERANCES.get(precision, STEPS / 255):
-                wrong[folder.name, new.ndim] = share
+            step = 1.0 if new.dtype != np.float32 else steps[index] if steps else span / 255
+            allowed = TOLERANCES[precision] * span if precision in TOLERANCES else STEPS * step
+            difference = np.abs(new.astype(np.float64) - old).max()
+            if difference > allowed:
+                wrong[folder.name, new.ndim] = (difference, allowed)
     assert wrong == {}
 
 
