@@ -1,7 +1,7 @@
 """Convolutions of few channels read and write several columns of the image as channels, for ONNX Runtime.
 
-Its integer kernels lay the image out by taps and multiply tiles, so that a pixel of 3 channels takes about as long as one of 32
-where the CPU multiplies tiles (AMX): two to three times the time that the same products take with columns as channels
+Its integer kernels lay the image out by taps and multiply tiles, so that a pixel of few channels takes about as long as one of
+many where the CPU multiplies tiles (AMX); with columns as channels the image has fewer pixels
 (`edgefold.export.passes.columns`). Depthwise convolutions of few channels gain as well. The image is read as NHWC by a
 permutation, a view and a permutation back; ONNX Runtime computes in NHWC, and drops the permutations.
 """
