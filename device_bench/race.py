@@ -1,9 +1,10 @@
 """Several files of one format against each other on one device: which is the fastest, and by how much.
 
 Where the device has Python, all files are loaded into one process and take turns A B C C B A (see `edgefold.runtime.race`), in
-a few fresh processes one after the other, since a process has one layout of its memory. The native runner holds one model, so
-there each turn is a fresh process. Either way a block holds two turns of each file, a drift that is linear over it cancels
-out of the ratios, and the mean of the blocks' logarithms has a t interval.
+a few fresh processes one after the other. A process has one layout of its memory, by which a file may be some percent faster than
+its own copy; each process begins to load with another file. The native runner holds one model, so there each turn is a fresh
+process. Either way a block holds two turns of each file, a drift that is linear over it cancels out of the ratios, and the mean
+of the blocks' logarithms has a t interval.
 """
 
 from __future__ import annotations
@@ -28,8 +29,6 @@ from edgefold.errors import UsageError
 from edgefold.results import DeviceInfo, Estimate
 from edgefold.runtime.protocol import read_answer
 from edgefold.runtime.session import save_inputs
-
-RACE_JOB = "race.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +138,13 @@ def _in_one_process(
             (folder / program.name).symlink_to(program)
         remote = runner.push(folder)
     try:
-        for _ in range(options.processes):
-            done = runner.run(racer.argv(remote, RACE_JOB), timeout_s=limit_s + START_S)
+        for process in range(options.processes):
+            first = process % len(cases)
+            done = runner.run(racer.argv(remote, _job_name(first)), timeout_s=limit_s + START_S)
             answer = read_answer(done.returncode, done.stdout, done.stderr, model=cases[0].name, format=form)
             runtime = answer["runtime"]
-            for place in range(len(cases)):
-                turns[place] += answer["turns_ns"][place]
+            for place, found in zip(_order(cases, first), answer["turns_ns"], strict=True):
+                turns[place] += found
             progress()
         device = runner.info()
     finally:
@@ -152,8 +152,18 @@ def _in_one_process(
     return Race(runtime, device, tuple(map(tuple, turns)))
 
 
+def _order(cases: Sequence[Case], first: int) -> list[int]:
+    """The places of the cases as they are loaded where ``first`` is: memory is laid out by it, which tells in the times."""
+    places = list(range(len(cases)))
+    return places[first:] + places[:first]
+
+
+def _job_name(first: int) -> str:
+    return f"race_{first}.json"
+
+
 def _write(cases: Sequence[Case], folder: Path, options: RaceOptions, limit_s: float, extras: Mapping[str, Any]) -> None:
-    """Writes the files, their inputs and the job, to which the launcher adds ``extras``."""
+    """Writes the files, their inputs and a job for each order of loading, to which the launcher adds ``extras``."""
     models, inputs = [], []
     for place, case in enumerate(cases):
         models.append(f"model_{place}{case.format.suffix}")
@@ -164,8 +174,6 @@ def _write(cases: Sequence[Case], folder: Path, options: RaceOptions, limit_s: f
     job = {
         "mode": "race",
         "format": cases[0].format.value,
-        "models": models,
-        "inputs": inputs,
         "threads": options.threads,
         "cores": BenchOptions(cores=options.cores).core_list(),
         "blocks": options.blocks,
@@ -174,7 +182,10 @@ def _write(cases: Sequence[Case], folder: Path, options: RaceOptions, limit_s: f
         "limit_s": limit_s,
         **extras,
     }
-    (folder / RACE_JOB).write_text(json.dumps(job), encoding="utf-8")
+    for first in range(min(options.processes, len(cases))):
+        order = _order(cases, first)
+        listed = {"models": [models[place] for place in order], "inputs": [inputs[place] for place in order]}
+        (folder / _job_name(first)).write_text(json.dumps(job | listed), encoding="utf-8")
 
 
 def _in_turns_of_processes(

@@ -32,6 +32,7 @@ FEW: Final = 32  # channels, of which more fill enough of a tile
 _TAP_NS, _PRODUCT_NS, _OUTPUT_NS, _PIXEL_NS = 3.2, 0.0027, 0.3, -5.0
 _DEPTH, _WIDTH = 64, 16
 _DEPTHWISE_NS: Final = 22.0
+_VIEWS_NS: Final = 4000.0  # the two views around a convolution, whatever its size
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +85,9 @@ def _site(node: Node) -> _Site | None:
     row = Row(conv.in_channels, conv.out_channels, conv.kernel[1], conv.stride[1], left, shape[3])
     if conv.out_space[1] * row.stride != row.width:
         return None
-    rows = conv.kernel[0]
-    now = _DEPTHWISE_NS * row.width / row.stride if conv.depthwise else None
-    q = row.best(lambda row: _cost(row, rows), now)
+    rows, views = conv.kernel[0], _VIEWS_NS / (shape[0] * conv.out_space[0])
+    now = _DEPTHWISE_NS * row.width / row.stride if conv.depthwise else _cost(row, rows)
+    q = row.best(lambda row: _cost(row, rows) + views, now)
     return None if q is None else _Site(conv, edges is not None, shape, top, row, q, output)
 
 

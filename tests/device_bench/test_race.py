@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+import itertools
+import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +17,7 @@ from edgefold.device_bench.cases import make_case
 from edgefold.device_bench.closing import decide
 from edgefold.device_bench.launch import Launchers
 from edgefold.device_bench.race import Race, RaceOptions, race
+from edgefold.device_bench.runners.base import Completed
 from edgefold.device_bench.runners.fake import QUIET_DEVICE, FakeDevice, FakeRunner
 from edgefold.device_bench.runners.host import HostRunner
 from edgefold.errors import RuntimeFailure, UsageError
@@ -78,6 +83,60 @@ def test_a_race_on_this_machine(format: str) -> None:
     assert all(0 < found.lowest_ns(place) <= found.median_ns(place) for place in range(3))
     assert found.device.url == "host"
     assert found.runtime.split()[0] in ("onnxruntime", "ai-edge-litert", "executorch")
+
+
+def test_turns_settle_first_and_the_ends_of_a_block_go_round(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Six runs of each turn do not count, and no model has the ends, where it follows itself, in every block."""
+    spec = importlib.util.spec_from_file_location("race", RACE)
+    assert spec is not None
+    assert spec.loader is not None
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    runs: list[str] = []
+
+    class Slow:
+        """Each run of a model in a row is faster than the one before, down to 1 ms after six."""
+
+        def __init__(self, worker: object, form: str, path: Path, arrays: list[object], threads: int) -> None:
+            self.name, self.turns, self.model = path.name, [], type("Model", (), {"runtime": "fake 1.0"})
+
+        def turn(self, clock: object, least: int, seconds: float) -> list[int]:
+            samples = []
+            for _ in range(least):
+                runs.append(self.name)
+                row = next((place for place, name in enumerate(reversed(runs)) if name != self.name), len(runs))
+                samples.append(1_000_000 + 100_000 * max(0, 7 - row))
+            return samples
+
+        take_turn, _settle = program.Contestant.take_turn, program.Contestant._settle
+
+    monkeypatch.setattr(program, "Contestant", Slow)
+    job = {"format": "onnx", "models": ["a", "b", "c"], "inputs": [[], [], []], "blocks": 3, "turn_s": 0.0, "max_s": 60.0}
+    found = program.race(job, tmp_path)
+    assert found["turns_ns"] == [[1_000_000.0] * 6] * 3
+    turns = [name for name, _ in itertools.groupby(runs)]
+    assert "".join(turns[3:]) == "abcba" + "bcacb" + "cabac"
+
+
+def test_each_process_begins_to_load_with_another_file(tmp_path: Path) -> None:
+    """The files keep their places in the result, whatever the order in which a process loads them."""
+    cases = [make_case(TINY / "tiny.onnx", seed=0)] * 3
+    loaded: list[list[str]] = []
+
+    class Recorder(HostRunner):
+        def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed:
+            if not argv[-1].endswith(".json"):
+                return super().run(argv, timeout_s=timeout_s)  # a look at the device
+            job = json.loads(Path(argv[-1]).read_text(encoding="utf-8"))
+            loaded.append(job["models"])
+            turns = [[float(name[len("model_")]) + 1.0] * 2 for name in job["models"]]
+            answer = {"mode": "race", "runtime": "fake 1.0", "turns_ns": turns, "ok": True, "edgefold": 1}
+            return Completed(0, json.dumps(answer).encode(), b"")
+
+    with Recorder() as runner:
+        found = race(cases, runner, Launchers(runner), RaceOptions(processes=4, blocks=1))
+    assert [models[0] for models in loaded] == ["model_0.onnx", "model_1.onnx", "model_2.onnx", "model_0.onnx"]
+    assert found.turns_ns == ((1.0,) * 8, (2.0,) * 8, (3.0,) * 8)
 
 
 def test_a_device_that_holds_one_model_takes_turns_of_processes() -> None:
