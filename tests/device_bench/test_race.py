@@ -98,7 +98,8 @@ def test_turns_settle_first_and_the_ends_of_a_block_go_round(monkeypatch: pytest
         """Each run of a model in a row is faster than the one before, down to 1 ms after six."""
 
         def __init__(self, worker: object, form: str, path: Path, arrays: list[object], threads: int) -> None:
-            self.name, self.turns, self.model = path.name, [], type("Model", (), {"runtime": "fake 1.0"})
+            self.name, self.model = path.name, type("Model", (), {"runtime": "fake 1.0"})
+            self.turns: list[float] = []
 
         def turn(self, clock: object, least: int, seconds: float) -> list[int]:
             samples = []
