@@ -1,7 +1,8 @@
 """Average pooling that leaves its padding out of the mean, in forms that TFLite has an operator for.
 
 TFLite's AVERAGE_POOL_2D leaves the padding out too, but pads in its own way, SAME: with the same number on both sides only at
-some sizes and strides. What the converter cannot express so, it writes as a reduction with subgraphs of its own.
+some sizes and strides. What the converter cannot express so, it writes as a reduction with subgraphs of its own; a stride of 2
+so too where it is SAME.
 
     odd kernel     stride 1 with padding (K−1)/2, which is SAME at any size; then every s-th row and column is kept.
                    Nothing is rounded anew, so that it stays in integers
@@ -96,7 +97,7 @@ def _replace(graph: GraphModule, node: Node, value: Node) -> None:
 
 
 def _pool(node: Node) -> _Pool | None:
-    """A pooling that leaves out its padding, which is not what SAME pads; ``None`` for any other node."""
+    """A pooling that leaves out its padding, and is not one of stride 1 and SAME; ``None`` for any other node."""
     source = node.args[0] if node.target is _AVERAGE and not node.kwargs else None
     if not isinstance(source, Node):
         return None
@@ -111,13 +112,8 @@ def _pool(node: Node) -> _Pool | None:
     if len(shape) != 4 or not any(pads):
         return None
     size = (int(shape[2]), int(shape[3]))
-    alike = all(_same(*axis) for axis in zip(size, sides, steps, pads, strict=True))
+    alike = steps == (1, 1) and all(side - 1 == 2 * pad for side, pad in zip(sides, pads, strict=True))
     return None if alike else _Pool(source, sides, steps, pads, size)
-
-
-def _same(size: int, kernel: int, stride: int, padding: int) -> bool:
-    """Whether SAME pads ``padding`` on both sides."""
-    return max(0, (-(-size // stride) - 1) * stride + kernel - size) == 2 * padding
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -127,7 +123,7 @@ def _pair(value: Any) -> tuple[int, int]:
 
 def _none_left(graph: GraphModule) -> str | None:
     names = [node.name for node in graph.graph.nodes if _pool(node) is not None]
-    return f"average pooling '{names[0]}' leaves out padding that is not SAME" if names else None
+    return f"average pooling '{names[0]}' leaves out padding, and is not of stride 1 and SAME" if names else None
 
 
 POOL_WINDOWS: GraphPass[GraphModule] = GraphPass("pool-windows", pool_windows, ensures=(_none_left,))

@@ -159,6 +159,7 @@ def test_integer_ends_are_the_integers_of_the_graph(program: Program, io: str, s
     ("kernel", "stride", "padding", "op"),
     [
         (3, 2, 1, "slice"),
+        ((1, 3), (1, 2), (0, 1), "slice"),  # SAME at an odd width, but with a stride
         (5, 1, 1, "slice"),  # padding below the middle: the border of the stride-1 result is cut off
         (5, 3, 2, "slice"),
         ((3, 1), (2, 1), (1, 0), "slice"),
