@@ -21,6 +21,7 @@ from edgefold.device_bench.runners.base import Completed
 from edgefold.device_bench.runners.fake import QUIET_DEVICE, FakeDevice, FakeRunner
 from edgefold.device_bench.runners.host import HostRunner
 from edgefold.errors import RuntimeFailure, UsageError
+from edgefold.runtime import worker_timing
 from edgefold.runtime.protocol import RACE
 
 TINY = Path(__file__).parents[1] / "data" / "tiny"
@@ -94,22 +95,37 @@ def test_turns_settle_first_and_the_ends_of_a_block_go_round(monkeypatch: pytest
     spec.loader.exec_module(program)
     runs: list[str] = []
 
+    class Model:
+        """Writes down each run."""
+
+        runtime = "fake 1.0"
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def bind(self, inputs: object) -> None:
+            """Has no inputs."""
+
+        def invoke(self) -> None:
+            runs.append(self.name)
+
     class Slow:
         """Each run of a model in a row is faster than the one before, down to 1 ms after six."""
 
+        settle, inputs = staticmethod(worker_timing.settle), ()
+        take_turn = program.Contestant.take_turn
+
         def __init__(self, worker: object, form: str, path: Path, arrays: list[object], threads: int) -> None:
-            self.name, self.model = path.name, type("Model", (), {"runtime": "fake 1.0"})
+            self.model = Model(path.name)
             self.turns: list[float] = []
 
         def turn(self, clock: object, least: int, seconds: float) -> list[int]:
             samples = []
             for _ in range(least):
-                runs.append(self.name)
-                row = next((place for place, name in enumerate(reversed(runs)) if name != self.name), len(runs))
+                self.model.invoke()
+                row = next((place for place, name in enumerate(reversed(runs)) if name != self.model.name), len(runs))
                 samples.append(1_000_000 + 100_000 * max(0, 7 - row))
             return samples
-
-        take_turn, _settle = program.Contestant.take_turn, program.Contestant._settle
 
     monkeypatch.setattr(program, "Contestant", Slow)
     job = {"format": "onnx", "models": ["a", "b", "c"], "inputs": [[], [], []], "blocks": 3, "turn_s": 0.0, "max_s": 60.0}

@@ -165,3 +165,19 @@ def test_the_worker_is_python_3_9_and_needs_only_numpy(path: Path) -> None:
         "time",
         "typing",
     }
+
+
+def test_the_turns_of_a_pair_begin_with_runs_that_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the two models is slow for six runs after the other: no sample of its turns says so."""
+    runs: list[str] = []
+
+    def sample(model: str, inputs: list[Any]) -> int:
+        runs.append(model)
+        row = next((place for place, name in enumerate(reversed(runs)) if name != model), len(runs))
+        return 1_000_000 + 100_000 * max(0, 7 - row)
+
+    monkeypatch.setattr(worker_timing, "sample", sample)
+    job = {"warmup_max_s": 5.0, "min_samples": 10, "min_time_s": 0.0, "max_s": 60.0}
+    first, second = worker_timing.pair(["a", "b"], [[], []], [job, job])
+    assert set(first["samples_ns"]) == set(second["samples_ns"]) == {1_000_000}
+    assert sum(first["turns"]) == len(first["samples_ns"]) >= 10

@@ -32,9 +32,6 @@ from typing import Any
 import numpy as np
 
 RUNS_A_TURN = 3
-# A model finds the caches full of the one before. On a Xeon with models of 6 MB, the first run took 1.7 times as long as the
-# seventh, the fourth still 1.1 times. Slow models are let off early: a few of their runs touch all that a cache can hold.
-SETTLING_RUNS, SETTLING_S = 6, 0.1
 WARMUP_RUNS, WARMUP_S = 5, 0.05
 MIN_BLOCKS = 2
 
@@ -58,6 +55,7 @@ class Contestant:
         worker.check_inputs(self.model.specs()[0], arrays, form == "executorch")
         self.inputs = [np.ascontiguousarray(array[0]) for array in arrays]
         self.turns: list[float] = []
+        self.settle: Callable[[Any, list[Any]], None] = worker.part("worker_timing").settle
 
     def turn(self, clock: Callable[[], int], least: int, seconds: float) -> list[int]:
         """The times of a row of runs."""
@@ -74,15 +72,8 @@ class Contestant:
 
     def take_turn(self, clock: Callable[[], int], seconds: float) -> None:
         """One turn, once the caches have settled."""
-        self._settle(clock)
+        self.settle(self.model, self.inputs)
         self.turns.append(float(np.median(self.turn(clock, RUNS_A_TURN, seconds))))
-
-    def _settle(self, clock: Callable[[], int]) -> None:
-        start = clock()
-        for _ in range(SETTLING_RUNS):
-            self.turn(clock, 1, 0.0)
-            if clock() - start > SETTLING_S * 1e9:
-                break
 
 
 def race(job: dict[str, Any], folder: Path) -> dict[str, Any]:
