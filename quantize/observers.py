@@ -27,6 +27,9 @@ from edgefold.quantize.scheme import INT8, Grid, QParams
 BINS: Final = 4096
 CUT: Final = 1e-4  # of the percentile observer
 _SMALLEST_SCALE: Final = 1e-30  # far above the denormals of float32, which kernels flush to zero
+# Of a tensor that is always zero (a dead ReLU). Any grid holds it, but XNNPACK takes no layer whose products are more than 256
+# steps of its output, and the bias of the next layer is rounded to steps of this one.
+_SCALE_OF_ZEROS: Final = 2.0**-16
 Histogram = NDArray[np.float64]
 Range = tuple[float, float]
 
@@ -35,7 +38,7 @@ def qparams_of_range(low: float, high: float, grid: Grid = INT8) -> QParams:
     """The affine parameters that cover [low, high] widened to hold zero; the scale is a float32 value."""
     low, high = min(low, 0.0), max(high, 0.0)
     span = max(-low, high) / grid.qmax if grid.symmetric else (high - low) / (grid.qmax - grid.qmin)
-    scale = float(np.float32(max(span, _SMALLEST_SCALE)))
+    scale = float(np.float32(max(span, _SMALLEST_SCALE))) if span > 0 else _SCALE_OF_ZEROS
     zero_point = 0 if grid.symmetric else int(np.clip(round(grid.qmin - low / scale), grid.qmin, grid.qmax))
     return QParams(scale, zero_point, grid.qmin, grid.qmax)
 

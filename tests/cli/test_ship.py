@@ -162,6 +162,10 @@ def test_fold_export_and_quantize(cli: Cli, work: Path) -> None:
     assert exported.data["lowering"]["timing"]["winner"] in ("auto", "dense", "grouped", "split")
 
     size = Path("Net-fp32.onnx").stat().st_size
+    fastest = cli("export", model, "-f", "onnx", "--force", "--no-timing", "--lowering", "auto", "--json")
+    assert fastest.data["lowering"]["lowering"] == "auto"
+    assert cli("export", model, "-f", "onnx", "--force", "--no-timing", "--lowering", "fast").code == 2
+
     small = cli("export", model, "-f", "onnx", "--force", "--no-timing", "--max-size", f"{size / 1000 + 50:.1f}kB")
     assert small.code == 0, small.stderr
     assert "bytes, within the" in small.stdout

@@ -171,7 +171,7 @@ def export(
                 network.example_inputs,
                 format=format,
                 precision=None if scheme.rounded else precision,
-                lowering=lowering.value if lowering is not None else "auto",
+                lowering=lowering or "auto",
                 agree=agree,
                 io=io,
                 layout=layout,

@@ -73,7 +73,7 @@ def matrix(
         wanted_precisions = [as_precision(name) for name in _names(precisions, (Precision.FP32, Precision.INT8))]
         options = CellOptions(
             samples=samples,
-            lowering=lowering.value if lowering is not None else "auto",
+            lowering=lowering or "auto",
             bench=bench,
             device=device,
             threads=threads,

@@ -11,7 +11,6 @@ import typer
 
 from edgefold.artifact import Format, Precision
 from edgefold.errors import UsageError
-from edgefold.export.plan import Lowering
 from edgefold.schemes import scheme_of
 
 Target = Annotated[Path, typer.Argument(help="An .onnx, .tflite or .pte file, or a bundle.", show_default=False)]
@@ -62,7 +61,8 @@ OnePrecision = Annotated[Precision, typer.Option("--precision", "-p", help="The 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write.", show_default="named after the model")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 LoweringChoice = Annotated[
-    Lowering | None, typer.Option("--lowering", help="How every layer is computed.", show_default="the fastest for each")
+    Literal["auto", "keep", "dense", "grouped", "split"] | None,
+    typer.Option("--lowering", help="How every layer is computed; auto: the fastest way for each.", show_default="auto"),
 ]
 Timing = Annotated[
     bool | None,

@@ -147,7 +147,7 @@ def ship(
             precisions=tuple(precisions or DEFAULT_PRECISIONS),
             device=device or "host",
             native=device is not None and not portable,
-            lowering=lowering.value if lowering is not None else "auto",
+            lowering=lowering or "auto",
             observer=observer,
             equalize=equalize,
             exclude=tuple(exclude or ()),
