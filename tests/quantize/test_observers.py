@@ -106,13 +106,15 @@ def test_16_bits_are_too_many_to_clip_anything(name: str, heavy_tailed: torch.Te
 def test_a_layer_whose_output_is_always_zero_runs_in_xnnpack(tmp_path: Path) -> None:
     """XNNPACK takes no layer whose products are more than 256 steps of its output; LiteRT then ended with a double free."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Conv2d(2, 4, 1)).eval()
-    with torch.no_grad():
-        net[0].bias.fill_(-100.0)
+    dead, last = nn.Conv2d(3, 2, 1), nn.Conv2d(2, 4, 1)
+    assert dead.bias is not None
+    assert last.bias is not None
+    nn.init.constant_(dead.bias, -100.0)
+    net = nn.Sequential(dead, nn.ReLU(), last).eval()
     images = torch.randn(8, 1, 3, 6, 6)
     quantized = edgefold.quantize_model(net, images[0], calibration=list(images))
     file = edgefold.export_model(quantized, images[0], format="tflite", timing=False, out=tmp_path / "dead.tflite")
     (found,) = edgefold.run(file, images[0].numpy())
-    expected = net[2].bias.detach().reshape(1, 4, 1, 1).expand(1, 4, 6, 6)
+    expected = last.bias.detach().reshape(1, 4, 1, 1).expand(1, 4, 6, 6)
     assert qparams_of_range(0.0, 0.0).scale == 2.0**-16
     assert float(np.abs(found - expected.numpy()).max()) < float(expected.abs().max()) / 100
