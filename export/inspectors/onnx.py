@@ -114,6 +114,8 @@ def _infer_types(node: NodeProto, types: dict[str, int]) -> None:
         found = TensorProto.INT64
     elif node.op_type in ("ConvInteger", "MatMulInteger"):
         found = TensorProto.INT32
+    elif node.op_type == "QLinearConcat":  # its inputs begin with the scale and zero point of the output
+        found = types.get(node.input[1], TensorProto.UINT8)
     elif node.op_type == "QGemm":
         found = types.get(node.input[8], TensorProto.FLOAT) if len(node.input) > 8 else TensorProto.FLOAT
     else:
