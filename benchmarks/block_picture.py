@@ -90,7 +90,7 @@ def _panel(rows: Sequence[Row], cost: str, title: str, value: Value, colours: di
     tops = [accuracy(row, cost)["mean"] for row in rows]
     margin = max(0.002, (max(tops) - min(tops)) * 0.08)
     y = Scale(min(tops) - margin, max(tops) + margin, PANEL[1] - 52, 16)
-    logarithmic = cost != "macs"  # a locally connected layer takes thirty times as long as the others
+    logarithmic = cost != "macs"  # locally connected layers take many times as long as the others
     along: Callable[[float], float] = math.log10 if logarithmic else float
     lowest, highest = min(map(value, rows)), max(map(value, rows))
     x = Scale(along(lowest * 0.9) if logarithmic else 0, along(highest * (1.4 if logarithmic else 1.08)), 58, PANEL[0] - 16)

@@ -130,6 +130,8 @@ def test_stages_are_kept_and_left_out(recipe: ShipRecipe, tmp_path: Path, monkey
     (folder / "weights.safetensors").write_bytes(b"")
     with pytest.raises(ArtifactError, match="its record promises"):
         load_source(str(folder / "network.json"))
+    with pytest.raises(AssertionError, match="must not be trained"):  # what is damaged is made again
+        run_stages(recipe, tmp_path / "stages")
     with pytest.raises(AssertionError, match="must not be trained"):  # with other settings it is another stage
         run_stages(read_recipe(_changed(tmp_path, "flops = 0.5", "flops = 0.6")), tmp_path / "stages")
     arrays = dict(np.load(tmp_path / "data.npz"))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgefold.batch import as_tensors
-from edgefold.errors import UsageError
+from edgefold.errors import ArtifactError, UsageError
 from edgefold.models.data import TrainingData
 from edgefold.models.derived import RECORD_NAME, read_record, rebuilt, write_derived
 from edgefold.models.distill import DistillOptions
@@ -200,14 +200,17 @@ def _after(work: Work, stage: str, settings: object, training: Training | None, 
 
 
 def _kept(work: Work, folder: Path, state: str) -> Work | None:
-    """The result of a stage that is there already."""
+    """The result of a stage that is there already, and whole."""
     path = folder / RECORD_NAME
     if not path.is_file():
         return None
-    record = read_record(path)
-    # The channels of earlier stages are gone already: only those of this one are left to remove.
-    own = replace(record, removed=record.removed[len(work.removed) :])
-    module = rebuilt(own, path, work.network.module, work.inputs)
+    try:
+        record = read_record(path)
+        # The channels of earlier stages are gone already: only those of this one are left to remove.
+        own = replace(record, removed=record.removed[len(work.removed) :])
+        module = rebuilt(own, path, work.network.module, work.inputs)
+    except ArtifactError:  # damaged: made again
+        return None
     network = replace(work.network, module=module)
     return replace(work, network=network, state=state, removed=record.removed, history=record.history, accuracy=record.accuracy)
 
