@@ -355,6 +355,8 @@ def load_training_data(source: Path | str | None = None, *, image_size: int | No
         UsageError: ``image_size`` is given for data that is no folder of images.
     """
     if source is None:
+        if image_size is not None:
+            raise UsageError("an image size is given, but no folder of images; give one as the data, or leave the size out")
         return read_fashion_mnist()
     path = Path(source)
     if path.is_dir() and not _holds_idx(path):

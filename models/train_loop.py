@@ -10,7 +10,6 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
-from torch.func import functional_call
 from torch.optim import SGD, AdamW, Optimizer
 
 from edgefold.errors import UsageError
@@ -18,7 +17,7 @@ from edgefold.models.augment import random_crop, random_flip
 from edgefold.models.data import ImageSet, TrainingData, normalise
 from edgefold.models.evaluate import top1
 from edgefold.models.train_options import EpochMetrics, TrainOptions
-from edgefold.models.train_state import ExponentialAverage
+from edgefold.models.train_state import ExponentialAverage, copy_state
 
 Objective = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(model in train mode, images (B, …), labels (B,)) -> (loss, logits (B, classes))."""
@@ -152,14 +151,15 @@ def run_epoch(
 
 
 def evaluate_average(model: nn.Module, average: ExponentialAverage, data: ImageSet) -> float:
-    """The top-1 accuracy of the averaged weights; the module's own are left alone."""
+    """The top-1 accuracy of the averaged weights; the module's own come back afterwards."""
     model.eval()
-
-    def network(images: Tensor) -> Tensor:
-        output: Tensor = functional_call(model, average.tensors, (images,))
-        return output
-
-    return top1(network, data)
+    own = {name: value.clone() for name, value in model.state_dict().items()}
+    # Copied in, not swapped: `functional_call` does not give a module that stands under two names its own tensors back.
+    try:
+        copy_state(model, average.tensors)
+        return top1(model, data)
+    finally:
+        copy_state(model, own)
 
 
 @contextmanager

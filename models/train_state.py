@@ -48,6 +48,12 @@ class ExponentialAverage:
         torch._foreach_lerp_(floats, values, 1.0 - decay)
 
 
+def copy_state(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Gives the module's own tensors the values of ``tensors``, which has all their names."""
+    for name, value in module.state_dict().items():
+        value.copy_(tensors[name])
+
+
 @dataclass(frozen=True, slots=True)
 class RunHeader:
     """What must be equal for a run to be the continuation of another, and its history so far."""
@@ -67,7 +73,9 @@ def save_training(path: Path, header: RunHeader, module: nn.Module, average: Exp
                 tensors[f"optimizer/{name}/{key}"] = value
     run = {"options": dict(header.options), "data_sha256": header.data_sha256, "history": [dict(row) for row in header.history]}
     with atomic_path(path, force=True) as temporary:
-        save_file({key: value.detach().contiguous() for key, value in tensors.items()}, temporary, {"run": json.dumps(run)})
+        # Clones: the format refuses tensors that share memory, as those of tied modules do.
+        copies = {key: value.detach().contiguous().clone() for key, value in tensors.items()}
+        save_file(copies, temporary, {"run": json.dumps(run)})
 
 
 def load_training(
@@ -115,7 +123,7 @@ def _restore(
     parameters = dict(module.named_parameters())
     for key, value in tensors.items():
         if key.startswith("optimizer/"):
-            _, name, slot = key.split("/")
+            name, _, slot = key.removeprefix("optimizer/").rpartition("/")  # a module's name may hold slashes
             parameter = parameters[name]
             # Slots of a parameter's shape take its memory format too: the same arithmetic as in an uninterrupted run.
             kept = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value

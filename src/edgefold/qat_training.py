@@ -39,10 +39,14 @@ class QatOptions:
     momentum: float = 0.9
     label_weight: float = 0.5  # of the labels in the loss; the rest is the float network's
     seed: int = 0
+    crop_padding: int = 0  # pixels that an image may move; only of uint8 images, as is flip
+    flip: bool = True
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
             raise UsageError(f"epochs is {self.epochs} and batch size {self.batch_size}, expected at least 1 and 2")
+        if self.crop_padding < 0:
+            raise UsageError(f"crop padding is {self.crop_padding}, expected at least 0")
         if not self.learning_rate > 0 or not 0 <= self.label_weight <= 1:
             raise UsageError(
                 f"learning rate is {self.learning_rate:g} and label weight {self.label_weight:g}, expected above 0, and 0 to 1"
@@ -137,7 +141,13 @@ def _train(
     from edgefold.quantize.qat import prepare_qat, trained_weights
 
     prepared = prepare_qat(graph, table)
-    augmentation = TrainOptions(epochs=options.epochs, batch_size=options.batch_size, seed=options.seed, crop_padding=0)
+    augmentation = TrainOptions(
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        crop_padding=options.crop_padding,
+        flip=options.flip,
+    )
     optimizer = torch.optim.SGD(prepared.parameters(), lr=options.learning_rate, momentum=options.momentum, nesterov=True)
     steps = options.epochs * batches_per_epoch(len(data), augmentation)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))

@@ -89,6 +89,8 @@ def wrong():
         load_training_data(f"{code}:datasets")
     with pytest.raises(UsageError, match="is no folder of images"):
         load_training_data(f"{code}:dataset", image_size=8)
+    with pytest.raises(UsageError, match="but no folder of images"):
+        load_training_data(image_size=8)
 
 
 def test_idx_of_other_data_has_its_own_name_and_statistics(tmp_path: Path) -> None:

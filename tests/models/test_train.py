@@ -17,7 +17,7 @@ from edgefold.models.data import TrainingData
 from edgefold.models.evaluate import top1
 from edgefold.models.packing import load_weights
 from edgefold.models.train import CHECKPOINT_NAME, EpochMetrics, TrainOptions, TrainResult, train
-from edgefold.models.train_loop import batches, fast_layout, learning_rate
+from edgefold.models.train_loop import batches, evaluate_average, fast_layout, learning_rate
 from edgefold.models.train_state import ExponentialAverage
 from edgefold.results import from_dict
 
@@ -72,6 +72,59 @@ def test_a_resumed_run_gives_the_same_weights(
     for name, value in state(whole).items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert [row.loss for row in result.history] == [row.loss for row in uninterrupted.history]
+
+
+class Tied(nn.Module):
+    """One normalised layer that is used twice under two names, and two linear layers that share a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.blocks = nn.ModuleDict({"a/b": nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64)), "c": nn.Linear(64, 64)})
+        self.again = self.blocks["a/b"]
+        self.last = nn.Linear(64, 64)
+        self.last.weight = self.blocks["c"].weight  # type: ignore[assignment]  # a module of a ModuleDict has no types
+        self.head = nn.Linear(64, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.again(self.blocks["a/b"](x.flatten(1)).relu())
+        scores: Tensor = self.head(self.last(self.blocks["c"](y.relu()).relu()).relu())
+        return scores
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_tied_modules_and_any_name_train_and_resume(optimizer: str, tiny_data: TrainingData, tmp_path: Path) -> None:
+    options = replace(OPTIONS, optimizer=optimizer, learning_rate=0.01)
+    whole = Tied()
+    result = train(whole, tiny_data, options, progress=False)
+    assert result.accuracy == result.history[-1].test_accuracy
+    assert not torch.equal(whole.last.weight, Tied().last.weight)
+    with pytest.raises(StoppedError):
+        train(Tied(), tiny_data, options, out=tmp_path, progress=False, on_epoch=stop_after(2))
+    resumed = Tied()
+    again = train(resumed, tiny_data, options, out=tmp_path, resume=True, progress=False)
+    assert resumed.last.weight is resumed.blocks["c"].weight
+    assert again.history[-1].test_accuracy == again.accuracy
+    for name, value in state(whole).items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_the_averaged_weights_are_evaluated_beside_the_modules_own(tiny_data: TrainingData) -> None:
+    model = Tied()
+    before = state(model)
+    average = ExponentialAverage(model, 0.9)
+    for value in average.tensors.values():
+        value.zero_()
+    zeros = evaluate_average(model, average, tiny_data.test)
+    assert zeros == top1(model_of_zeros(), tiny_data.test)
+    for name, value in state(model).items():
+        assert torch.equal(value, before[name]), name
+
+
+def model_of_zeros() -> nn.Module:
+    model = Tied()
+    model.load_state_dict({name: torch.zeros_like(value) for name, value in model.state_dict().items()})
+    return model.eval()
 
 
 def test_the_seed_decides(tiny_data: TrainingData, tiny_network: Make) -> None:

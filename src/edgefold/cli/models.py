@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from edgefold.models.train_options import TrainOptions
 
 ImageSize = Annotated[int | None, typer.Option("--image-size", min=1, help="Side to which images of a folder are scaled.")]
+Flip = Annotated[
+    bool,
+    typer.Option("--flip/--no-flip", help="Mirror half of the training pictures; not for digits, text or what has a left side."),
+]
+CropPadding = Annotated[
+    int | None,
+    typer.Option("--crop-padding", min=0, help="Pixels by which a training picture may move.", show_default="the recipe's"),
+]
 
 
 def models(as_json: Json = False) -> None:
@@ -69,6 +77,8 @@ def train(
     optimizer: Annotated[str | None, typer.Option("--optimizer", help="sgd or adamw.", show_default="the recipe's")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", show_default="the recipe's")] = None,
     weight_decay: Annotated[float | None, typer.Option("--weight-decay", show_default="the recipe's")] = None,
+    flip: Flip = True,
+    crop_padding: CropPadding = None,
     qat: Annotated[bool, typer.Option("--qat", help="Train on a model of any source, with its weights, as INT8.")] = False,
     weights: Weights = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
@@ -86,9 +96,10 @@ def train(
 
             if resume or optimizer is not None or weight_decay is not None:
                 raise UsageError("--qat is one short run of plain SGD; leave out --resume, --optimizer and --weight-decay")
-            chosen = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
-            how = QatOptions(**{key: value for key, value in chosen.items() if value is not None})  # type: ignore[arg-type]  # each has its own type
-            train_as_int8(ModelChoice(network, arg, weights), data, out_dir, how, out)
+            chosen = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "crop_padding": crop_padding}
+            numbers = {key: value for key, value in chosen.items() if value is not None}
+            how = QatOptions(seed=seed, flip=flip, **numbers)  # type: ignore[arg-type]  # each has its own type
+            train_as_int8(ModelChoice(network, arg, weights), (data, image_size), out_dir, how, out)
             return
         import torch
 
@@ -107,8 +118,10 @@ def train(
             "optimizer": optimizer,
             "learning_rate": learning_rate,
             "weight_decay": weight_decay,
+            "crop_padding": crop_padding,
         }
-        options = TrainOptions(seed=seed, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]  # each has its own type
+        picked = {key: value for key, value in given.items() if value is not None}
+        options = TrainOptions(seed=seed, flip=flip, **picked)  # type: ignore[arg-type]  # each has its own type
         if network not in NETWORKS:
             _train_source(ModelChoice(network, arg, weights), (data, image_size), options, out_dir, resume, out)
             return

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from edgefold.qat_training import QatOptions, QatResult
 
 
-def train_as_int8(choice: ModelChoice, data: str | None, folder: Path, options: QatOptions, out: Output) -> None:
-    """Trains, and writes ``NAME-qat.safetensors`` and ``NAME-qat.json`` into a folder."""
+def train_as_int8(
+    choice: ModelChoice, data: tuple[str | None, int | None], folder: Path, options: QatOptions, out: Output
+) -> None:
+    """Trains, and writes ``NAME-qat.safetensors`` and ``NAME-qat.json`` into a folder; data is (source, side of its images)."""
     from edgefold.artifact import atomic_path
     from edgefold.cli.output import progress
     from edgefold.models.data import load_training_data
@@ -26,7 +28,7 @@ def train_as_int8(choice: ModelChoice, data: str | None, folder: Path, options: 
     for path in (target, target.with_suffix(".json")):
         check_free(path, force=False)
     with progress(f"loading {choice.name}") as say:
-        source = load_training_data(data)
+        source = load_training_data(data[0], image_size=data[1])
         result, trained = train_qat(choice.load(), source, options, progress=say)
     save_trained(trained, target)
     with atomic_path(target.with_suffix(".json")) as temporary:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgefold.artifact import Format, Precision
-from edgefold.cli.models import ImageSize
+from edgefold.cli.models import CropPadding, Flip, ImageSize
 from edgefold.cli.options import Arg, Device, Json, Model, Trust, Weights
 from edgefold.errors import UsageError
 
@@ -57,6 +57,8 @@ def prune(
     data: _Data = None,
     image_size: ImageSize = None,
     learning_rate: _Rate = None,
+    flip: Flip = True,
+    crop_padding: CropPadding = None,
     seed: _Seed = 0,
     arg: Arg = None,
     weights: Weights = None,
@@ -73,7 +75,8 @@ def prune(
             "give one of --flops SHARE, --latency-ms MS, --blocks N and --sparsity SHARE"
         )
     check_rounds(section)
-    _run(model, out_dir, arg, weights, trust, (data, image_size), _train(learning_rate, seed), as_json, prune=section)
+    train = _train(learning_rate, seed, flip, crop_padding)
+    _run(model, out_dir, arg, weights, trust, (data, image_size), train, as_json, prune=section)
 
 
 def distill(
@@ -107,6 +110,8 @@ def distill(
     data: _Data = None,
     image_size: ImageSize = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="The peak.", show_default="0.1")] = None,
+    flip: Flip = True,
+    crop_padding: CropPadding = None,
     seed: _Seed = 0,
     arg: Arg = None,
     weights: Weights = None,
@@ -128,12 +133,18 @@ def distill(
         hint_weight,
     )
     section.hint_pairs()  # refuses other forms
-    train = _train(0.1 if learning_rate is None else learning_rate, seed)
+    train = _train(0.1 if learning_rate is None else learning_rate, seed, flip, crop_padding)
     _run(student, out_dir, arg, weights, trust, (data, image_size), train, as_json, distill=section)
 
 
-def _train(learning_rate: float | None, seed: int) -> dict[str, float | int]:
-    return {"seed": seed, **({} if learning_rate is None else {"learning_rate": learning_rate})}
+def _train(learning_rate: float | None, seed: int, flip: bool, crop_padding: int | None) -> dict[str, float | int]:
+    given = {"learning_rate": learning_rate, "crop_padding": crop_padding}
+    # What is the default is left out: kept stages are found again by what is given.
+    return {
+        "seed": seed,
+        **({} if flip else {"flip": False}),
+        **{key: value for key, value in given.items() if value is not None},
+    }
 
 
 def _run(

@@ -1,0 +1,70 @@
+"""`edgefold train`, `prune` and `distill`: what is done to the pictures before a network sees them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+Cli = Callable[..., Any]
+SMALL = ("--arg", "width=8", "--arg", "blocks=[1]")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two classes of pictures of several sizes."""
+    rng = np.random.default_rng(0)
+    for name, base in (("dark", 40), ("light", 160)):
+        folder = tmp_path / "pictures" / name
+        folder.mkdir(parents=True)
+        for index in range(10):
+            side = 8 + index % 3
+            Image.fromarray((base + rng.integers(0, 60, (side, side))).astype(np.uint8)).save(folder / f"{index:02}.png")
+    return tmp_path / "pictures"
+
+
+def test_training_as_int8_scales_pictures(cli: Cli, pictures: Path) -> None:
+    net = ("hetnet", *SMALL, "--arg", "num_classes=2", "--arg", "resolution=8", "--data", pictures)
+    how = ("--qat", "--epochs", "1", "--batch-size", "8")
+    refused = cli("train", *net, *how, "-o", "refused")
+    assert refused.code == 2
+    assert "give an image size" in refused.stderr
+    scaled = (*net, *how, "--image-size", "8", "--json")
+    weights = []
+    for folder, more in (("run", ()), ("again", ()), ("plain", ("--no-flip",)), ("moved", ("--no-flip", "--crop-padding", "2"))):
+        trained = cli("train", *scaled, *more, "-o", folder)
+        assert trained.code == 0, trained.stderr
+        assert trained.data["test_images"] == 4
+        tensors = load_file(Path(folder) / "hetnet-qat.safetensors")
+        weights.append(torch.cat([value.flatten().float() for _, value in sorted(tensors.items())]))
+    run, again, plain, moved = weights
+    assert torch.equal(run, again)
+    assert not torch.equal(run, plain)
+    assert not torch.equal(plain, moved)
+
+
+def test_pictures_stay_as_they_are_where_asked(cli: Cli, pictures: Path) -> None:
+    train = ("train", "hetnet", *SMALL, "--data", pictures, "--image-size", "8", "--epochs", "1", "--batch-size", "8", "--json")
+    plain = cli(*train, "-o", "plain", "--no-flip", "--crop-padding", "0")
+    assert plain.code == 0, plain.stderr
+    assert (plain.data["training"]["flip"], plain.data["training"]["crop_padding"]) == (False, 0)
+    usual = cli(*train, "-o", "usual")
+    assert (usual.data["training"]["flip"], usual.data["training"]["crop_padding"]) == (True, 2)
+    net = ("hetnet", *SMALL, "--arg", "num_classes=2", "--arg", "resolution=8")
+    data = ("--data", pictures, "--image-size", "8", "--no-flip", "--crop-padding", "1")
+    pruned = cli("prune", *net, *data, "--flops", "0.7", "-o", "half")
+    assert pruned.code == 0, pruned.stderr
+    distilled = cli("distill", *net, *data, "--teacher", "half/network.json", "--epochs", "1", "-o", "better")
+    assert distilled.code == 0, distilled.stderr
+    for folder in ("half", "better"):
+        (metrics,) = (Path(folder) / "stages").rglob("metrics.json")
+        found = json.loads(metrics.read_text())["options"]
+        assert (found["flip"], found["crop_padding"]) == (False, 1), folder
+    assert cli("train", "hetnet", "--crop-padding", "-1", "-o", "x").code == 2
