@@ -28,9 +28,10 @@ _RESHAPES = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, t
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One channel axis: the layer whose outputs it is, its units, and their importance (mean 1 over the axis)."""
+    """One channel axis: the layer whose outputs it is, their number, its units, and their importance (mean 1 over the axis)."""
 
     root: str
+    channels: int
     units: tuple[tuple[int, ...], ...]
     importance: tuple[float, ...]
 
@@ -107,7 +108,7 @@ def channel_axes(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple
             skipped.append(reason)
         else:
             scores = _importance(touches, channels)
-            axes.append(Axis(names[root], units, tuple(float(scores[list(unit)].mean()) for unit in units)))
+            axes.append(Axis(names[root], channels, units, tuple(float(scores[list(unit)].mean()) for unit in units)))
     return tuple(axes), tuple(skipped)
 
 

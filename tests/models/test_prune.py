@@ -15,7 +15,7 @@ from edgefold.models.blocks import ChannelLocalConv2d, HetConv2d, LocallyConnect
 from edgefold.models.count import count_cost
 from edgefold.models.networks import build_network
 from edgefold.models.packing import pack_state, unpack_state
-from edgefold.models.prune import macs_target, prune_channels, prune_iteratively, prune_to_cost
+from edgefold.models.prune import MAX_JUMP, ROUND_TO, macs_target, prune_channels, prune_iteratively, prune_to_cost
 from edgefold.models.prune_graph import channel_axes, remove_channels
 
 pytest.importorskip("torch_pruning", reason="the extra prune is not installed")
@@ -187,6 +187,33 @@ def test_keep_bounds_every_axis() -> None:
     assert all(row.out_after >= 0.5 * row.out_before for row in report.layers)
 
 
+@pytest.mark.parametrize(("name", "kwargs"), [("vgg16", {"width": 0.25}), ("hetnet", {"width": 32, "blocks": (1, 1)})])
+def test_channel_counts_are_what_runtimes_compute_in_blocks(name: str, kwargs: dict[str, object]) -> None:
+    module = network(name, kwargs)
+    report = prune_channels(module, X, macs_target(module, X, 0.5)).report
+    assert report.round_to == ROUND_TO
+    assert 0.4 < report.macs / report.macs_before <= 0.5
+    cut = [row for row in report.layers if row.out_after < row.out_before]
+    assert cut
+    assert all(row.out_after % ROUND_TO == 0 for row in cut)
+    free = prune_channels(module, X, macs_target(module, X, 0.5), round_to=1).report
+    assert free.round_to == 1
+    if name != "hetnet":  # whose parts make every count a multiple of 4
+        assert any(row.out_after % 4 for row in free.layers if row.out_after < row.out_before)
+
+
+def test_the_step_of_channel_counts_gives_way_to_the_target() -> None:
+    """Layers of 8 and 12 channels, of which 16 leaves all and 8 only a coarse choice; the target is met all the same."""
+    torch.manual_seed(0)
+    small = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.ReLU(), nn.Conv2d(12, 2, 1)).eval()
+    report = prune_channels(small, X, macs_target(small, X, 0.7)).report
+    assert report.macs <= 0.7 * report.macs_before
+    assert report.macs > (0.7 - MAX_JUMP) * report.macs_before
+    assert report.round_to in (1, 2)
+    mildest = prune_channels(small, X, macs_target(small, X, 0.08)).report  # never empties a layer
+    assert all(row.out_after >= 1 for row in mildest.layers)
+
+
 def test_a_measured_target() -> None:
     """A target is any question to the module; here the size of its largest layer stands for a latency."""
     module = network("vgg16", {"width": 0.125})
@@ -246,6 +273,7 @@ def test_shuffles_are_refused() -> None:
     [
         (lambda m: macs_target(m, X, 1.0), r"1\.0 of the multiply-accumulates"),
         (lambda m: prune_channels(m, X, lambda _: True, keep=0), "keep is 0"),
+        (lambda m: prune_channels(m, X, lambda _: True, round_to=0), "round_to is 0"),
         (lambda m: prune_iteratively(m, X, 0.5, 0, lambda *_: None), "rounds is 0"),
     ],
 )
@@ -288,4 +316,4 @@ def test_an_error_without_text_after_pruning_is_named_by_its_type() -> None:
             return found
 
     with pytest.raises(ModelError, match="does not run after channels were removed: RuntimeError"):
-        prune_channels(Picky().eval(), X, lambda _: True)
+        prune_channels(Picky().eval(), X, lambda _: True, round_to=1)

@@ -8,7 +8,8 @@ import pytest
 
 from edgefold.artifact import Format, Precision
 from edgefold.errors import UsageError
-from edgefold.recipe.schema import ShipSection, read_recipe
+from edgefold.models.prune import ROUND_TO
+from edgefold.recipe.schema import PruneSection, ShipSection, read_recipe
 
 FULL = """
 [model]
@@ -88,6 +89,10 @@ def test_the_shortest_recipe(tmp_path: Path) -> None:
 def test_wrong_recipes(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_recipe(_write(tmp_path, text))
+
+
+def test_channel_counts_are_rounded_as_by_the_function() -> None:
+    assert PruneSection().round_to == ROUND_TO
 
 
 def test_no_recipe(tmp_path: Path) -> None:

@@ -50,6 +50,14 @@ def prune(
         Precision, typer.Option("--precision", "-p", help="The precision whose latency counts.")
     ] = Precision.FP32,
     keep: Annotated[float, typer.Option("--keep", help="The share of each layer's channels that stays in any case.")] = 0.1,
+    round_to: Annotated[
+        int,
+        typer.Option(
+            "--round-to",
+            min=1,
+            help="Channel counts are multiples of this, or of a half or quarter where the target needs it; 1 for any count.",
+        ),
+    ] = 16,
     rounds: Annotated[
         int, typer.Option("--rounds", min=1, help="Rounds of pruning and fine-tuning, each part of the way to the target.")
     ] = 1,
@@ -68,7 +76,7 @@ def prune(
     """Remove channels until a target is met, whole blocks, or single weights, the least important first; then fine-tune."""
     from edgefold.recipe.schema import PruneSection, check_rounds, targets
 
-    section = PruneSection(flops, latency_ms, blocks, sparsity, device, format, precision, rounds, epochs, keep)
+    section = PruneSection(flops, latency_ms, blocks, sparsity, device, format, precision, rounds, epochs, keep, round_to)
     if len(targets(section)) != 1:
         raise UsageError(
             "the target of pruning is missing or there are several; "

@@ -64,7 +64,8 @@ class PruneSection:
     Channels go until a share of the multiply-accumulates or a latency on a device is reached, or a number of whole blocks,
     the least important first, or a share of single weights, which saves no time.
 
-    The latency is that of one ``format`` and ``precision``, measured anew for each candidate.
+    The latency is that of one ``format`` and ``precision``, measured anew for each candidate. ``keep`` and ``round_to`` are those
+    of `edgefold.models.prune.prune_channels`.
     """
 
     flops: float | None = None
@@ -77,6 +78,7 @@ class PruneSection:
     rounds: int = 1
     epochs: int = 1
     keep: float = 0.1
+    round_to: int = 16
     skip: bool = False
 
 

@@ -150,11 +150,13 @@ def _channels(
     network: Network, inputs: tuple[Tensor, ...], settings: PruneSection, fine_tune: Callable[[nn.Module, int], None]
 ) -> Pruned:
     """The network without the channels that matter least, fine-tuned."""
-    module = network.module
+    module, rounds = network.module, settings.rounds
     if settings.flops is not None:
-        return prune_iteratively(module, inputs, settings.flops, settings.rounds, fine_tune, keep=settings.keep)
-    goal = (settings.latency_ms or 0) * 1e6
-    return prune_to_cost(module, inputs, _latency(network, settings), goal, settings.rounds, fine_tune, keep=settings.keep)
+        return prune_iteratively(
+            module, inputs, settings.flops, rounds, fine_tune, keep=settings.keep, round_to=settings.round_to
+        )
+    goal, cost = (settings.latency_ms or 0) * 1e6, _latency(network, settings)
+    return prune_to_cost(module, inputs, cost, goal, rounds, fine_tune, keep=settings.keep, round_to=settings.round_to)
 
 
 def _judge(data: TrainingData) -> Callable[[nn.Module], float]:
@@ -266,10 +268,11 @@ def _latency(network: Network, settings: PruneSection) -> Callable[[nn.Module], 
 
 def _pruned(pruned: Pruned) -> str:
     report = pruned.report
+    counts = f" with channel counts in multiples of {report.round_to}" if report.round_to > 1 else ""
     return (
         f"Pruned to {report.macs / report.macs_before:.1%} of the multiply-accumulates "
         f"({report.macs_before:,} → {report.macs:,}) "
-        f"and {report.parameters:,} of {report.parameters_before:,} parameters"
+        f"and {report.parameters:,} of {report.parameters_before:,} parameters{counts}"
     )
 
 
