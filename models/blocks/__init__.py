@@ -62,6 +62,8 @@ from edgefold.models.blocks.shuffle import (
     ChannelShuffle,
     ShuffleUnit,
     channel_shuffle,
+    channel_shuffle_macs,
+    channel_shuffle_parameters,
     shuffle_unit_macs,
     shuffle_unit_parameters,
 )
@@ -106,6 +108,8 @@ __all__ = [
     "channel_local_macs",
     "channel_local_parameters",
     "channel_shuffle",
+    "channel_shuffle_macs",
+    "channel_shuffle_parameters",
     "conv_factory",
     "dual_macs",
     "dual_parameters",

@@ -2,7 +2,8 @@
 
     z = mean over space of x,  s = gate(w ⋆ z) along the channels,  y[c] = s[c] · x[c]
 
-One kernel of k weights for all channels; k is ⌊(log₂C + b)/γ⌋, plus one if even, with γ = 2 and b = 1. Parameters: k.
+One kernel of k weights for all channels; k is by default the odd number nearest to (log₂C + b)/γ, with γ = 2 and b = 1: 3 for
+C = 64, 5 from C = 128 on. Between two odd numbers it is the larger, as in the authors' code. Parameters: k.
 """
 
 from __future__ import annotations
@@ -27,14 +28,23 @@ def eca_kernel_size(channels: int) -> int:
     return size if size % 2 else size + 1
 
 
-def eca_parameters(channels: int) -> int:
-    """k weights."""
-    return eca_kernel_size(channels)
+def _size(channels: int, kernel_size: int | None) -> int:
+    """The kernel size that is given, or else the paper's for C, once both are known to be possible."""
+    own = eca_kernel_size(channels)
+    if kernel_size is None:
+        return own
+    check_odd("EfficientChannelAttention", "kernel_size", kernel_size)
+    return kernel_size
 
 
-def eca_macs(channels: int, size: tuple[int, int]) -> int:
+def eca_parameters(channels: int, kernel_size: int | None = None) -> int:
+    """k weights; k is by default the paper's choice for C."""
+    return _size(channels, kernel_size)
+
+
+def eca_macs(channels: int, size: tuple[int, int], kernel_size: int | None = None) -> int:
     """Multiply-accumulates for one sample of (H, W): the kernel along the channels, and one multiplication a pixel."""
-    return channels * (eca_kernel_size(channels) + check_places("EfficientChannelAttention", "size", size))
+    return channels * (_size(channels, kernel_size) + check_places("EfficientChannelAttention", "size", size))
 
 
 class EfficientChannelAttention(nn.Module):
@@ -51,9 +61,7 @@ class EfficientChannelAttention(nn.Module):
 
     def __init__(self, channels: int, kernel_size: int | None = None, gate_name: str = "sigmoid") -> None:
         super().__init__()
-        check_positive("EfficientChannelAttention", "channels", channels)
-        size = eca_kernel_size(channels) if kernel_size is None else kernel_size
-        check_odd("EfficientChannelAttention", "kernel_size", size)
+        size = _size(channels, kernel_size)
         self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
         self.gate = gate(gate_name)
         kaiming(self.conv, gain=1.0)

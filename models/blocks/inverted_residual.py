@@ -6,7 +6,8 @@
     1×1 to N channels, BN           linear: no activation
     + input                         if s = 1 and M = N
 
-Parameters without norms, bias and attention: t·M·(M·[t ≠ 1] + K² + N).
+Parameters without norms, bias and attention: t·M·(M·[t ≠ 1] + K² + N). Attention adds those of squeeze-and-excitation over
+t·M channels with r = 4: 2·t·M·h + h + t·M with h = ⌊t·M/4⌋.
 """
 
 from __future__ import annotations
@@ -29,15 +30,22 @@ from edgefold.models.blocks.arguments import (
     unit_geometry,
 )
 from edgefold.models.blocks.init import kaiming
-from edgefold.models.blocks.squeeze_excite import SqueezeExcite
+from edgefold.models.blocks.squeeze_excite import SqueezeExcite, squeeze_excite_macs, squeeze_excite_parameters
 
+REDUCTION: Final = 4  # of the attention
 ACTIVATIONS: Final[dict[str, Callable[[], nn.Module]]] = {"hardswish": nn.Hardswish, "relu": nn.ReLU, "relu6": nn.ReLU6}
 
 
-def inverted_residual_parameters(in_channels: int, out_channels: int, kernel_size: IntPair, expand: float) -> int:
-    """Weights of the convolutions: t·M·(M·[t ≠ 1] + K² + N)."""
-    taps = check_convolution("InvertedResidual", in_channels, out_channels, kernel_size).taps
-    return _hidden(in_channels, expand) * ((in_channels if expand != 1 else 0) + taps + out_channels)
+def inverted_residual_parameters(
+    in_channels: int, out_channels: int, kernel_size: IntPair, expand: float, attention: bool = False, bias: bool = False
+) -> int:
+    """Parameters without the norms': t·M·(M·[t ≠ 1] + K² + N), plus those of attention, plus one for each output with a bias."""
+    taps = check_convolution("InvertedResidual", in_channels, out_channels, kernel_size, bias=bias).taps
+    check_flag("InvertedResidual", "attention", attention)
+    hidden, wide = _hidden(in_channels, expand), expand != 1
+    weights = hidden * ((in_channels if wide else 0) + taps + out_channels)
+    biases = (hidden if wide else 0) + hidden + out_channels if bias else 0
+    return weights + biases + (squeeze_excite_parameters(hidden, REDUCTION) if attention else 0)
 
 
 def inverted_residual_macs(
@@ -47,13 +55,16 @@ def inverted_residual_macs(
     expand: float,
     input_size: tuple[int, int],
     output_size: tuple[int, int],
+    attention: bool = False,
 ) -> int:
-    """Multiply-accumulates of the convolutions for one sample; the first works before the stride, the others after it."""
+    """Multiply-accumulates for one sample; the first convolution works before the stride, the others and attention after it."""
     block = "InvertedResidual"
     taps = check_convolution(block, in_channels, out_channels, kernel_size).taps
+    check_flag(block, "attention", attention)
     hidden = _hidden(in_channels, expand)
     before, after = check_places(block, "input_size", input_size), check_places(block, "output_size", output_size)
-    return hidden * ((in_channels * before if expand != 1 else 0) + (taps + out_channels) * after)
+    convolutions = hidden * ((in_channels * before if expand != 1 else 0) + (taps + out_channels) * after)
+    return convolutions + (squeeze_excite_macs(hidden, REDUCTION, output_size) if attention else 0)
 
 
 def _hidden(in_channels: int, expand: float) -> int:
@@ -118,7 +129,7 @@ class InvertedResidual(nn.Module):
             act(),
         ]
         if attention:
-            layers.append(SqueezeExcite(hidden, gate_name="hardsigmoid"))
+            layers.append(SqueezeExcite(hidden, REDUCTION, "hardsigmoid"))
         linear = nn.Conv2d(hidden, out_channels, 1, bias=bias)
         self.layers = nn.Sequential(*layers, linear, nn.BatchNorm2d(out_channels))
         for layer in layers:

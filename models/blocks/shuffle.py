@@ -40,6 +40,19 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     return x.view(batch, groups, channels // groups, height, width).transpose(1, 2).reshape(batch, channels, height, width)
 
 
+def channel_shuffle_parameters(channels: int, groups: int) -> int:
+    """None: 0, for all groups that divide the channels."""
+    check_positive("ChannelShuffle", "channels", channels)
+    check_divides("ChannelShuffle", ("groups", groups), channels=channels)
+    return 0
+
+
+def channel_shuffle_macs(channels: int, groups: int, size: tuple[int, int]) -> int:
+    """Multiply-accumulates for one sample of (H, W): 0, a permutation computes nothing."""
+    check_places("ChannelShuffle", "size", size)
+    return channel_shuffle_parameters(channels, groups)
+
+
 class ChannelShuffle(nn.Module):
     """`channel_shuffle` as a module.
 
@@ -90,10 +103,14 @@ class _Plan:
         return cls(geometry, max(groups, out_channels // 4 // groups * groups), branch)
 
 
-def shuffle_unit_parameters(in_channels: int, out_channels: int, kernel_size: IntPair, stride: IntPair, groups: int) -> int:
-    """Weights of the convolutions: M·h/G + h·K² + h·b/G, h being the hidden width and b = N or N − M the branch's."""
+def shuffle_unit_parameters(
+    in_channels: int, out_channels: int, kernel_size: IntPair, stride: IntPair, groups: int, bias: bool = False
+) -> int:
+    """Without the norms': M·h/G + h·K² + h·b/G, h being the hidden width and b = N or N − M the branch's; a bias adds 2·h + b."""
     plan = _Plan.of(in_channels, out_channels, kernel_size, stride, None, 1, groups)
-    return plan.hidden * (in_channels // groups + plan.geometry.taps) + plan.hidden // groups * plan.branch
+    check_flag("ShuffleUnit", "bias", bias)
+    weights = plan.hidden * (in_channels // groups + plan.geometry.taps) + plan.hidden // groups * plan.branch
+    return weights + (2 * plan.hidden + plan.branch if bias else 0)
 
 
 def shuffle_unit_macs(

@@ -39,13 +39,20 @@ def _checked(
     return geometry
 
 
-def shuffle_unit_v2_parameters(in_channels: int, out_channels: int, kernel_size: IntPair, stride: IntPair) -> int:
-    """Weights of the convolutions, with h = N/2: h² + h·K² + h² at stride 1; above it h·M + h·K² + h² + M·K² + M·h."""
+def shuffle_unit_v2_parameters(
+    in_channels: int, out_channels: int, kernel_size: IntPair, stride: IntPair, bias: bool = False
+) -> int:
+    """Without the norms', with h = N/2: h² + h·K² + h² at stride 1; above it h·M + h·K² + h² + M·K² + M·h.
+
+    A bias adds 3·h at stride 1 and 4·h + M above it.
+    """
     geometry = _checked(in_channels, out_channels, kernel_size, stride, None, 1)
+    check_flag("ShuffleUnitV2", "bias", bias)
     half = out_channels // 2
     if not geometry.strided:
-        return half * (2 * half + geometry.taps)
-    return half * (in_channels + geometry.taps + half) + in_channels * (geometry.taps + half)
+        return half * (2 * half + geometry.taps + (3 if bias else 0))
+    weights = half * (in_channels + geometry.taps + half) + in_channels * (geometry.taps + half)
+    return weights + (4 * half + in_channels if bias else 0)
 
 
 def shuffle_unit_v2_macs(

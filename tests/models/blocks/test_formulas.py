@@ -73,11 +73,12 @@ SIZE = (5, 6)
         (SqueezeExcite(8, 4), lambda: blocks.squeeze_excite_macs(8, 4, SIZE)),
         (SqueezeExcite(3, 16), lambda: blocks.squeeze_excite_macs(3, 16, SIZE)),
         (EfficientChannelAttention(64), lambda: blocks.eca_macs(64, SIZE)),
+        (EfficientChannelAttention(64, 5), lambda: blocks.eca_macs(64, SIZE, 5)),
         (ChannelAttention(8, 2), lambda: blocks.channel_attention_macs(8, 2, SIZE)),
         (SpatialAttention(3), lambda: blocks.spatial_attention_macs(8, 3, SIZE)),
         (CBAM(8, 4, 5), lambda: blocks.cbam_macs(8, 4, 5, SIZE)),
     ],
-    ids=["se", "se-narrow", "eca", "channel", "spatial", "cbam"],
+    ids=["se", "se-narrow", "eca", "eca-5", "channel", "spatial", "cbam"],
 )
 def test_attention_multiplies_as_often_as_its_formula_says(module: nn.Module, macs: Callable[[], int]) -> None:
     channels = 64 if isinstance(module, EfficientChannelAttention) else 8
@@ -89,6 +90,41 @@ def test_attention_multiplies_as_often_as_its_formula_says(module: nn.Module, ma
 def test_channel_attention_has_the_parameters_of_its_formula() -> None:
     assert blocks.channel_attention_parameters(8, 2) == parameters(ChannelAttention(8, 2))
     assert blocks.channel_attention_parameters(4, 16) == parameters(ChannelAttention(4, 16))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 8, 16, 32, 64, 127, 128, 256, 512, 1024, 2048, 2**13])
+def test_ecas_own_kernel_is_the_odd_number_nearest_to_the_papers(channels: int) -> None:
+    exact = (math.log2(channels) + 1) / 2
+    nearest = min(range(1, 21, 2), key=lambda odd: (abs(odd - exact), -odd))
+    assert blocks.eca_kernel_size(channels) == nearest == blocks.eca_parameters(channels)
+    for kernel in (None, 1, 5, 9):
+        module = EfficientChannelAttention(channels, kernel)
+        assert blocks.eca_parameters(channels, kernel) == parameters(module)
+
+
+def test_a_shuffle_costs_nothing() -> None:
+    shuffle = blocks.ChannelShuffle(3)
+    assert blocks.channel_shuffle_parameters(12, 3) == parameters(shuffle) == 0
+    assert blocks.channel_shuffle_macs(12, 3, SIZE) == done(shuffle, torch.randn(1, 12, *SIZE)) == 0
+
+
+def unnormed(module: nn.Module) -> int:
+    """All parameters but the norms'."""
+    return sum(parameters(layer) for layer in module.modules() if isinstance(layer, nn.Conv2d))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("out", "stride"), [(12, 1), (36, 2)])
+def test_units_count_their_biases_and_their_attention(out: int, stride: int, bias: bool) -> None:
+    after = (8, 9) if stride == 1 else (4, 5)
+    for expand, attention in ((1, True), (2.5, True), (2.5, False)):
+        residual = InvertedResidual(12, out, 3, stride, bias=bias, expand=expand, attention=attention)
+        assert blocks.inverted_residual_parameters(12, out, 3, expand, attention, bias) == unnormed(residual)
+        macs = blocks.inverted_residual_macs(12, out, 3, expand, (8, 9), after, attention)
+        assert macs == done(residual, torch.randn(1, 12, 8, 9))
+    unit, v2 = ShuffleUnit(12, out, 3, stride, bias=bias, groups=2), ShuffleUnitV2(12, out, 3, stride, bias=bias)
+    assert blocks.shuffle_unit_parameters(12, out, 3, stride, 2, bias) == unnormed(unit)
+    assert blocks.shuffle_unit_v2_parameters(12, out, 3, stride, bias) == unnormed(v2)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -181,6 +217,10 @@ def test_poolings_have_no_weights_and_read_their_windows() -> None:
         ("squeeze_excite_parameters", (4, 0), "SqueezeExcite: reduction is 0"),
         ("squeeze_excite_macs", (0, 4, (2, 2)), "SqueezeExcite: channels is 0"),
         ("eca_parameters", (0,), "EfficientChannelAttention: channels is 0"),
+        ("eca_parameters", (64, 4), "EfficientChannelAttention: kernel_size is 4, expected an odd"),
+        ("channel_shuffle_parameters", (8, 3), "ChannelShuffle: groups=3 does not divide channels=8"),
+        ("channel_shuffle_macs", (8, 2, (0, 1)), "ChannelShuffle: size"),
+        ("inverted_residual_parameters", (4, 4, 3, 2, 1), "InvertedResidual: attention is 1"),
         ("eca_macs", (4, (0, 2)), "EfficientChannelAttention: size"),
         ("spatial_attention_parameters", (-1,), "SpatialAttention: kernel_size is -1"),
         ("spatial_attention_macs", (4, 2, (2, 2)), "SpatialAttention: kernel_size is 2"),
