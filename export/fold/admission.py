@@ -29,10 +29,27 @@ def admit(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any], dependent
     """
     rule = _rule_of(op)
     name = f"{op.namespace}.{op._opname}"
+    kwargs = {key: value for key, value in kwargs.items() if key != "out"}  # is overwritten
     if rule is None:
         return _READS.get(op._opname) or f"applies {name}, which is not affine"
     reason = rule(args, kwargs, dependent)
     return None if reason is None else f"applies {name} {reason}"
+
+
+def is_rounded(result: torch.dtype, source: torch.dtype) -> bool:
+    """Whether values of the type ``result`` are rounded or cut off where those of ``source`` are not: no affine step.
+
+    Both are floating types. What is as exact as the input is rounded like every sum.
+    """
+    if result == source:
+        return False
+    one, two = torch.finfo(result), torch.finfo(source)
+    return one.eps > two.eps or one.max < two.max or one.smallest_normal > two.smallest_normal
+
+
+def keeps_own_state(op: OpOverload) -> bool:
+    """Whether the op is no one of PyTorch's own: its code may keep state between calls."""
+    return op.namespace not in ("aten", "prim", "prims")
 
 
 def is_shape_only(op: OpOverload) -> bool:
@@ -92,20 +109,36 @@ def _quotient(args: Sequence[Any], kwargs: dict[str, Any], dependent: Dependent)
     return _only(0)(args, kwargs, dependent)
 
 
+def _view(args: Sequence[Any], kwargs: dict[str, Any], dependent: Dependent) -> str | None:
+    if any(isinstance(value, torch.dtype) for value in (*args[1:], *kwargs.values())):
+        return "to another type: it reads the bits of a number as another number"
+    return _only(0)(args, kwargs, dependent)
+
+
+def _scatter(args: Sequence[Any], kwargs: dict[str, Any], dependent: Dependent) -> str | None:
+    if kwargs.get("reduce", "add") != "add":
+        return f"with reduce='{kwargs['reduce']}'"
+    return _only(0, 3)(args, kwargs, dependent)
+
+
 def _convolution(args: Sequence[Any], kwargs: dict[str, Any], dependent: Dependent) -> str | None:
     weights = (*args[1:3], *kwargs.values())
     return "with weights that depend on the input" if any(_depends(value, dependent) for value in weights) else None
 
 
-def _inference(position: int, name: str) -> Rule:
-    """Affine in the first argument unless the flag at ``position`` asks for training."""
+def _dropout(args: Sequence[Any], kwargs: dict[str, Any], dependent: Dependent) -> str | None:
+    if kwargs.get("train", args[2] if len(args) > 2 else False):
+        return "in training mode"
+    return _only(0)(args, kwargs, dependent)
 
-    def rule(args: Sequence[Any], kwargs: dict[str, Any], dependent: Dependent) -> str | None:
-        if kwargs.get(name, args[position] if len(args) > position else False):
-            return "in training mode"
-        return _only(0)(args, kwargs, dependent)
 
-    return rule
+def _norm(args: Sequence[Any], kwargs: dict[str, Any], dependent: Dependent) -> str | None:
+    """Affine in the first argument where mean and variance (the fourth and the fifth) are given and used."""
+    if any(value is None or isinstance(value, bool | int | float) for value in args[3:5]):
+        return "in training mode: with the statistics of the batch"
+    if kwargs.get("training", args[5] if len(args) > 5 else False):
+        return "in training mode"
+    return _only(0)(args, kwargs, dependent)
 
 
 def _einsum(args: Sequence[Any], kwargs: dict[str, Any], dependent: Dependent) -> str | None:
@@ -115,14 +148,13 @@ def _einsum(args: Sequence[Any], kwargs: dict[str, Any], dependent: Dependent) -
 
 
 _FIRST = """
-alias clone contiguous detach lift_fresh lift_fresh_copy _to_copy to view _unsafe_view reshape _reshape_alias flatten unflatten
+alias clone contiguous detach lift_fresh lift_fresh_copy _to_copy to _unsafe_view reshape _reshape_alias flatten unflatten
 permute transpose transpose_ t t_ movedim squeeze squeeze_ unsqueeze unsqueeze_ expand expand_as slice select narrow as_strided
 diagonal unfold im2col col2im flip roll index_select gather index constant_pad_nd pad reflection_pad1d reflection_pad2d
 replication_pad1d replication_pad2d pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle split split_with_sizes
 unsafe_split unsafe_split_with_sizes chunk unsafe_chunk tensor_split unbind sum mean neg neg_ cumsum avg_pool1d avg_pool2d
 _adaptive_avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d upsample_nearest1d upsample_nearest2d upsample_linear1d
 upsample_bilinear2d tril triu repeat tile repeat_interleave fill fill_ zero_ masked_fill masked_fill_
-_native_batch_norm_legit_no_training
 """
 _BOTH = """
 add add_ sub sub_ subtract subtract_ rsub cat concat concatenate stack copy_ copy slice_scatter select_scatter
@@ -138,10 +170,13 @@ _NORMS = ("batch_norm", "native_batch_norm", "_native_batch_norm_legit", "_batch
 _OTHERS: Final[dict[str, Rule]] = {
     **dict.fromkeys(("div", "div_", "divide", "true_divide"), _quotient),
     **dict.fromkeys(_CONVOLUTIONS, _convolution),
-    **dict.fromkeys(_NORMS, _inference(5, "training")),
-    **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout"), _inference(2, "train")),
+    **dict.fromkeys(_NORMS, _norm),
+    "_native_batch_norm_legit_no_training": _only(0),
+    **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout"), _dropout),
     **dict.fromkeys(("index_put", "index_put_"), _only(0, 2)),
-    **dict.fromkeys(("index_add", "index_copy", "scatter", "scatter_add"), _only(0, 3)),
+    **dict.fromkeys(("index_add", "index_add_", "index_copy", "index_copy_", "scatter_add", "scatter_add_"), _only(0, 3)),
+    **dict.fromkeys(("scatter", "scatter_"), _scatter),
+    **dict.fromkeys(("view", "view_copy"), _view),
     "where": _only(1, 2),
 }
 _RULES: Final[dict[str, Rule]] = {

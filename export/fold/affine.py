@@ -20,7 +20,15 @@ from torch._ops import OpOverload
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import Parameter
 
-from edgefold.export.fold.admission import admit, is_random, is_shape_only, operands, written_positions
+from edgefold.export.fold.admission import (
+    admit,
+    is_random,
+    is_rounded,
+    is_shape_only,
+    keeps_own_state,
+    operands,
+    written_positions,
+)
 from edgefold.export.fold.cost import CONVOLUTIONS, macs_of
 from edgefold.export.fold.field import Field, advance, join, whole
 from edgefold.export.fold.modes import DispatchMode
@@ -53,17 +61,19 @@ class Scope:
 class Proof(DispatchMode):
     """Follows the open scopes through all ops. `edgefold.export.fold.watch.proof` enters it with its watch."""
 
+    supports_higher_order_operators = True  # they are refused by name
+
     def __init__(self) -> None:
         super().__init__()
         self.open: list[Scope] = []
         self.clock = 0
         self.born: dict[int, int] = {}  # storage made by an op -> when
-        self._saved: dict[int, tuple[Tensor, Tensor]] = {}
+        self._saved: dict[int, _Saved] = {}
 
     def restore(self) -> None:
         """Gives what the network wrote into its own buffers, or into its input, the values from before."""
-        for tensor, before in self._saved.values():
-            tensor.copy_(before)
+        for saved in self._saved.values():
+            saved.restore()
         self._saved.clear()
 
     @contextmanager
@@ -121,7 +131,19 @@ class Proof(DispatchMode):
     def __torch_dispatch__(self, op: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # Our own reads of tensors are not the network's.
         with torch._C.DisableTorchFunction():
+            if not isinstance(op, OpOverload):
+                return self._refuse_higher_order(op, args, kwargs or {})
             return self._follow(op, args, kwargs or {})
+
+    def _refuse_higher_order(self, op: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Runs an op that is given functions, such as ``torch.cond``, and ends all scopes: what the functions do is not seen."""
+        self.refuse(self.open, f"calls the higher-order op {op._name}, whose inner code may branch on values")
+        out = op(*args, **kwargs)
+        self.clock += 1
+        for value in operands((out,)):
+            if isinstance(value, Tensor):
+                self.born[storage_of(value)] = self.clock
+        return out
 
     def _follow(self, op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         tensors = [value for value in operands((*args, *kwargs.values())) if isinstance(value, Tensor)]
@@ -133,6 +155,8 @@ class Proof(DispatchMode):
         results = [out] if isinstance(out, Tensor) else [value for value in operands((out,)) if isinstance(value, Tensor)]
         if self.open and is_random(op):
             self.refuse(self.open, f"draws random numbers ({op.namespace}.{op._opname})")
+        if self.open and (own := next((tensor for tensor in tensors if _has_own_ops(tensor)), None)) is not None:
+            self.refuse(self.open, f"uses a tensor of the class {type(own).__name__}, which defines ops of its own")
         storages = [storage_of(tensor) for tensor in tensors]
         # A tensor made from Python values comes with a storage of its own.
         known = () if op._opname == "lift_fresh" else storages
@@ -166,13 +190,14 @@ class Proof(DispatchMode):
                 return
         if not inputs:
             scope.computed += 1
+            if keeps_own_state(op):
+                self.refuse((scope,), f"calls the custom op {op.namespace}.{op._opname}, which may keep state")
             return
         if is_shape_only(op):
             return
         dependent = {id(tensor) for tensor, _ in inputs}
         reason = admit(op, args, kwargs, lambda value: id(value) in dependent)
-        if reason is None and not all(result.is_floating_point() for result, _ in results):
-            reason = f"turns values into integers ({op.namespace}.{op._opname})"
+        reason = reason or self._cut(scope, op, [result for result, _ in results])
         if reason is not None:
             self.refuse((scope,), reason)
             return
@@ -183,6 +208,18 @@ class Proof(DispatchMode):
             marks[storage] = join(marks[storage], found) if storage in marks else found
         scope.macs += macs_of(op, args, [result for result, _ in results])
         scope.convolutions += op._opname in CONVOLUTIONS
+
+    def _cut(self, scope: Scope, op: OpOverload, results: list[Tensor]) -> str | None:
+        """Why the types of the results cannot hold the values as they are."""
+        name = f"{op.namespace}.{op._opname}"
+        for dtype in {result.dtype for result in results}:
+            if dtype.is_complex:
+                return f"turns values into complex numbers ({name})"
+            if not dtype.is_floating_point:
+                return f"turns values into integers ({name})"
+            if is_rounded(dtype, scope.source.dtype):
+                return f"rounds values to {str(dtype).removeprefix('torch.')} ({name})"
+        return None
 
     def _before_write(
         self, op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any], written: tuple[tuple[int, str], ...]
@@ -197,13 +234,32 @@ class Proof(DispatchMode):
                 late = [scope for scope in self.open if born < scope.start]
                 self.refuse(late, f"writes into a tensor that it did not make ({op.namespace}.{op._opname})")
                 if born < 0 and id(tensor) not in self._saved:
-                    self._saved[id(tensor)] = (tensor, tensor.clone())
+                    self._saved[id(tensor)] = _Saved(tensor)
+
+
+class _Saved:
+    """The shape and the values of a tensor that is about to be written."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor, self._values = tensor, tensor.clone()
+        self._geometry = (tensor.size(), tensor.stride(), tensor.storage_offset())
+
+    def restore(self) -> None:
+        """Gives them back; ops such as ``transpose_`` change the shape alone."""
+        if (self._tensor.size(), self._tensor.stride(), self._tensor.storage_offset()) != self._geometry:
+            self._tensor.as_strided_(*self._geometry)
+        self._tensor.copy_(self._values)
 
 
 def storage_of(tensor: Tensor) -> int:
     """What tells the memory of a tensor: equal for its views."""
     key: int = tensor.untyped_storage()._cdata
     return key
+
+
+def _has_own_ops(tensor: Tensor) -> bool:
+    kind = type(tensor)
+    return kind is not Tensor and kind is not Parameter and kind.__torch_dispatch__ is not Tensor.__torch_dispatch__
 
 
 def _is_gone(reference: StorageWeakRef) -> bool:

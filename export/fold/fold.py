@@ -123,7 +123,9 @@ def fold_tree(
         ModelError: the module fails on the inputs.
     """
     root = shadow(module)
-    with _no_collection(), recorder(root) as watch:
+    # Compiled parts, and ops such as `torch.cond` that compile their branches, run as plain code: the proof must see each op.
+    eager = torch.compiler.set_stance("force_eager")
+    with eager, _no_collection(), recorder(root) as watch:
         snapshot = Snapshot(watch.modules.values())
         report("recording", 0, 1)
         expected = _run(watch, module, args, kwargs)

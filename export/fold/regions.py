@@ -18,7 +18,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import Graph, GraphModule, Node
 
-from edgefold.export.fold.admission import admit, is_random, is_shape_only, written_positions
+from edgefold.export.fold.admission import admit, is_random, is_rounded, is_shape_only, written_positions
 from edgefold.export.fold.cost import CONVOLUTIONS
 
 _PER_CHANNEL = frozenset(
@@ -166,7 +166,19 @@ def _is_affine(node: Node, dependent: set[Node]) -> bool:
         return True
     if not isinstance(node.target, OpOverload) or is_random(node.target) or written_positions(node.target):
         return False
+    if _rounds(node):
+        return False
     return admit(node.target, node.args, dict(node.kwargs), lambda value: isinstance(value, Node) and value in dependent) is None
+
+
+def _rounds(node: Node) -> bool:
+    """Whether the value has a narrower floating type than one that it is computed from."""
+    value = node.meta.get("val")
+    sources = [other.meta.get("val") for other in node.all_input_nodes]
+    return isinstance(value, Tensor) and any(
+        isinstance(one, Tensor) and one.is_floating_point() and value.is_floating_point() and is_rounded(value.dtype, one.dtype)
+        for one in sources
+    )
 
 
 def _is_inside(node: Node, names: tuple[str, ...]) -> bool:

@@ -29,6 +29,8 @@ _MEMORY: frozenset[Callable[..., Any]] = frozenset(
         Tensor.__dlpack__,
         Tensor.__deepcopy__,
         Tensor.__reduce_ex__,
+        Tensor.__repr__,  # prints without an op that a mode would see
+        Tensor.__format__,
         Tensor.data_ptr,
         Tensor.untyped_storage,
         Tensor.storage,
