@@ -17,6 +17,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,11 +155,11 @@ class _Adapter(nn.Module):
 
 
 def _check(options: DistillOptions) -> None:
-    if not options.temperature > 0:
+    if not (math.isfinite(options.temperature) and options.temperature > 0):
         raise UsageError(f"distillation option temperature is {options.temperature}, expected a positive number")
     if not 0 <= options.alpha <= 1:
         raise UsageError(f"distillation option alpha is {options.alpha}, expected a number in [0, 1]")
-    if options.hint_weight < 0:
+    if not (math.isfinite(options.hint_weight) and options.hint_weight >= 0):
         raise UsageError(f"distillation option hint_weight is {options.hint_weight}, expected at least 0")
 
 

@@ -46,6 +46,7 @@ class LoadedModel:
     preprocess: Preprocessing | None = None
     data: str | None = None
     accuracy: float | None = None
+    notes: tuple[str, ...] = ()  # what the user should know of how it was loaded
 
 
 def example_image(size: tuple[int, ...]) -> Tensor:

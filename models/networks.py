@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from torch import nn
 
-from edgefold.errors import UsageError, unknown_name
+from edgefold.errors import UsageError, first_line, unknown_name
 from edgefold.models.data import TrainingData
 
 
@@ -82,6 +82,6 @@ def build_network(name: str, **kwargs: Any) -> nn.Module:
             raise unknown_name(f"argument of {name}", key, known)
     try:
         return function(**kwargs)
-    except TypeError as error:
+    except (TypeError, OverflowError, RuntimeError) as error:  # the latter two of sizes that no machine holds
         given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
-        raise UsageError(f"network '{name}' cannot be made with {given}: {error}") from error
+        raise UsageError(f"network '{name}' cannot be made with {given}: {first_line(error)}") from error

@@ -77,13 +77,21 @@ def load_weights(module: nn.Module, path: Path) -> None:
     Raises:
         ModelError: the file cannot be read, does not fit the module, or holds NaN.
     """
+    unpack_state(module, read_weights(path), str(path))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
     try:
-        state = load_file(path)
+        return load_file(path)
     except OSError as error:
         raise ModelError(f"'{path}' cannot be read: {error.strerror or error}; give the path of a weights file") from error
     except SafetensorError as error:
         raise ModelError(f"'{path}' is not a safetensors file: {error}; save the weights with safetensors") from error
-    unpack_state(module, state, str(path))
 
 
 def check_finite(value: Tensor, name: str, source: str) -> None:

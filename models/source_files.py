@@ -1,4 +1,4 @@
-"""Models from files: the user's own Python code, exported programs, and files of weights.
+"""Models from files: the user's own Python code, and exported programs.
 
 The user's file may help where a module does not tell its inputs: its function may return ``(module, example_inputs)``, the file
 may hold ``example_inputs`` (a tensor, a tuple of tensors, or a function that gives one), or the module may have an attribute
@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import re
 import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError  # only to catch it: torch.load raises it for whatever is not a tensor
+from pickle import UnpicklingError  # only to catch it: torch.export.load raises it for what is no program
 from types import ModuleType
 from typing import Any
 
@@ -26,7 +25,6 @@ from torch import Tensor, nn
 
 from edgefold.errors import ModelError, UsageError, first_line, unknown_name
 from edgefold.models.loaded import LoadedModel, example_image
-from edgefold.models.packing import load_weights, unpack_state
 from edgefold.preprocess import Preprocessing
 
 
@@ -174,38 +172,3 @@ def _refuse_train_mode(path: Path, program: torch.export.ExportedProgram) -> Non
             raise ModelError(
                 f"'{path}' was exported in train mode ('{node.name}'); call .eval() on the module and export it anew"
             )
-
-
-def _reason(error: Exception) -> str:
-    """Why torch cannot read a file of weights, without its colours and without its advice to read it unsafely."""
-    text = str(error)
-    found = re.search(r"GLOBAL ([\w.]+)", text)
-    if isinstance(error, UnpicklingError) and "weights_only" in text:
-        return f"it holds Python objects, of '{found[1]}'" if found else "it holds Python objects"
-    return re.sub(r"\x1b\[[0-9;]*m", "", first_line(error))
-
-
-def load_state(module: nn.Module, path: Path) -> None:
-    """Loads a safetensors file or a ``.pt`` with a state dictionary (tensors only) into ``module``.
-
-    Raises:
-        ModelError: the file cannot be read, holds more than tensors, does not fit the module, or holds NaN.
-    """
-    if path.suffix == ".safetensors":
-        load_weights(module, path)
-        return
-    if not path.is_file():
-        raise ModelError(f"there is no weights file '{path}'; give a .safetensors or .pt file")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ModelError(
-            f"'{path}' cannot be read as tensors only ({_reason(error)}); save the state dictionary with "
-            "torch.save(model.state_dict(), …) or as safetensors"
-        ) from error
-    for key in ("state_dict", "model"):  # what training frameworks wrap it in
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"'{path}' holds a {type(state).__name__} that is not a state dictionary; save model.state_dict()")
-    unpack_state(module, state, str(path))

@@ -8,7 +8,8 @@
     path/model.pt2               an exported program; it can run code when loaded, hence ``trust``
     path/network.json            what ``edgefold prune``, ``distill`` or a recipe made of another source
 
-``weights`` names a safetensors file, or a ``.pt`` with a state dictionary, which is read as tensors only.
+``weights`` names a safetensors file, or a ``.pt`` with a state dictionary, which is read as tensors only (see
+`edgefold.models.source_weights`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from edgefold.models.from_onnx.source import from_onnx
 from edgefold.models.loaded import LabelledImages, LoadedModel, checked, example_image
 from edgefold.models.recipe import checkpoint_names, load_recipe
 from edgefold.models.registry import builtin_slice, get_model
-from edgefold.models.source_files import from_exported, from_python, load_state
+from edgefold.models.source_files import from_exported, from_python
+from edgefold.models.source_weights import load_state
 from edgefold.models.source_zoo import from_timm, from_torchvision
 from edgefold.preprocess import Preprocessing
 
@@ -59,8 +61,8 @@ def load_source(
         torch.manual_seed(0)  # so that every command sees the same network where weights are random
         loaded = _load(spec, arguments, trust)
     if weights is not None:
-        load_state(loaded.module, weights)
-        loaded = replace(loaded, accuracy=None)  # the recorded one was of other weights
+        notes = load_state(loaded.module, weights)
+        loaded = replace(loaded, accuracy=None, notes=notes)  # the recorded accuracy was of other weights
     checked(loaded.module, spec)
     return loaded
 

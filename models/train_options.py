@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -63,11 +64,11 @@ def check_options(options: TrainOptions) -> None:
         raise unknown_name("optimizer", options.optimizer, OPTIMIZERS)
     for name, least in (("epochs", 1), ("batch_size", 2), ("crop_padding", 0), ("weight_decay", 0), ("warmup_epochs", 0)):
         value = getattr(options, name)
-        if value < least:
+        if not (math.isfinite(value) and value >= least):
             raise UsageError(f"training option {name} is {value}, expected at least {least}")
     for name in ("momentum", "ema_decay", "label_smoothing"):
         value = getattr(options, name)
         if not 0 <= value < 1:
             raise UsageError(f"training option {name} is {value}, expected a number in [0, 1)")
-    if not options.learning_rate > 0:
+    if not (math.isfinite(options.learning_rate) and options.learning_rate > 0):
         raise UsageError(f"training option learning_rate is {options.learning_rate}, expected a positive number")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from edgefold.errors import UsageError
-from edgefold.models.blocks.arguments import check_positive
+from edgefold.models.blocks.arguments import check_factor, check_positive
 
 
 class Classifier(nn.Module):
@@ -51,9 +51,10 @@ def input_size(name: str, in_channels: int, resolution: int, least: int = 8) -> 
     """The (C, H, W) of a network, checked.
 
     Raises:
-        UsageError: there are no channels, or the resolution is below ``least``.
+        UsageError: there are no channels, or the resolution is no integer or below ``least``.
     """
     check_positive(name, "in_channels", in_channels)
+    check_positive(name, "resolution", resolution)
     if resolution < least:
         raise UsageError(f"{name}: resolution is {resolution}, expected at least {least}")
     return in_channels, resolution, resolution
@@ -81,10 +82,9 @@ def scaled(channels: int, width: float, divisor: int = 8) -> int:
     At most 10 % below the exact product.
 
     Raises:
-        UsageError: ``width`` is not above 0.
+        UsageError: ``width`` is not above 0, or not finite.
     """
-    if not width > 0:
-        raise UsageError(f"width is {width}, expected a factor above 0")
+    check_factor("network", "width", width)
     exact = channels * width
     rounded = max(divisor, int(exact + divisor / 2) // divisor * divisor)
     return rounded if rounded >= 0.9 * exact else rounded + divisor

@@ -8,6 +8,7 @@ fold, the same lowering, the same emitters.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -47,7 +48,7 @@ class QatOptions:
             raise UsageError(f"epochs is {self.epochs} and batch size {self.batch_size}, expected at least 1 and 2")
         if self.crop_padding < 0:
             raise UsageError(f"crop padding is {self.crop_padding}, expected at least 0")
-        if not self.learning_rate > 0 or not 0 <= self.label_weight <= 1:
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0) or not 0 <= self.label_weight <= 1:
             raise UsageError(
                 f"learning rate is {self.learning_rate:g} and label weight {self.label_weight:g}, expected above 0, and 0 to 1"
             )
@@ -131,8 +132,6 @@ def _train(
     graph: GraphModule, table: ScaleTable, data: ImageSet, options: QatOptions, progress: Callable[[str], None]
 ) -> tuple[dict[str, Tensor], list[float]]:
     """Weights and biases by their names in the graph, and the mean loss of each epoch."""
-    import math
-
     import torch
     import torch.nn.functional as F
 

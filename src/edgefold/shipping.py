@@ -242,6 +242,7 @@ def named_network(
         evaluation=evaluation,
         preprocessing=source.preprocess,
         labels=source.labels or (),
+        notes=source.notes,
         description="" if source.accuracy is None else f"trained on {data}: {source.accuracy:.2%} top-1 on its whole test set",
     )
 

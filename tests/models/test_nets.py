@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -111,6 +113,10 @@ def test_gradients_reach_every_parameter(name: str) -> None:
         ("vgg16", {"num_classes": 0}, "num_classes is 0"),
         ("mobilenet_v2", {"resolution": 4}, "resolution is 4, expected at least 8"),
         ("mobilenet_v1", {"width": -1.0}, "width is -1.0"),
+        ("vgg16", {"width": math.inf}, "width is inf"),
+        ("shufflenet_v2", {"width": math.nan}, "width is nan"),
+        ("resnet20", {"resolution": 28.5}, "resolution is 28.5, expected an integer"),
+        ("vgg16", {"width": 1e30}, "cannot be made with width=1e"),
         ("hetnet", {"blocks": (1, 0)}, "blocks is 0"),
         ("hetnet", {"in_channels": 0}, "in_channels is 0"),
     ],

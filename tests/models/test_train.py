@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -163,6 +164,8 @@ def test_resuming_refuses_what_does_not_fit(tiny_data: TrainingData, tiny_networ
         ({"optimizer": "adam"}, "did you mean 'adamw'"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"learning_rate": math.inf}, "learning_rate is inf"),
+        ({"weight_decay": math.nan}, "weight_decay is nan"),
     ],
 )
 def test_impossible_options(change: dict[str, float | str], message: str, tiny_data: TrainingData, tiny_network: Make) -> None:

@@ -74,7 +74,7 @@ def test_the_shortest_recipe(tmp_path: Path) -> None:
         ('[model]\nname = "a"\n[prune]\nepochs = 1\n', "has nothing as target"),
         ('[model]\nname = "a"\n[prune]\nflops = 0.5\nlatency_ms = 3.0\n', "has flops and latency_ms as target"),
         ('[model]\nname = "a"\n[prune]\nblocks = 1\nrounds = 2\n', "1 blocks in 2 rounds leaves some without"),
-        ('[model]\nname = "a"\n[prune]\nflops = 0.5\nrounds = 0\n', "in 0 rounds is none"),
+        ('[model]\nname = "a"\n[prune]\nflops = 0.5\nrounds = 0\n', "rounds is 0, expected at least 1"),
         ('[model]\nname = "a"\n[distill]\nhints = ["x"]\n', "hint 'x' names no two layers"),
         ('[model]\nname = "a"\n[distill]\nhints = "x=y"\n', r"wrong value at \[distill\] hints"),
         ('[model]\nname = "a"\n[distill]\nteacher_weights = "w.pt"\n', "but no teacher in .distill.; name it"),

@@ -74,7 +74,7 @@ def prune(
     as_json: Json = False,
 ) -> None:
     """Remove channels until a target is met, whole blocks, or single weights, the least important first; then fine-tune."""
-    from edgefold.recipe.schema import PruneSection, check_rounds, targets
+    from edgefold.recipe.schema import PruneSection, check_pruning, targets
 
     section = PruneSection(flops, latency_ms, blocks, sparsity, device, format, precision, rounds, epochs, keep, round_to)
     if len(targets(section)) != 1:
@@ -82,7 +82,7 @@ def prune(
             "the target of pruning is missing or there are several; "
             "give one of --flops SHARE, --latency-ms MS, --blocks N and --sparsity SHARE"
         )
-    check_rounds(section)
+    check_pruning(section)
     train = _train(learning_rate, seed, flip, crop_padding)
     _run(model, out_dir, arg, weights, trust, (data, image_size), train, as_json, prune=section)
 
@@ -184,5 +184,9 @@ def _run(
         record = write_derived(out_dir, work.network.module, work.source, work.kwargs, work.removed, work.history, work.accuracy)
         out.show(
             read_record(record),
-            lambda: [*work.history, f"Network: {record}, a model for ship, export and all commands that take one"],
+            lambda: [
+                *work.network.notes,
+                *work.history,
+                f"Network: {record}, a model for ship, export and all commands that take one",
+            ],
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,8 @@ class ModelChoice:
         from edgefold.trained import load_trained
 
         network = named_network(self.name, kwargs=arguments(self.arg or []), weights=self.weights, trust=self.trust)
+        for note in network.notes:
+            print(note, file=sys.stderr, flush=True)
         if self.qat is not None:
             network = replace(network, trained=load_trained(self.qat))
         example = as_tensors(network.example_inputs)

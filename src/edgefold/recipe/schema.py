@@ -27,6 +27,7 @@ Paths are relative to the recipe's folder.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -229,7 +230,7 @@ def _check(path: Path, recipe: ShipRecipe) -> None:
     if len(given) != 1:
         found = " and ".join(given) or "nothing"
         raise UsageError(f"recipe '{path}' has {found} as target of [prune]; give one of {', '.join(TARGETS)}")
-    check_rounds(prune)
+    check_pruning(prune)
     distilled = recipe.distill is not None and not recipe.distill.skip
     if prune.sparsity is not None and not prune.skip and distilled:
         raise UsageError(f"recipe '{path}' prunes single weights, which [distill] would fill again; leave out one of the two")
@@ -241,14 +242,28 @@ def _check_distill(path: Path, distill: DistillSection) -> None:
         raise UsageError(f"recipe '{path}' has arguments or weights of a teacher, but no teacher in [distill]; name it")
 
 
-def check_rounds(prune: PruneSection) -> None:
-    """Refuses rounds in which nothing could be pruned.
+def check_pruning(prune: PruneSection) -> None:
+    """Refuses a target that nothing can meet, and rounds in which nothing could be pruned, before anything is measured.
 
     Raises:
-        UsageError: there are less than one, or more than blocks to remove.
+        UsageError: a number is out of its range, or there are more rounds than blocks to remove.
     """
-    if prune.rounds < 1:
-        raise UsageError(f"pruning in {prune.rounds} rounds is none; give at least 1")
+    if prune.flops is not None and not 0 < prune.flops < 1:
+        raise UsageError(f"pruning target is {prune.flops} of the multiply-accumulates, expected a share between 0 and 1")
+    if prune.latency_ms is not None and not (math.isfinite(prune.latency_ms) and prune.latency_ms > 0):
+        raise UsageError(f"pruning target is a latency of {prune.latency_ms} ms, expected a number above 0")
+    if prune.sparsity is not None and not 0 <= prune.sparsity < 1:
+        raise UsageError(f"pruning target is a sparsity of {prune.sparsity}, expected a share from 0 to below 1")
+    if not 0 < prune.keep <= 1:
+        raise UsageError(f"pruning option keep is {prune.keep}, expected a share above 0 and up to 1")
+    for name, value, least in (
+        ("rounds", prune.rounds, 1),
+        ("epochs", prune.epochs, 0),
+        ("round_to", prune.round_to, 1),
+        ("blocks", 1 if prune.blocks is None else prune.blocks, 1),
+    ):
+        if value < least:
+            raise UsageError(f"pruning option {name} is {value}, expected at least {least}")
     if prune.blocks is not None and prune.rounds > prune.blocks:
         raise UsageError(
             f"removing {prune.blocks} blocks in {prune.rounds} rounds leaves some without a block; give at most as many rounds"
