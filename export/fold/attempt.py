@@ -191,11 +191,15 @@ class _Attempt:
             checked = self._check(kernel)
             if isinstance(checked, Folded):
                 return self._too_dear(kernel) or checked
-        if not self._moves():
-            return "its weights depend on the position: the answer to one lit point does not move with the point"
         reason = "it is no convolution"
         tried: set[tuple[Field, bool]] = set()
+        unasked = True
         for field, resize in self._ways():
+            # Where the field is known and small, one probe costs less than the question whether it pays to probe.
+            if unasked and (tried or field is None or field.taps > _MANY_TAPS):
+                unasked = False
+                if not self._moves():
+                    return "its weights depend on the position: the answer to one lit point does not move with the point"
             try:
                 found = field or self._locate(resize=resize)
                 if (found, resize) in tried:
@@ -247,7 +251,7 @@ class _Attempt:
     def _surely_too_dear(self, field: Field) -> str:
         """Why a kernel of very many taps, such as a mean over the image before a linear layer, needs no probe; else empty."""
         call = self._call
-        if math.prod(axis.extent for axis in field.axes) <= _MANY_TAPS:
+        if field.taps <= _MANY_TAPS:
             return ""
         after = macs_by_sample(self._run, call.shape, self._dtype) * call.shape[0]
         if after <= 2 * call.macs:

@@ -43,6 +43,11 @@ class Field:
     axes: tuple[Axis, ...]
     blocks: int
 
+    @property
+    def taps(self) -> int:
+        """The number of input positions that one output position reads at most."""
+        return math.prod(axis.extent for axis in self.axes)
+
 
 def whole(channels: int, ndim: int) -> Field:
     """The field of the input itself, with ``ndim`` spatial axes."""

@@ -16,7 +16,8 @@ from edgefold.batch import Batch
 from edgefold.errors import CheckError, ModelError, UnsupportedError, first_line
 from edgefold.export.capture import as_arguments, capture
 from edgefold.export.fold.graph import fold_regions
-from edgefold.export.fold.modules import Decision, Progress, fold_modules
+from edgefold.export.fold.modules import Decision, fold_modules
+from edgefold.export.fold.progress import Report, Stages, Told
 from edgefold.export.fold.record import Recorder, recorder, same
 from edgefold.export.fold.report import plan_of
 from edgefold.export.fold.shadow import shadow
@@ -40,7 +41,7 @@ class FoldResult:
         return self.program.graph
 
 
-def fold_module(module: nn.Module, example_inputs: Batch, *, progress: Progress | None = None) -> FoldResult:
+def fold_module(module: nn.Module, example_inputs: Batch, *, progress: Stages | None = None) -> FoldResult:
     """Folds every linear convolution of a network, in modules and in functional code, into one convolution each.
 
     What is not one convolution stays as it is, with the reason in the plan. The module is not changed. The result holds for
@@ -49,7 +50,7 @@ def fold_module(module: nn.Module, example_inputs: Batch, *, progress: Progress 
     Args:
         module: in eval mode.
         example_inputs: one minibatch, NCHW (or NCL).
-        progress: called with what is at work, the steps done and the steps in all.
+        progress: told of the stages and their steps.
 
     Raises:
         ModelError: not a module in eval mode with finite weights, or it fails on the inputs.
@@ -57,15 +58,17 @@ def fold_module(module: nn.Module, example_inputs: Batch, *, progress: Progress 
         UnsupportedError: the module cannot be captured as a graph, or it keeps changing from call to call.
         CheckError: the folded network does not give the outputs of the module.
     """
-    report = progress or (lambda what, done, total: None)
+    told = Told(progress)
     _check_mode(module)
     args, kwargs = as_arguments(module, example_inputs)
-    tree = fold_tree(module, args, kwargs, report)
+    told.begins("fold: record")
+    tree = fold_tree(module, args, kwargs, told.counted("fold: modules"))
     if tree.lost:
         raise UnsupportedError(
             f"model {type(module).__name__} {tree.lost}, which a captured graph cannot hold: it would give the outputs of one "
             "call for ever; remove it, or give the part without it"
         )
+    told.begins("fold: capture")
     program = capture(tree.module, example_inputs)
     outputs = _outputs(program)
     if tree.outputs is not None and not same(tree.outputs, outputs):
@@ -73,7 +76,7 @@ def fold_module(module: nn.Module, example_inputs: Batch, *, progress: Progress 
             f"model {type(module).__name__} gives other outputs as a captured graph; "
             "remove what it keeps between calls, random numbers and code that asks for the types of its layers"
         )
-    folds, reasons = fold_regions(program.graph, tree.unsteady, report)
+    folds, reasons = fold_regions(program.graph, tree.unsteady, told.counted("fold: graph"))
     if not same(outputs, _outputs(program)):
         raise CheckError(f"model {type(module).__name__}: its folded graph gives other outputs; please report this model")
     record_values(program.graph, program.example_inputs)
@@ -115,7 +118,7 @@ class FoldedTree:
 
 
 def fold_tree(
-    module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], report: Progress = lambda what, done, total: None
+    module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], report: Report = lambda done, total: None
 ) -> FoldedTree:
     """Folds the modules of a network and leaves its functional code as it is.
 
@@ -127,7 +130,6 @@ def fold_tree(
     eager = torch.compiler.set_stance("force_eager")
     with eager, _no_collection(), recorder(root) as watch:
         snapshot = Snapshot(watch.modules.values())
-        report("recording", 0, 1)
         expected = _run(watch, module, args, kwargs)
         unsteady = tuple(watch.names[key] for key in snapshot.changed())
         if snapshot.draws_random_numbers():

@@ -17,6 +17,7 @@ from torch.fx import GraphModule, Node
 from edgefold.export.fold.attempt import Evidence, Folded, attempt, evidence, in_batches
 from edgefold.export.fold.check import random_like
 from edgefold.export.fold.kernel import Kernel
+from edgefold.export.fold.progress import Report
 from edgefold.export.fold.regions import Region, Search, groups_of, op_name, path_of
 from edgefold.export.fold.watch import proof
 from edgefold.quantize.graph import add_buffer
@@ -25,8 +26,6 @@ aten = torch.ops.aten
 
 _SHORT = {"_native_batch_norm_legit_no_training": "batch_norm", "native_batch_norm": "batch_norm"}
 _PATIENCE = 2  # failures in a row after which an output is left
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +41,7 @@ class RegionFold:
     macs_before: int
 
 
-def fold_regions(module: GraphModule, unsteady: tuple[str, ...], progress: Progress) -> tuple[list[RegionFold], dict[Node, str]]:
+def fold_regions(module: GraphModule, unsteady: tuple[str, ...], report: Report) -> tuple[list[RegionFold], dict[Node, str]]:
     """Folds the regions of ``module`` in place, outside of the modules named in ``unsteady``.
 
     Returns what was folded, and for convolution nodes that stay the reason why the region around them did not fold.
@@ -55,7 +54,7 @@ def fold_regions(module: GraphModule, unsteady: tuple[str, ...], progress: Progr
     for done, output in enumerate(outputs):
         if output in gone:
             continue
-        progress(output.name, done, len(outputs))
+        report(done, len(outputs))
         best = _largest(module, search, output, reasons)
         if best is not None:
             region, call, folded = best

@@ -6,7 +6,6 @@ reason is kept for the plan.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,14 +14,13 @@ from torch import nn
 
 from edgefold.export.fold.attempt import Evidence, Folded, attempt
 from edgefold.export.fold.kernel import FoldedConv
+from edgefold.export.fold.progress import Report
 from edgefold.export.fold.record import Recorder
 from edgefold.export.fold.shadow import children, is_plain_layer, replace_child
 from edgefold.export.fold.state import Snapshot
 
 ALREADY: Final = "is one convolution already"
 NO_WORK: Final = "holds no convolution"
-
-Progress = Callable[[str, int, int], None]  # what is at work, steps done, steps in all
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,18 +36,18 @@ class Decision:
     reason: str
 
 
-def fold_modules(recorder: Recorder, snapshot: Snapshot, progress: Progress) -> tuple[nn.Module, list[Decision]]:
+def fold_modules(recorder: Recorder, snapshot: Snapshot, report: Report) -> tuple[nn.Module, list[Decision]]:
     """The shadow tree with its affine modules folded, and what was decided for each module that was looked at.
 
     ``recorder`` has recorded; ``snapshot`` is from before.
     """
-    folder = _Folder(recorder, snapshot, progress)
+    folder = _Folder(recorder, snapshot, report)
     root = folder.fold(recorder.root)
     return root, folder.decisions
 
 
 class _Folder:
-    def __init__(self, recorder: Recorder, snapshot: Snapshot, progress: Progress) -> None:
+    def __init__(self, recorder: Recorder, snapshot: Snapshot, report: Report) -> None:
         self.decisions: list[Decision] = []
         self._recorder = recorder
         self._changed = snapshot.changed()
@@ -57,7 +55,7 @@ class _Folder:
         self._snapshot = snapshot
         self._order = {key: index for index, key in enumerate(recorder.order)}
         self._done: dict[int, nn.Module] = {}
-        self._progress = progress
+        self._report = report
 
     def fold(self, module: nn.Module) -> nn.Module:
         """The module or its folded layer; children are replaced in place."""
@@ -67,6 +65,8 @@ class _Folder:
         self._done[key] = module
         if is_plain_layer(module) or isinstance(module, torch.jit.ScriptModule):
             return module
+        if key in self._order:
+            self._report(self._order[key], len(self._order))
         if self._recorder.calls.get(key):
             layer = self._try(module)
             if layer is not None:
@@ -91,12 +91,11 @@ class _Folder:
             elif calls[0].ops == 1 and not calls[0].computed:
                 reason = ALREADY
             else:
-                self._progress(recorder.names[key], self._order[key], len(self._order))
                 found = attempt(module, calls)
-                after = self._snapshot.changed()
+                after = self._snapshot.changed(set(self._tree(module)))
                 if isinstance(found, str):
                     reason = found
-                elif any(other in after for other in self._tree(module)):
+                elif after:
                     reason = "changes its state between calls"
                 else:
                     folded = found

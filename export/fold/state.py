@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from operator import length_hint
 from types import FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any
@@ -41,11 +41,13 @@ class Snapshot:
         self._before = [self._state(module, classes) for module in self._modules]
         self._random = _random_state()
 
-    def changed(self) -> dict[int, str]:
-        """The modules (by id) whose state is another now, with what changed."""
+    def changed(self, among: Container[int] | None = None) -> dict[int, str]:
+        """The modules (by id) whose state is another now, with what changed; looked for ``among`` some of them, or all."""
         found = {}
         classes: dict[type, dict[str, Any]] = {}
         for module, before in zip(self._modules, self._before, strict=True):
+            if among is not None and id(module) not in among:
+                continue
             after = self._state(module, classes)
             for name in before.keys() | after.keys():
                 if before.get(name, "absent") != after.get(name, "absent"):

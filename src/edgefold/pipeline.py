@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgefold.artifact import MAX_BATCH, Artifact, Format, Precision
-from edgefold.errors import UsageError, unknown_name
+from edgefold.errors import OutputError, UsageError, unknown_name
 from edgefold.schemes import DEFAULT_EXPONENT_BITS, check_format, scheme_of
 
 if TYPE_CHECKING:
@@ -23,18 +23,20 @@ if TYPE_CHECKING:
     from edgefold.export.lower.costs import CostModel
     from edgefold.export.plan import Lowering
     from edgefold.export.program import LoweredProgram, Program, QuantizedProgram
+    from edgefold.network import Progress
     from edgefold.preprocess import Preprocessing
     from edgefold.quantize.correct import EqualizedPair
 
 Lowerings = Literal["auto", "keep", "dense", "grouped", "split"]
 
 
-def fold(module: nn.Module, example_inputs: Batch) -> FoldResult:
+def fold(module: nn.Module, example_inputs: Batch, *, progress: Progress | None = None) -> FoldResult:
     """The canonical network: every linear convolution, however written, is one conv with its mask fused in.
 
     Args:
         module: in eval mode, float32; it is not changed.
         example_inputs: one minibatch, NCHW.
+        progress: told of the stages and their steps.
 
     Raises:
         ModelError: not a module in eval mode with finite weights, or it fails on the inputs.
@@ -43,7 +45,7 @@ def fold(module: nn.Module, example_inputs: Batch) -> FoldResult:
     """
     from edgefold.export.fold import fold_module
 
-    return fold_module(module, example_inputs)
+    return fold_module(module, example_inputs, progress=progress)
 
 
 def quantize_model(
@@ -391,8 +393,6 @@ def check_free(out: Path, *, force: bool) -> None:
     Raises:
         OutputError: it exists and ``force`` is not set.
     """
-    from edgefold.errors import OutputError
-
     if out.exists() and not force:
         raise OutputError(f"output '{out}' exists already; choose another name or give --force")
 

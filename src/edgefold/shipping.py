@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,8 +176,10 @@ def ship_network(
     check_output(out, force=options.force)
     stages = KeptStages(network, options, progress, shelf or Shelf())
     progress.stage("fold")
-    capture = fold if options.fold else unfolded
-    folded = stages.folded(lambda: capture(network.module, network.example_inputs))
+    module, inputs, capture = network.module, network.example_inputs, unfolded
+    if options.fold:
+        capture = partial(fold, progress=progress)
+    folded = stages.folded(lambda: capture(module, inputs))
     if not options.fold:
         options = stages.options = replace(options, lowering="keep")
     quantized, samples = stages.quantized(folded)

@@ -1,4 +1,4 @@
-"""How `ship` shows on stderr what it is doing: bars on a terminal, one line a stage in a log."""
+"""How commands show on stderr what they are doing: bars on a terminal, one line a stage (or one in all) in a log."""
 
 from __future__ import annotations
 
@@ -43,6 +43,20 @@ class LineStages:
         """See `StageBar.step`."""
 
 
+class OneLine(LineStages):
+    """One line for all stages."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __enter__(self) -> Self:
+        print(self._text, file=sys.stderr, flush=True)
+        return self
+
+    def stage(self, name: str, steps: int | None = None) -> None:
+        """See `StageBar.stage`."""
+
+
 class BarStages:
     """A bar a stage, with the time that it took."""
 
@@ -80,6 +94,8 @@ class BarStages:
             self._progress.update(self._task, total=total, completed=total)
 
 
-def stages() -> StageBar:
-    """What fits stderr."""
-    return BarStages() if sys.stderr.isatty() else LineStages()
+def stages(text: str | None = None) -> StageBar:
+    """What fits stderr: bars, or else a line a stage, or ``text`` alone."""
+    if sys.stderr.isatty():
+        return BarStages()
+    return LineStages() if text is None else OneLine(text)

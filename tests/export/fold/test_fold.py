@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from edgefold.errors import ModelError
 from edgefold.export.fold import fold_module
+from edgefold.export.fold.progress import Told
 
 
 def convolutions(module: torch.fx.GraphModule) -> int:
@@ -179,12 +180,47 @@ def test_what_stays_gives_its_reason_once() -> None:
     assert [layer.reason for layer in kept if layer.name == "0"] == [] or "aten.clamp" in kept[0].reason
 
 
+class Heard:
+    """What a `Stages` was told: the steps announced and the steps done of each stage."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, tuple[int | None, int]] = {}
+
+    def stage(self, name: str, steps: int | None = None) -> None:
+        assert name not in self.stages
+        self.stages[name] = (steps, 0)
+
+    def step(self) -> None:
+        name = list(self.stages)[-1]
+        steps, done = self.stages[name]
+        assert steps is not None
+        assert done < steps
+        self.stages[name] = (steps, done + 1)
+
+
 def test_progress_is_told() -> None:
-    told: list[tuple[str, int, int]] = []
-    fold_module(
-        nn.Sequential(LoopHetConv(4, 4, 2), nn.ReLU()).eval(),
-        torch.randn(1, 4, 6, 6),
-        progress=lambda what, done, total: told.append((what, done, total)),
-    )
-    assert any(what == "0" for what, _, _ in told)
-    assert all(0 <= done <= total for _, done, total in told)
+    told = Heard()
+    blocks = [layer for _ in range(4) for layer in (LoopHetConv(4, 4, 2), nn.ReLU())]
+    fold_module(nn.Sequential(*blocks).eval(), torch.randn(1, 4, 6, 6), progress=told)
+    assert list(told.stages) == ["fold: record", "fold: modules", "fold: capture", "fold: graph"]
+    steps, done = told.stages["fold: modules"]
+    assert steps is not None
+    assert steps // 2 < done <= steps
+
+
+def test_progress_of_very_many_parts_is_told_in_hundredths() -> None:
+    told = Heard()
+    report = Told(told).counted("many")
+    for done in range(0, 262_144, 7):
+        report(done, 262_144)
+    assert told.stages == {"many": (100, 99)}
+
+
+def test_a_small_known_field_is_probed_without_asking_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def moves(*args: object) -> bool:
+        raise AssertionError("more work than the probe that it may spare")
+
+    monkeypatch.setattr("edgefold.export.fold.attempt.moves", moves)
+    block = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8))
+    result = fold_module(nn.Sequential(block, nn.ReLU()).eval(), torch.randn(1, 4, 32, 32))
+    assert result.plan.layers[0].folded

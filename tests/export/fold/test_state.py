@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from edgefold.errors import UnsupportedError
 from edgefold.export.capture import capture
 from edgefold.export.fold import fold_module
+from edgefold.export.fold.state import Snapshot
 
 TALLY = [0]
 
@@ -160,3 +161,22 @@ def test_a_random_draw_over_weights_is_not_frozen() -> None:
     x = torch.ones(1, 4, 3, 3)
     graph = capture(Dropped().eval(), x).graph
     assert not torch.equal(graph(x)[0], graph(x)[0])
+
+
+def test_the_state_of_a_large_network_is_not_noted_again_for_each_of_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[nn.Module] = []
+    state = Snapshot._state
+
+    def counted(snapshot: Snapshot, module: nn.Module, classes: dict[type, dict[str, Any]]) -> dict[str, Any]:
+        noted.append(module)
+        return state(snapshot, module, classes)
+
+    def work(count: int) -> int:
+        blocks = [nn.Sequential(LoopHetConv(4, 4, 2), nn.ReLU()) for _ in range(count)]
+        noted.clear()
+        result = fold_module(nn.Sequential(*blocks).eval(), torch.randn(1, 4, 6, 6))
+        assert sum(layer.folded for layer in result.plan.layers) == count
+        return len(noted)
+
+    monkeypatch.setattr(Snapshot, "_state", counted)
+    assert work(12) < 2.5 * work(6)
