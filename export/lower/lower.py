@@ -22,8 +22,7 @@ from edgefold.export.lower.permute import Orders
 from edgefold.export.lower.rewrite import Rewriter
 from edgefold.export.lower.rows import by_rows, in_plan
 from edgefold.export.lower.select import Pricing, choose
-from edgefold.export.lower.tables import shipped_table
-from edgefold.export.lower.tables.cache import cached_table
+from edgefold.export.lower.tables.cache import HOST, cached_table, shipped_for
 from edgefold.export.passes.infra import clone
 from edgefold.export.plan import Lowering, LoweringPlan
 from edgefold.export.program import LoweredProgram, Program
@@ -53,7 +52,7 @@ def lower(
         device: where it will run; for the plan.
         costs: times of layers on that device. Without them, or where they do not know a layer, what was measured on the device
             before (`edgefold.device_bench.costs`) is asked, then the shipped table of this class of CPU (if the device is the
-            host), then the cost is estimated.
+            host; times of another version of the runtime are marked as estimates), then the cost is estimated.
         budget_bytes: with "auto", what the weights of the convolutions may have together, as far as smaller forms allow it.
         whole: no convolution is computed in parts for a runtime's kernels (`edgefold.export.lower.rows`), so that formats agree.
 
@@ -66,7 +65,7 @@ def lower(
     record_values(graph, program.example_inputs)
     fold_constants(graph)
     orders = Orders(graph)
-    tables = (costs, cached_table(device), shipped_table() if device == "host" else None)
+    tables = (costs, cached_table(device), shipped_for(format) if device == HOST else None)
     models: Sequence[CostModel] = [model for model in tables if model is not None]
     convs = [conv for conv in map(Conv.of, graph.graph.nodes) if conv is not None]
     layers = [options_of(conv, constant_of(graph, conv.weight)) for conv in convs]

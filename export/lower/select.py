@@ -64,7 +64,7 @@ class Pricing:
         for model in self._models:
             fitted = fitted_rule(model, self.format, precision) if isinstance(model, CostTable) else None
             if fitted is not None:
-                return fitted, f"{ESTIMATED} from {model.source}"
+                return fitted, f"{ESTIMATED} from {model.source.removeprefix(f'{ESTIMATED} from ')}"
         return rule_for(self.format, precision), ESTIMATED
 
     def candidates(self, layer: Options) -> tuple[Candidate, ...]:

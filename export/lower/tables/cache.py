@@ -11,13 +11,15 @@ import hashlib
 import os
 import platform
 import re
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
 from edgefold.artifact import Format, atomic_path
 from edgefold.export.lower.costs import CostTable
-from edgefold.export.lower.tables import cpu_features
+from edgefold.export.lower.tables import cpu_features, shipped_table
+from edgefold.export.plan import ESTIMATED
 
 HOST: Final = "host"
 # The distributions of a format's runtime in the order in which the worker looks for them.
@@ -60,6 +62,21 @@ def cached_table(device: str) -> CostTable | None:
         return table
     installed = installed_runtimes()
     return table.without({form for form in Format if table.runtimes.get(form.value) != installed.get(form.value)})
+
+
+def shipped_for(form: Format) -> CostTable | None:
+    """The shipped table of this class of CPU, as far as it is true of one format's runtime on this machine.
+
+    Where the table was measured with another version of the runtime, or there is none here, its times are estimates: the source
+    says so and names both.
+    """
+    table = shipped_table()
+    measured = None if table is None else table.runtimes.get(form.value)
+    installed = installed_runtimes().get(form.value)
+    if table is None or measured is None or measured == installed:
+        return table
+    here = "here it is not installed" if installed is None else f"here it is {installed}"
+    return replace(table, source=f"{ESTIMATED} from {table.source}, measured with {measured}; {here}")
 
 
 def save_table(device: str, table: CostTable) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from edgefold.errors import UsageError
 from edgefold.export.capture import capture
 from edgefold.export.lower.budget import caps
 from edgefold.export.lower.costs import CostTable
+from edgefold.export.lower.fitted import MIN_LAYERS
 from edgefold.export.lower.geometry import LayerGeometry
 from edgefold.export.lower.lower import lower
 from edgefold.export.plan import Candidate, Lowering, NumericClass
@@ -128,6 +130,35 @@ def test_a_shipped_table_is_asked_for_a_layer_that_it_holds(program: Program) ->
     layer = lower(program, format=Format.ONNX, precision=Precision.FP32, device="fake", costs=table).plan.layers[1]
     assert {candidate.source for candidate in layer.candidates} == {"table x"}
     assert layer.reason == "cheapest of 3 candidates (table x)"
+
+
+@pytest.mark.parametrize(
+    ("installed", "source"),
+    [
+        ("onnxruntime 1.32.0", "table x"),
+        ("onnxruntime 1.33.1", "estimated from table x, measured with onnxruntime 1.32.0; here it is onnxruntime 1.33.1"),
+        (None, "estimated from table x, measured with onnxruntime 1.32.0; here it is not installed"),
+    ],
+)
+def test_a_shipped_table_of_another_version_of_the_runtime_is_an_estimate(
+    program: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, installed: str | None, source: str
+) -> None:
+    """Layers that the table has, and those that are estimated from its other layers, name both versions."""
+    known = lower(program, format=Format.ONNX, precision=Precision.FP32, device="fake").plan.layers[1].geometry
+    times = {
+        (known.replace("8x8", f"{size}x{size}"), form, Format.ONNX, Precision.FP32): 1e3 * size
+        for size in range(8, 8 + 2 * MIN_LAYERS)
+        for form in (Lowering.DENSE, Lowering.GROUPED, Lowering.SPLIT)
+    }
+    table = CostTable("table x", "Test CPU", 1, {"onnx": "onnxruntime 1.32.0"}, times)
+    monkeypatch.setenv("EDGEFOLD_COSTS", str(tmp_path))
+    monkeypatch.setattr("edgefold.export.lower.tables.cache.shipped_table", lambda: table)
+    monkeypatch.setattr("edgefold.export.lower.tables.cache.installed_runtimes", lambda: {"onnx": installed} if installed else {})
+    stem, layer, _ = lower(program, format=Format.ONNX, precision=Precision.FP32).plan.layers
+    assert {candidate.source for candidate in layer.candidates} == {source}
+    assert layer.chosen.estimated == (source != "table x")
+    assert source in layer.reason
+    assert stem.chosen.source == f"estimated from {source.removeprefix('estimated from ')}"
 
 
 def test_a_budget_takes_the_bytes_where_they_cost_least(program: Program) -> None:
