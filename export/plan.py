@@ -67,10 +67,26 @@ class FoldedLayer:
 
 
 @dataclass(frozen=True, slots=True)
+class Totals:
+    """A whole network in one form: its graph's ops, its FLOPs for one sample (two a multiply-add), and its constants."""
+
+    nodes: int
+    flops: int
+    parameters: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class FoldPlan:
-    """What fold did to a network, layer by layer, in execution order."""
+    """What fold did to a network, layer by layer, in execution order.
+
+    ``before`` and ``after`` are the whole network, as written and canonical, in float32; like the layers, a canonical convolution
+    counts with what a sparse computation needs. They are ``None`` where the network was not folded.
+    """
 
     layers: tuple[FoldedLayer, ...]
+    before: Totals | None = None
+    after: Totals | None = None
 
 
 ESTIMATED: Final = "estimated"
@@ -85,7 +101,9 @@ class Candidate:
     macs: int
     weight_bytes: int
     cost_ns: float
-    source: str  # "measured on host", "table x86-avx2", "estimated", "estimated from table x86-avx2"
+    # "measured on host", "table x86-avx2", "estimated", "estimated from table x86-avx2", and the same with ", measured with
+    # onnxruntime 1.32.0; here it is onnxruntime 1.33.0"
+    source: str
 
     @property
     def estimated(self) -> bool:
@@ -149,7 +167,7 @@ class LoweringPlan:
     ``float_hard_swish`` means that hard-swish is computed in float between integer layers
     (`edgefold.export.lower.float_hard_swish`).
     ``timing`` is how the choice was closed, ``None`` where the network's forms were not timed; ``reason`` says why not, and what
-    a limit on the file's size changed.
+    a limit on the file's size changed. ``totals`` is the lowered network, where it was counted.
     """
 
     format: Format
@@ -164,3 +182,4 @@ class LoweringPlan:
     whole: bool = False
     timing: NetworkTiming | None = None
     reason: str = ""
+    totals: Totals | None = None

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from torch import Tensor
 from torch._ops import OpOverload
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
-from edgefold.export.plan import KernelMap
+from edgefold.export.plan import KernelMap, Totals
+from edgefold.quantize.graph import constant_of, is_constant
 
 CONVOLUTIONS: Final = frozenset(
     {"convolution", "conv1d", "conv2d", "conv3d", "linear", "matmul", "einsum", "mm", "bmm", "addmm", "baddbmm"}
@@ -55,3 +59,29 @@ def effective_macs(kernel_map: KernelMap, positions: int) -> int:
 def effective_weights(kernel_map: KernelMap) -> int:
     """The weights that a sparse computation reads: K x K for a full kernel, one for a centre tap."""
     return kernel_map.full * math.prod(kernel_map.kernel_size) + kernel_map.centre
+
+
+def node_macs(node: Node) -> int:
+    """The multiply-accumulates of one node for the whole batch; its values and those of its inputs are recorded."""
+    if node.op != "call_function" or not isinstance(node.target, OpOverload):
+        return 0
+    value = node.meta["val"]
+    results = [one for one in (value if isinstance(value, list | tuple) else (value,)) if isinstance(one, Tensor)]
+    return macs_of(node.target, map_arg(node.args, lambda one: one.meta.get("val")), results)
+
+
+def graph_totals(module: GraphModule, element_bytes: Callable[[Node], int] = lambda constant: 4) -> Totals:
+    """What a captured network has, every weight counted, zero or not; ``element_bytes`` of a constant's node.
+
+    The first input's first dimension is the batch.
+    """
+    nodes = list(module.graph.nodes)
+    batch = next((len(node.meta["val"]) for node in nodes if node.op == "placeholder"), 1)
+    constants = {node.target: (node, constant_of(module, node)) for node in nodes if is_constant(node)}
+    floats = [(node, value.numel()) for node, value in constants.values() if value.is_floating_point()]
+    return Totals(
+        nodes=sum(node.op == "call_function" and node.target is not operator.getitem for node in nodes),
+        flops=2 * (sum(map(node_macs, nodes)) // batch),
+        parameters=sum(count for _, count in floats),
+        weight_bytes=sum(element_bytes(node) * count for node, count in floats),
+    )

@@ -9,12 +9,12 @@ from typing import Final
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgefold.export.fold.cost import effective_macs, effective_weights
+from edgefold.export.fold.cost import effective_macs, effective_weights, graph_totals
 from edgefold.export.fold.graph import RegionFold
 from edgefold.export.fold.modules import ALREADY, NO_WORK, Decision
 from edgefold.export.fold.regions import groups_of, op_name, path_of
 from edgefold.export.fold.structure import read_structure
-from edgefold.export.plan import FoldedLayer, FoldPlan
+from edgefold.export.plan import FoldedLayer, FoldPlan, Totals
 from edgefold.quantize.graph import constant_of, is_constant, module_path
 
 _FEW: Final = 32  # convolutions inside a module that stays; more are shown as the module
@@ -29,6 +29,7 @@ def plan_of(module: GraphModule, decisions: list[Decision], folds: list[RegionFo
     staying = _staying(decisions, nodes, origins)
     layers: list[FoldedLayer] = []
     shown: set[str] = set()
+    counted: dict[Node, FoldedLayer] = {}
     for node in nodes:
         around = [name for name in staying if _is_inside(path_of(node), name)]
         for name in around:
@@ -36,9 +37,39 @@ def plan_of(module: GraphModule, decisions: list[Decision], folds: list[RegionFo
                 shown.add(name)
                 layers.append(_stays(staying[name]))
         if not any(_hides(name, nodes) for name in around):
-            layers.append(_layer(module, node, origins, reasons.get(node, "")))
+            counted[node] = _layer(module, node, origins, reasons.get(node, ""))
+            layers.append(counted[node])
     layers += [_stays(decision) for name, decision in staying.items() if name not in shown]
-    return FoldPlan(tuple(layers))
+    return FoldPlan(tuple(layers), *_totals(module, counted))
+
+
+def _totals(module: GraphModule, layers: dict[Node, FoldedLayer]) -> tuple[Totals, Totals]:
+    """The whole network before and after, from its canonical graph and what became of its convolutions."""
+    dense = graph_totals(module)
+    nodes = macs_before = macs_after = parameters_before = parameters_after = 0
+    seen = set()  # layers that are called twice have one weight
+    for node, layer in layers.items():
+        assert is_constant(node.args[1])
+        weight = constant_of(module, node.args[1])
+        macs = weight.numel() * math.prod(node.meta["val"].shape[2:])
+        nodes += layer.ops_before - 1
+        macs_before += layer.macs_before - macs
+        macs_after += layer.macs - macs
+        if node.args[1].target not in seen:
+            seen.add(node.args[1].target)
+            kept = weight.numel() + _biases(node, weight)
+            parameters_before += layer.parameters_before - kept
+            parameters_after += layer.parameters - kept
+    before = dense.parameters + parameters_before
+    after = dense.parameters + parameters_after
+    return (
+        Totals(dense.nodes + nodes, dense.flops + 2 * macs_before, before, 4 * before),
+        Totals(dense.nodes, dense.flops + 2 * macs_after, after, 4 * after),
+    )
+
+
+def _biases(node: Node, weight: Tensor) -> int:
+    return len(weight) if len(node.args) > 2 and node.args[2] is not None else 0
 
 
 class _Origins:
@@ -100,7 +131,7 @@ def _layer(module: GraphModule, node: Node, origins: _Origins, reason: str) -> F
     weight, groups = constant_of(module, node.args[1]), groups_of(node)
     kernel_map = read_structure(weight, groups)
     positions = math.prod(node.meta["val"].shape[2:])
-    bias = weight.shape[0] if len(node.args) > 2 and node.args[2] is not None else 0
+    bias = _biases(node, weight)
     parameters, macs = effective_weights(kernel_map) + bias, effective_macs(kernel_map, positions)
     region, modules = origins.region(node), origins.modules(node)
     before = _before(region, modules)

@@ -6,7 +6,22 @@ from typing import Annotated
 
 import typer
 
-from edgefold.cli import bench, convert, devices, doctor, inspect, matrix, models, profile, quantize, run, ship, smaller, verify
+from edgefold.cli import (
+    bench,
+    convert,
+    devices,
+    doctor,
+    fold,
+    inspect,
+    matrix,
+    models,
+    profile,
+    quantize,
+    run,
+    ship,
+    smaller,
+    verify,
+)
 
 app = typer.Typer(
     name="edgefold",
@@ -19,7 +34,7 @@ app = typer.Typer(
 
 for command in (
     ship.ship,
-    convert.fold,
+    fold.fold,
     quantize.quantize,
     convert.export,
     verify.verify,

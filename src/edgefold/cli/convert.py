@@ -1,12 +1,10 @@
-"""`edgefold fold` and `export`: one stage of the flow at a time."""
+"""`edgefold export`: one file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from edgefold.artifact import MAX_BATCH, Precision
 from edgefold.cli.options import (
@@ -17,7 +15,6 @@ from edgefold.cli.options import (
     Equalize,
     Exclude,
     Force,
-    Formats,
     Io,
     Json,
     Layout,
@@ -30,7 +27,6 @@ from edgefold.cli.options import (
     OnePrecision,
     Out,
     Portable,
-    Precisions,
     Preprocess,
     Qat,
     TargetDevice,
@@ -46,59 +42,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgefold.artifact import Artifact, TensorSpec
-    from edgefold.export.plan import FoldPlan, LoweringPlan
+    from edgefold.export.plan import LoweringPlan
     from edgefold.export.program import QuantizedProgram
-
-
-def fold(
-    model: Model,
-    arg: Arg = None,
-    weights: Weights = None,
-    trust: Trust = False,
-    draw_file: Annotated[Path | None, typer.Option("--draw", help="Also draw the plan, as an .svg file.")] = None,
-    costs: Annotated[
-        str | None,
-        typer.Option(
-            "--costs",
-            metavar="DEVICE",
-            help="Also measure what each way to compute a layer costs there (host, ssh://USER@BOARD, adb://SERIAL).",
-        ),
-    ] = None,
-    formats: Formats = None,
-    precisions: Precisions = None,
-    force: Force = False,
-    as_json: Json = False,
-) -> None:
-    """Fold every linear convolution into one conv, and show the plan layer by layer.
-
-    With --costs, the times of the layers on a device are measured and kept: export and ship for that device choose by them.
-    --format and --precision limit what is measured, --force measures what is known too.
-    """
-    from edgefold.cli.output import output, progress
-
-    with output(as_json) as out:
-        from edgefold.cli.sources import ModelChoice
-        from edgefold.export.fold.draw import draw
-        from edgefold.pipeline import check_free
-        from edgefold.pipeline import fold as run
-
-        if draw_file is not None:
-            check_free(draw_file, force=force)
-
-        with progress(f"folding {model}"):
-            network = ModelChoice(model, arg, weights, trust).load()
-            folded = run(network.module, network.example_inputs)
-        plan = folded.plan
-        if draw_file is not None:
-            draw(plan, draw_file, force=force)
-        if costs is None:
-            out.show(plan, lambda: _folded(plan))
-            return
-        from edgefold.cli.costs import measure, measured
-
-        found = measure(folded, costs, formats, precisions, again=force)
-        result = {"schema": "edgefold.FoldCosts/1", "plan": plan, **found.to_json()}
-        out.show(result, lambda: [*_folded(plan), *measured(found)])
 
 
 def export(
@@ -196,35 +141,6 @@ def export(
                 *_limits(artifact),
             ],
         )
-
-
-def _folded(plan: FoldPlan) -> Iterable[RenderableType]:
-    from edgefold.cli.output import table
-    from edgefold.report.plan_pictures import count, totals
-
-    def kernels(layer: object) -> str:
-        found = getattr(layer, "kernel_map", None)
-        return "" if found is None else f"{count(found.full)} / {count(found.centre)} / {count(found.zero)}"
-
-    yield table(
-        ("layer", "kind", "geometry", "whole / 1×1 / zero", "nodes", "multiply-adds", "error", "stays because"),
-        [
-            (
-                layer.name,
-                layer.kind,
-                layer.geometry,
-                kernels(layer),
-                f"{count(layer.ops_before)} → 1" if layer.folded else "",
-                f"{count(layer.macs_before)} → {count(layer.macs)}" if layer.folded else "",
-                f"{layer.max_relative_error:.0e}" if layer.folded else "",
-                layer.reason,
-            )
-            for layer in plan.layers
-        ],
-        "lwlrrrrw",
-    )
-    for bar in totals(plan):
-        yield f"{bar.name}: {bar.before} as written, {bar.after} folded"
 
 
 def _lowered(plan: LoweringPlan) -> Iterable[RenderableType]:
