@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from edgefold.artifact import Format, Precision
@@ -24,8 +25,9 @@ def inspect(path: Path | str) -> Inspection:
         RuntimeFailure: the runtime did not answer in time.
     """
     path = Path(path)
-    precision, _ = _metadata(path)
-    return summarize(path.name, format_of(path), precision, path.stat().st_size, read(path))
+    precision, _, random = _metadata(path)
+    found = summarize(path.name, format_of(path), precision, path.stat().st_size, read(path))
+    return replace(found, random_calibration=random)
 
 
 def read(path: Path) -> Reading:
@@ -50,13 +52,15 @@ def read(path: Path) -> Reading:
             return executorch.read(path, _metadata(path)[1])
 
 
-def _metadata(path: Path) -> tuple[Precision | None, dict[int, str]]:
+def _metadata(path: Path) -> tuple[Precision | None, dict[int, str], bool]:
+    """What the file says of itself: precision, the module of each debug handle, and whether its scales are from random data."""
     text = read_metadata(path)
     if text is None:
-        return None, {}
+        return None, {}, False
     try:
         data = json.loads(text)
-        return Precision(data["precision"]), {int(key): str(value) for key, value in data.get("modules", {}).items()}
+        modules = {int(key): str(value) for key, value in data.get("modules", {}).items()}
+        return Precision(data["precision"]), modules, data.get("calibration") == "random"
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"the Edgefold metadata in '{path}' cannot be read ({error}); export it again with this version"

@@ -41,7 +41,7 @@ LEVELS = (
     ("network",),
     ("pipeline",),
     ("trained",),
-    ("explaining", "mixing", "qat_training"),
+    ("calibrated", "explaining", "mixing", "qat_training"),
     ("variants",),
     ("kept",),
     ("kept_stages",),

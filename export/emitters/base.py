@@ -26,7 +26,7 @@ class EmitOptions:
     outputs; ``force`` allows an existing file to be replaced. ``pixels`` is set when the graph takes camera pixels, and then
     ``io`` is ``uint8``. With ``dynamic_batch`` the file takes any batch of at least 1; ExecuTorch plans its memory for
     ``max_batch``, the other formats have no limit. The integers of an ONNX file are exact on ARM, on x86 CPUs of this machine's
-    kind, and on every x86 CPU if it is ``portable``.
+    kind, and on every x86 CPU if it is ``portable``. ``random_calibration`` marks a file whose scales come from random data.
 
     Raises:
         UsageError: an unknown name, pixels in another type than uint8, or a ``max_batch`` below 2.
@@ -39,6 +39,7 @@ class EmitOptions:
     dynamic_batch: bool = False
     max_batch: int = MAX_BATCH
     portable: bool = False
+    random_calibration: bool = False
 
     def __post_init__(self) -> None:
         if self.io not in get_args(IoType):

@@ -67,7 +67,13 @@ def _convert(prepared: Prepared) -> bytes:
         # The check compares sizes with those of the example, and makes an open one a constant by that.
         compile_config=EdgeCompileConfig(_check_ir_validity=not prepared.dynamic_batch),
     )
-    text = metadata.encode(prepared.precision, prepared.inputs, prepared.outputs, _modules(edge.exported_program()))
+    text = metadata.encode(
+        prepared.precision,
+        prepared.inputs,
+        prepared.outputs,
+        _modules(edge.exported_program()),
+        random_calibration=prepared.random_calibration,
+    )
     # Handles exist only now, and constant methods are given before.
     edge._config_methods[metadata.PTE_METHOD] = text
     return bytes(edge.to_executorch().buffer)

@@ -8,7 +8,7 @@
 It is held by ONNX in ``metadata_props["edgefold"]``, by TFLite in the metadata buffer ``edgefold``, and by ExecuTorch in the
 constant method ``edgefold_metadata``; there ``"modules"`` maps debug handles to module paths, which the others have as names.
 ``"x86": "vnni"`` stands in an ONNX file whose sums may saturate on x86 CPUs without VNNI, unless ONNX Runtime's session option
-``session.x64quantprecision`` is 1.
+``session.x64quantprecision`` is 1. ``"calibration": "random"`` stands in a file whose scales come from random data.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ def encode(
     modules: dict[int, str] | None = None,
     *,
     needs_vnni: bool = False,
+    random_calibration: bool = False,
 ) -> str:
     """The JSON string; fields that are not set are left out.
 
-    ``modules`` maps the handles of a format that has no names for its ops to module paths; ``needs_vnni`` is meant for x86 CPUs.
+    ``modules`` maps the handles of a format that has no names for its ops to module paths; ``needs_vnni`` is meant for x86 CPUs,
+    ``random_calibration`` says that the scales come from random data.
     """
     data: dict[str, Any] = {
         "schema": SCHEMA,
@@ -47,6 +49,8 @@ def encode(
     }
     if needs_vnni:
         data["x86"] = "vnni"
+    if random_calibration:
+        data["calibration"] = "random"
     if modules:
         data["modules"] = {str(handle): path for handle, path in modules.items()}
     return json.dumps(data, separators=(",", ":"), allow_nan=False)

@@ -79,7 +79,11 @@ def _finish(model: ir.Model, prepared: Prepared, *, exact_products: bool) -> Non
     model.producer_name, _, model.producer_version = metadata.producer().partition(" ")
     model.graph.name = "edgefold"
     model.metadata_props[metadata.KEY] = metadata.encode(
-        prepared.precision, prepared.inputs, prepared.outputs, needs_vnni=needs_vnni
+        prepared.precision,
+        prepared.inputs,
+        prepared.outputs,
+        needs_vnni=needs_vnni,
+        random_calibration=prepared.random_calibration,
     )
     for kind, values, specs in (
         ("input", model.graph.inputs, prepared.inputs),

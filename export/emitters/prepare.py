@@ -47,6 +47,7 @@ class Prepared:
     weights: tuple[RoundedWeight, ...] = ()
     dynamic_batch: bool = False
     max_batch: int | None = None
+    random_calibration: bool = False
 
     def export(self) -> ExportedProgram:
         """The graph as the converters read it."""
@@ -110,7 +111,17 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
     elif scheme.rounded:
         graph = insert_qdq(graph, fold_weights=fold_weights, run_time_scales=run_time_scales)
     graph, _ = run_passes(graph, (STACK_AS_PATH,))
-    return Prepared(graph, examples, inputs, outputs, lowered.precision, weights, options.dynamic_batch, max_batch)
+    return Prepared(
+        graph,
+        examples,
+        inputs,
+        outputs,
+        lowered.precision,
+        weights,
+        options.dynamic_batch,
+        max_batch,
+        options.random_calibration,
+    )
 
 
 def add_values(graph: GraphModule, examples: tuple[Tensor, ...]) -> None:

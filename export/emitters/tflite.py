@@ -55,7 +55,7 @@ class TfliteEmitter:
             open_batch(model)
         convert_ends(model, inputs, outputs)
         name_ends(model, inputs, outputs)
-        text = metadata.encode(lowered.precision, inputs, outputs)
+        text = metadata.encode(lowered.precision, inputs, outputs, random_calibration=options.random_calibration)
         set_metadata(model, metadata.KEY, text, metadata.producer())
         check_ends(model, inputs, outputs)
         with atomic_path(out, force=options.force) as temporary:

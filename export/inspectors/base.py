@@ -68,6 +68,7 @@ class Inspection:
     dynamic_macs: int = 0  # those of the integer ones whose activations get their scales at run time
     float_mac_modules: tuple[str, ...] = ()  # where MACs are computed in float
     fallback_modules: tuple[str, ...] = ()  # ops outside the delegate, as "module (op)"
+    random_calibration: bool = False  # the scales come from random data, as the file itself says
 
     @property
     def integer_mac_share(self) -> float | None:

@@ -74,6 +74,7 @@ class ShipOptions:
     batch, in ExecuTorch up to ``max_batch``. ``portable`` integer ONNX files are exact on every x86 CPU, also on those that are
     unlike this machine's. ``native`` ones are for ``device`` alone: forms may win that are slow on other CPUs. Without ``fold``
     the network is taken as it is written, and its layers are kept so; without ``measure`` no times are taken.
+    ``random_calibration`` is the network's own, for the mark in each integer file.
     """
 
     formats: tuple[Format, ...] = ALL_FORMATS
@@ -101,6 +102,7 @@ class ShipOptions:
     native: bool = False
     fold: bool = True
     measure: bool = True
+    random_calibration: bool = False
 
 
 @dataclass(frozen=True, slots=True)

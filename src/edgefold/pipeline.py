@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgefold.artifact import MAX_BATCH, Artifact, Format, Precision
-from edgefold.errors import OutputError, UsageError, unknown_name
+from edgefold.errors import DataError, OutputError, UsageError, unknown_name
 from edgefold.schemes import DEFAULT_EXPONENT_BITS, check_format, scheme_of
 
 if TYPE_CHECKING:
@@ -81,7 +81,6 @@ def quantize_model(
         DataError: calibration is empty, holds labels, NaN or infinite values, or has another shape than the example.
     """
     from edgefold.batch import samples_like
-    from edgefold.errors import DataError
     from edgefold.export.lower.branches import branches_of
     from edgefold.export.passes.infra import run_passes
     from edgefold.export.passes.integer_activations import INTEGER_ACTIVATIONS
@@ -250,11 +249,12 @@ def export_with_plan(
     dynamic_batch: bool = False,
     portable: bool = False,
     max_batch: int = MAX_BATCH,
+    random_calibration: bool = False,
     out: Path | str,
     force: bool = False,
     progress: Callable[[], None] = lambda: None,
 ) -> Written:
-    """The same with the plan that led to the file; ``progress`` is called after each form of the network that was written."""
+    """The same with the plan; ``progress`` is called after each form that was written, ``random_calibration`` marks the file."""
     from edgefold.device_bench.closing import Request, emit_fastest
     from edgefold.device_bench.runners import open_runner
     from edgefold.export.emitters.base import EmitOptions
@@ -264,7 +264,7 @@ def export_with_plan(
     if device is not None:
         open_runner(device)  # refuses what is no device; nothing is contacted yet
     camera = model.pixels if isinstance(model, QuantizedProgram) else None
-    options = EmitOptions(io, layout, force, camera, dynamic_batch, max_batch, portable)
+    options = EmitOptions(io, layout, force, camera, dynamic_batch, max_batch, portable, random_calibration)
     target = as_output(Path(out), form)
     check_free(target, force=force)
     check_format(form, model.scheme if isinstance(model, QuantizedProgram) else as_precision(precision or Precision.FP32))

@@ -74,6 +74,21 @@ class Preprocessing:
         return min(lows), max(highs)
 
     @property
+    def text(self) -> str:
+        """The numbers, as in ``mean 0.5, std 0.25, rgb``."""
+
+        def numbers(values: tuple[float, ...]) -> str:
+            return ",".join(f"{value:.6g}" for value in (values if len(set(values)) > 1 else values[:1]))
+
+        divisor = "" if self.divisor == 255.0 else f", divisor {self.divisor:g}"
+        return f"mean {numbers(self.mean)}, std {numbers(self.std)}{divisor}, {self.colour}, resize {self.resize}"
+
+    def same_values(self, other: Preprocessing) -> bool:
+        """Whether both make the same numbers of the same pixels, however they come to the size."""
+        mine, theirs = ((each.mean, each.std, each.divisor, each.colour) for each in (self, other))
+        return mine == theirs
+
+    @property
     def _size(self) -> int:
         return max(self.height, self.width)
 

@@ -67,6 +67,7 @@ class QatResult:
     data: str
     data_sha256: str
     time_s: float
+    findings: tuple[str, ...] = ()  # on the samples that the ranges come from
 
 
 def train_qat(
@@ -94,6 +95,7 @@ def train_qat(
     from edgefold.pipeline import fold, quantize_model
     from edgefold.quantize.calibrate import attach
     from edgefold.quantize.insert import insert_qdq
+    from edgefold.quantize.lint import lint
 
     options = options or QatOptions()
     start = time.perf_counter()
@@ -108,6 +110,7 @@ def train_qat(
     batched = fold(network.module, images).program.graph
     progress("calibrating")
     samples = [train.normalised(index, index + 1) for index in range(min(CALIBRATED, len(train)))]
+    findings = lint([(sample,) for sample in samples], network.preprocessing)
     program = quantize_model(single, images[:1], calibration=samples)
     before = _top1(insert_qdq(attach(batched, program.table), fold_weights=True), test, options.batch_size)
     exact = _top1(batched, test, options.batch_size)
@@ -124,6 +127,7 @@ def train_qat(
         data=data.name,
         data_sha256=data.sha256,
         time_s=round(time.perf_counter() - start, 1),
+        findings=findings,
     )
     return result, trained
 

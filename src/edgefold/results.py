@@ -215,6 +215,7 @@ class ParityReport:
     top1_reference: float | None = None
     top1_agreement: float | None = None
     batches: tuple[int, ...] = ()  # of a file that takes any batch: those that it was run with; the figures are of the worst
+    notes: tuple[str, ...] = ()  # what a reader must know of the data that these figures rest on
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,12 +162,12 @@ def ship_network(
     from edgefold.bundle.manifest import Scales
     from edgefold.bundle.reader import load_bundle
     from edgefold.bundle.writer import Contract, check_output, write_bundle
+    from edgefold.calibrated import calibration_notes, calibration_record
     from edgefold.device_bench.runners import open_runner
     from edgefold.export.fold import unfolded
     from edgefold.pipeline import fold
-    from edgefold.quantize.lint import lint
 
-    options = options or ShipOptions()
+    options = replace(options or ShipOptions(), random_calibration=network.random_calibration)
     progress = progress or Quiet()
     if not options.formats or not options.precisions:
         raise UsageError("nothing to ship: give at least one format and one precision")
@@ -183,8 +183,8 @@ def ship_network(
     if not options.fold:
         options = stages.options = replace(options, lowering="keep")
     quantized, samples = stages.quantized(folded)
-    calibration = samples if any(scheme_of(scheme).calibrated for scheme in quantized) else []
-    findings = () if network.random_calibration or not calibration else lint(calibration, network.preprocessing)
+    calibrated = any(scheme_of(scheme).calibrated for scheme in quantized)
+    calibration = calibration_record(network, samples) if calibrated else None
     with tempfile.TemporaryDirectory(prefix="edgefold-ship-") as folder:
         variants = stages.written(folded, quantized, Path(folder))
         _refuse_empty(variants, folded=options.fold)
@@ -198,7 +198,12 @@ def ship_network(
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             description=network.description,
             parameters=sum(layer.parameters for layer in folded.plan.layers) or None,
-            notes=(*network.notes, *_notes(network, options), *_data_notes(findings), *_scheme_notes(variants, options)),
+            notes=(
+                *network.notes,
+                *_notes(network, options),
+                *calibration_notes(calibration),
+                *_scheme_notes(variants, options),
+            ),
             agreement=agreements,
             explanations=explanations,
         )
@@ -206,7 +211,7 @@ def ship_network(
             preprocessing=network.preprocessing,
             labels=network.labels,
             scales=tuple(Scales.of(program) for program in quantized.values()),
-            calibration=_calibration(network, calibration, findings),
+            calibration=calibration,
             tools=tool_versions(),
         )
         progress.stage("bundle")
@@ -275,15 +280,9 @@ def _notes(network: Network, options: ShipOptions) -> tuple[str, ...]:
         notes.append("Not folded: every layer is computed as the network is written.")
     if not options.measure:
         notes.append("Not measured: the bundle has no times.")
-    if network.random_calibration:
-        notes.append("Calibrated with random data: sizes and latencies hold, INT8 accuracy does not.")
     if network.evaluation is None:
         notes.append("No evaluation data was given: outputs were compared on random inputs, accuracy was not measured.")
     return tuple(notes)
-
-
-def _data_notes(findings: Sequence[str]) -> tuple[str, ...]:
-    return tuple(f"{text[0].upper()}{text[1:]}." for text in findings)
 
 
 def _scheme_notes(variants: Sequence[Variant], options: ShipOptions) -> tuple[str, ...]:
@@ -291,18 +290,3 @@ def _scheme_notes(variants: Sequence[Variant], options: ShipOptions) -> tuple[st
     missing = left_out(options.formats, options.precisions)
     notes = dict.fromkeys(scheme_of(variant.precision).note for variant in variants if variant.artifact is not None)
     return (*missing, *(f"{note[0].upper()}{note[1:]}." for note in notes if note))
-
-
-def _calibration(network: Network, samples: Sequence[tuple[Tensor, ...]], findings: tuple[str, ...]) -> Any:
-    from edgefold.batch import digest
-    from edgefold.bundle.manifest import Calibration
-
-    if not samples:
-        return None
-    return Calibration(
-        samples=len(samples),
-        sha256=digest(samples),
-        random=network.random_calibration,
-        source=network.calibration_source,
-        findings=findings,
-    )

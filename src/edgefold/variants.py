@@ -138,7 +138,13 @@ def _ends(program: QuantizedProgram | None, options: ShipOptions) -> EmitOptions
     from edgefold.export.emitters.base import EmitOptions
 
     if program is None or not scheme_of(program.scheme).integer_ends:
-        return EmitOptions(layout=options.layout, dynamic_batch=options.dynamic_batch, max_batch=options.max_batch)
+        marked = options.random_calibration and program is not None and scheme_of(program.scheme).calibrated
+        return EmitOptions(
+            layout=options.layout,
+            dynamic_batch=options.dynamic_batch,
+            max_batch=options.max_batch,
+            random_calibration=marked,
+        )
     return EmitOptions(
         io=options.io,
         layout=options.layout,
@@ -146,6 +152,7 @@ def _ends(program: QuantizedProgram | None, options: ShipOptions) -> EmitOptions
         dynamic_batch=options.dynamic_batch,
         max_batch=options.max_batch,
         portable=options.portable,
+        random_calibration=options.random_calibration,
     )
 
 

@@ -92,19 +92,25 @@ def export(
         if device is not None:
             open_runner(device)  # contacts nothing
 
+        from edgefold.calibrated import calibration_record
         from edgefold.pipeline import export_with_plan
         from edgefold.pipeline import fold as fold_model
         from edgefold.results import to_dict
         from edgefold.trained import quantize_network
+        from edgefold.variants import calibration_samples
 
+        record = None
         with progress(f"exporting {model} to {format}"):
             network = choice.load(calibration)
             source: nn.Module | QuantizedProgram = network.module
             if scheme.rounded:
+                folded = fold_model(network.module, network.example_inputs)
+                samples = calibration_samples(network, folded, (precision,)) if scheme.calibrated else None
+                record = None if samples is None else calibration_record(network, samples)
                 source = quantize_network(
                     network,
-                    fold_model(network.module, network.example_inputs),
-                    network.calibration_for(precision),
+                    folded,
+                    samples,
                     precision,
                     observer=observer,
                     equalize=equalize,
@@ -126,18 +132,24 @@ def export(
                 max_batch=max_batch,
                 timing=timing,
                 max_size=most_bytes,
+                random_calibration=record is not None and record.random,
                 out=target,
                 force=force,
             )
         artifact, plan = written.artifact, written.plan
         lines = (*(_end("input", spec) for spec in artifact.inputs), *(_end("output", spec) for spec in artifact.outputs))
         out.show(
-            {**to_dict(artifact), "lowering": plan, "note": scheme.note},
+            {
+                **to_dict(artifact),
+                "lowering": plan,
+                "note": scheme.note,
+                "calibration": record and record.model_dump(mode="json"),
+            },
             lambda: [
                 f"{artifact.path}: {size(artifact.size_bytes)}",
                 *lines,
                 *_lowered(plan),
-                *_noted(scheme.note),
+                *_noted(scheme.note, *(() if record is None else record.findings)),
                 *_limits(artifact),
             ],
         )
@@ -152,9 +164,9 @@ def _lowered(plan: LoweringPlan) -> Iterable[RenderableType]:
         yield closing
 
 
-def _noted(note: str) -> Iterable[str]:
-    """What a user should know of a precision."""
-    return [f"Note: {note}"] if note else []
+def _noted(*notes: str) -> Iterable[str]:
+    """What a user should know of a precision and of the calibration data."""
+    return [f"Note: {note}" for note in notes if note]
 
 
 def _limits(artifact: Artifact) -> Iterable[RenderableType]:

@@ -48,6 +48,8 @@ def _file(found: Artifact, inside: Inspection) -> Iterable[RenderableType]:
 
     precision = inside.precision or "precision not stated"
     yield f"{found.path}: {found.format}, {precision}, {size(found.size_bytes)}, SHA-256 {found.sha256}"
+    if inside.random_calibration:
+        yield "calibrated with random data: INT8 accuracy is unknown"
     yield _tensors(found.inputs, found.outputs)
     yield f"ops: {', '.join(f'{number} {name}' for name, number in inside.ops.items())}"
     share = "" if inside.integer_mac_share is None else f", {percent(inside.integer_mac_share)} of them in integers"
@@ -103,4 +105,5 @@ def _bundle(manifest: Manifest) -> Iterable[RenderableType]:
     if manifest.calibration is not None:
         kind = "random data" if manifest.calibration.random else manifest.calibration.source or "data given by the caller"
         yield f"calibration: {manifest.calibration.samples} samples of {kind}"
+        yield from (f"Note: {text}" for text in manifest.calibration.findings)
     yield f"tools: {', '.join(f'{name} {version}' for name, version in manifest.tools.items())}"

@@ -44,4 +44,5 @@ def _trained(result: QatResult, target: Path) -> Iterable[str]:
         f"{result.network} on {result.test_images:,} test images of {result.data}: float {percent(result.float_top1)}, "
         f"INT8 calibrated {percent(result.int8_top1)}, INT8 trained {percent(result.qat_top1)} ({result.time_s:.0f} s)"
     )
+    yield from (f"Note: {finding}" for finding in result.findings)
     yield f"weights and scales: {target} (give it to ship, export or quantize with --qat)"

@@ -131,8 +131,8 @@ class _Work:
     def __init__(
         self, choice: ModelChoice, scheme: Precision, calibration: str | None, evaluation: str | None, say: Callable[[str], None]
     ) -> None:
+        from edgefold.calibrated import calibration_record
         from edgefold.pipeline import fold
-        from edgefold.quantize.lint import lint
         from edgefold.variants import calibration_samples
 
         self._say = say
@@ -141,8 +141,8 @@ class _Work:
         self.folded = fold(self.network.module, self.network.example_inputs)
         self.samples = calibration_samples(self.network, self.folded, (scheme,))
         self.calibrated = scheme_of(scheme).calibrated
-        dubious = self.network.random_calibration or not self.calibrated
-        self.findings = () if dubious else lint(self.samples, self.network.preprocessing)
+        record = calibration_record(self.network, self.samples) if self.calibrated else None
+        self.findings = () if record is None else record.findings
         self.program: QuantizedProgram | None = None
 
     def quantize(self, observer: str, budget: Budget, exclude: list[str], *, equalize: bool) -> Quantization:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from edgefold.network import Network
+    from edgefold.preprocess import Preprocessing
 
 RANDOM = "random"
 _RANDOM_SAMPLES = 64
@@ -38,8 +39,15 @@ class ModelChoice:
         last = self.name.rpartition(":")[2]
         return slug(Path(last).stem if "." in last or "/" in last else last)
 
-    def load(self, calibration: str | None = None, evaluation: str | None = None) -> Network:
+    def load(
+        self, calibration: str | None = None, evaluation: str | None = None, bundled: Preprocessing | None = None
+    ) -> Network:
         """The network, with data given on the command line in the place of the data that comes with it.
+
+        Args:
+            calibration: where it is, or ``random``.
+            evaluation: where it is.
+            bundled: the preprocessing that a bundle of the network declares, which is then that of all data.
 
         Raises:
             InputError: there is no such model, or data that cannot be read or does not fit it.
@@ -57,12 +65,21 @@ class ModelChoice:
         if self.qat is not None:
             network = replace(network, trained=load_trained(self.qat))
         example = as_tensors(network.example_inputs)
+        own = network.preprocessing
+        if bundled is not None:
+            network = replace(network, preprocessing=bundled)
         if self.preprocess:
             if example[0].ndim != 4:
                 shape = tuple(example[0].shape)
                 raise UsageError(f"--preprocess is for images, and '{self.name}' takes an input of shape {shape}; leave it out")
             channels, height, width = example[0].shape[1:]
             network = replace(network, preprocessing=declared(self.preprocess, network.preprocessing, (channels, height, width)))
+            if bundled is not None and network.preprocessing != bundled:
+                raise UsageError(
+                    f"--preprocess {' '.join(self.preprocess)} is not what the bundle declares ({bundled.text}), which is what "
+                    "an app does; leave it out"
+                )
+        network = _without_other_values(network, own)
         if calibration == RANDOM:
             samples = _random_samples(network)
             network = replace(network, calibration=samples, calibration_source="random numbers", random_calibration=True)
@@ -75,6 +92,19 @@ class ModelChoice:
             next(samples_like([found.inputs], example, "evaluation"), None)
             network = replace(network, evaluation=found)
         return network
+
+
+def _without_other_values(network: Network, own: Preprocessing | None) -> Network:
+    """Without the data that comes with the network, where that is prepared in another way (``own``) than is declared."""
+    declared = network.preprocessing
+    brought = [name for name in ("calibration", "evaluation") if getattr(network, name) is not None]
+    if own is None or declared is None or own.same_values(declared) or not brought:
+        return network
+    note = (
+        f"The {' and '.join(brought)} data that the model brings is left out: it is prepared with {own.text}, "
+        f"and {declared.text} is declared."
+    )
+    return replace(network, calibration=None, calibration_source="", evaluation=None, notes=(*network.notes, note))
 
 
 def arguments(pairs: list[str]) -> dict[str, Any]:

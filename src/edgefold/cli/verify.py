@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from edgefold.artifact import Artifact, Precision, TensorSpec
     from edgefold.batch import Batch
+    from edgefold.bundle.manifest import Calibration as Recorded
     from edgefold.bundle.manifest import Manifest
     from edgefold.export.program import QuantizedProgram
     from edgefold.network import Network
@@ -54,8 +57,9 @@ def verify(
             from edgefold.cli.sources import ModelChoice
 
             wanted = integer_formats(artifacts) if drift else {}
-            network = ModelChoice(model, arg, weights, trust, preprocess, qat).load(calibration, evaluation)
             manifest = manifest_of(target)
+            bundled = None if manifest is None else manifest.preprocessing
+            network = ModelChoice(model, arg, weights, trust, preprocess, qat).load(calibration, evaluation, bundled)
             check = _Verifier(network, manifest)
             for name, found in artifacts.items():
                 say(f"verifying {name}")
@@ -68,7 +72,7 @@ def verify(
         results = list(reports.values())
         parity: Any = results if is_bundle(target) else results[0]
         told = {"schema": "edgefold.Verification/1", "parity": parity, "drift": dict(maps)} if drift else parity
-        out.show(told, lambda: (*_verified(reports), *_drifted(maps)))
+        out.show(told, lambda: (*_verified(reports), *_noted(reports), *_drifted(maps)))
     raise typer.Exit(0 if all(report.passed for report in results) else 1)
 
 
@@ -80,6 +84,7 @@ class _Verifier:
 
     def __init__(self, network: Network, manifest: Manifest | None) -> None:
         self._network = network
+        self._recorded_calibration = None if manifest is None else manifest.calibration
         self._recorded = {} if manifest is None else {scales.scheme: scales for scales in manifest.scales}
         self._programs: dict[tuple[Precision, Preprocessing | None], QuantizedProgram] = {}
 
@@ -93,7 +98,8 @@ class _Verifier:
 
         evaluation = self._network.evaluation
         labels = None if evaluation is None else evaluation.labels
-        return verify(artifact, self._reference(artifact), self.inputs, labels=labels)
+        report = verify(artifact, self._reference(artifact), self.inputs, labels=labels)
+        return replace(report, notes=(*self._network.notes, *self._calibration_notes(artifact)))
 
     @property
     def inputs(self) -> Batch:
@@ -136,6 +142,27 @@ class _Verifier:
             return self._network.module
         return self.program(artifact.precision, artifact.inputs[0], artifact.path.name)
 
+    def _calibration_notes(self, artifact: Artifact) -> tuple[str, ...]:
+        """What is to be known of an artifact's scales: the bundle's own findings, and whether the data at hand is other data."""
+        from edgefold.calibrated import calibration_difference, calibration_notes
+        from edgefold.schemes import scheme_of
+
+        if not scheme_of(artifact.precision).calibrated:
+            return ()
+        recorded, found = self._recorded_calibration, self._calibration
+        difference = calibration_difference(found, recorded)
+        return (*calibration_notes(recorded or found), *((difference,) if difference else ()))
+
+    @cached_property
+    def _calibration(self) -> Recorded | None:
+        """The data at hand."""
+        from edgefold.batch import as_tensors, samples_like
+        from edgefold.calibrated import calibration_record
+
+        data = self._network.calibration
+        example = as_tensors(self._network.example_inputs)
+        return None if data is None else calibration_record(self._network, list(samples_like(data, example, "calibration")))
+
     def _seeded(self) -> Any:
         import torch
 
@@ -166,6 +193,11 @@ def _drifted(maps: dict[Precision, DriftReport]) -> Iterable[RenderableType]:
 
     for precision, report in maps.items():
         yield from drifted(report, precision)
+
+
+def _noted(reports: dict[str, ParityReport]) -> Iterable[str]:
+    """What is to be known of the data, each sentence once."""
+    return (f"Note: {note}" for note in dict.fromkeys(note for report in reports.values() for note in report.notes))
 
 
 def _batches(report: ParityReport) -> str:
