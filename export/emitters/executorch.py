@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from edgefold.artifact import Artifact, Format, Precision, atomic_path, sha256_of
 from edgefold.export.emitters import metadata
 from edgefold.export.emitters.base import EmitOptions
+from edgefold.export.emitters.batches import check_batches
 from edgefold.export.emitters.integer_only import check_integer_only
 from edgefold.export.emitters.prepare import Prepared, prepare
 from edgefold.export.emitters.quiet import converter
@@ -43,7 +44,11 @@ class ExecutorchEmitter:
         with atomic_path(out, force=options.force) as temporary:
             temporary.write_bytes(data)
             check_integer_only(temporary, lowered.precision)
-        return Artifact(out, self.format, lowered.precision, sha256_of(out), prepared.inputs, prepared.outputs)
+            artifact = Artifact(
+                temporary, self.format, lowered.precision, sha256_of(temporary), prepared.inputs, prepared.outputs
+            )
+            check_batches(artifact, prepared.trial)
+        return replace(artifact, path=out)
 
 
 def _with_integer_ends(prepared: Prepared) -> Prepared:

@@ -7,6 +7,7 @@ per-channel QuantizeLinear/DequantizeLinear (since opset 13) and, with IR versio
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,6 +15,7 @@ from edgefold.artifact import Artifact, Format, atomic_path, sha256_of
 from edgefold.errors import RuntimeFailure, UnsupportedError
 from edgefold.export.emitters import metadata
 from edgefold.export.emitters.base import EmitOptions
+from edgefold.export.emitters.batches import check_batches
 from edgefold.export.emitters.integer_only import check_integer_only
 from edgefold.export.emitters.prepare import BATCH, Prepared, prepare
 from edgefold.export.emitters.quiet import converter
@@ -43,7 +45,11 @@ class OnnxEmitter:
         with atomic_path(out, force=options.force) as temporary:
             _write(model, temporary)
             check_integer_only(temporary, lowered.precision)
-        return Artifact(out, self.format, lowered.precision, sha256_of(out), prepared.inputs, prepared.outputs)
+            artifact = Artifact(
+                temporary, self.format, lowered.precision, sha256_of(temporary), prepared.inputs, prepared.outputs
+            )
+            check_batches(artifact, prepared.trial)
+        return replace(artifact, path=out)
 
 
 def _convert(prepared: Prepared) -> ir.Model:

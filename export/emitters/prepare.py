@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 from edgefold.artifact import Format, Precision, TensorSpec
 from edgefold.errors import UsageError
 from edgefold.export.emitters.base import EmitOptions, checked_options
+from edgefold.export.emitters.batches import trial
 from edgefold.export.emitters.integer_only import refuse_float_ops
 from edgefold.export.passes.adaptive_pool import ADAPTIVE_POOL, UNEVEN_POOL
 from edgefold.export.passes.dynamic_batch import dynamic_batch
@@ -36,7 +37,8 @@ class Prepared:
 
     The graph's own inputs and outputs are still float32; ``inputs`` and ``outputs`` have the types asked for. ``weights`` are
     those that became float32 numbers on a grid because the converter shall not see integers. Where the batch is dynamic,
-    ``max_batch`` is its limit (``None`` without one), and the examples hold one sample.
+    ``max_batch`` is its limit (``None`` without one), the examples hold one sample, and ``trial`` has the samples, in torch's
+    layout, that the file is tried with.
     """
 
     graph: GraphModule
@@ -48,6 +50,7 @@ class Prepared:
     dynamic_batch: bool = False
     max_batch: int | None = None
     random_calibration: bool = False
+    trial: tuple[Tensor, ...] = ()
 
     def export(self) -> ExportedProgram:
         """The graph as the converters read it."""
@@ -83,6 +86,7 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
     placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
     results = output_values(graph)
     max_batch = options.max_batch if options.dynamic_batch and lowered.format is Format.EXECUTORCH else None
+    samples = trial(graph, examples, max_batch) if options.dynamic_batch else ()
     inputs = tuple(_spec(node, name, options, max_batch) for node, name in zip(placeholders, program.input_names, strict=True))
     if options.pixels is not None:
         inputs = (replace(inputs[0], pixel_mean=options.pixels.mean, pixel_std=options.pixels.std), *inputs[1:])
@@ -121,6 +125,7 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
         options.dynamic_batch,
         max_batch,
         options.random_calibration,
+        samples,
     )
 
 

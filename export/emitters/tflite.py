@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from edgefold.artifact import Artifact, Format, Precision, TensorSpec, atomic_path, sha256_of
 from edgefold.export.emitters import metadata
 from edgefold.export.emitters.base import EmitOptions
+from edgefold.export.emitters.batches import check_batches
 from edgefold.export.emitters.integer_only import check_integer_only
 from edgefold.export.emitters.prepare import Prepared, add_values, prepare
 from edgefold.export.emitters.quiet import converter
@@ -61,7 +62,9 @@ class TfliteEmitter:
         with atomic_path(out, force=options.force) as temporary:
             temporary.write_bytes(dump(model))
             check_integer_only(temporary, lowered.precision)
-        return Artifact(out, self.format, lowered.precision, sha256_of(out), inputs, outputs)
+            artifact = Artifact(temporary, self.format, lowered.precision, sha256_of(temporary), inputs, outputs)
+            check_batches(artifact, prepared.trial)
+        return replace(artifact, path=out)
 
 
 def _convert(prepared: Prepared) -> bytes:

@@ -12,6 +12,7 @@ import numpy as np
 
 from edgefold.errors import UnsupportedError
 from edgefold.export.passes.tflite_model import TfliteModel, schema
+from edgefold.export.passes.tflite_ranks import restore_ranks
 
 # Operators whose result has a size that is held by a constant, or that count samples.
 _PINNED = frozenset({"TRANSPOSE_CONV", "BROADCAST_TO", "FILL", "SHAPE", "PACK", "TILE"})
@@ -25,6 +26,7 @@ def open_batch(model: TfliteModel) -> None:
     Raises:
         UnsupportedError: an operator that needs a fixed number of samples.
     """
+    restore_ranks(model)
     for operator in model.graph.operators:
         kind = model.kind(operator)
         if kind in _PINNED:
