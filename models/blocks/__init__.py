@@ -1,9 +1,16 @@
 """The convolutional blocks, one file each, with formulas for their parameters and multiply-accumulates.
 
 Convolutions are made as ``Block(in_channels, out_channels, kernel_size, stride, padding, dilation, bias, …)``, the block's own
-arguments last. Attention is made as ``Block(channels, …)``; spatial attention works on any number. Formulas are named
-``<block>_parameters`` and ``<block>_macs``; papers count one multiply-accumulate as one FLOP. Constructors and formulas raise a
-`UsageError` for arguments that are impossible.
+arguments last. Poolings take them too, so that one can stand where a convolution does; global poolings take the channels only.
+
+Attention, the channel shuffle and the global poolings multiply, permute or summarise what is there. Their output has the channels
+of their input, so that an ``out_channels`` could hold one value only, and no window moves over the image that a stride, a padding
+or a dilation could change. Attention over channels is therefore made as ``Block(channels, …)``; spatial attention and the shuffle
+work on any number of channels and take their own arguments only. A kernel size there is an argument of the block's own.
+
+Formulas are named ``<block>_parameters`` and ``<block>_macs``; papers count one multiply-accumulate as one FLOP. Constructors and
+formulas raise a `UsageError` for arguments that are impossible. Each block's docstring says how its weights are first drawn, and
+each module's where the block is from.
 """
 
 from edgefold.models.blocks.cbam import (

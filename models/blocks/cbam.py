@@ -45,7 +45,14 @@ def cbam_macs(channels: int, reduction: int, kernel_size: int, size: tuple[int, 
 
 
 class ChannelAttention(nn.Module):
-    """The channel part of CBAM: gates from the means and the maxima. Initialised like `SqueezeExcite`.
+    """The channel part of CBAM: gates from the means and the maxima.
+
+    Initialisation: as in `SqueezeExcite`, Kaiming, for ReLU in the first map and with gain 1 in the second; biases zero.
+
+    Args:
+        channels: C.
+        reduction: r; the hidden layer has C/r channels, at least one.
+        gate_name: ``sigmoid`` or ``hardsigmoid``.
 
     Raises:
         UsageError: a number below 1, or no such gate.
@@ -71,6 +78,8 @@ class ChannelAttention(nn.Module):
 
 class CBAM(nn.Module):
     """Channel attention, then spatial attention.
+
+    Initialisation: that of its parts, `ChannelAttention` and `SpatialAttention`.
 
     Args:
         channels: C.

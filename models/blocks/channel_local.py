@@ -6,6 +6,9 @@ Output c sees G of the M inputs, in one of two patterns, both wrapping around at
     sliding   (⌊c·M/N⌋ + g − ⌊G/2⌋) mod M,  g = 0 … G−1: overlapping windows around the output's own place
 
 Windows that overlap, or leave and re-enter the channels, are no group convolution. Parameters without bias: N·G·K².
+
+Windows over neighbouring channels are those of the channel-wise convolution (ChannelNets, Gao et al., NeurIPS 2018), which has
+one kernel for all windows; here each output has its own, as in locally connected layers (LeCun, 1989).
 """
 
 from __future__ import annotations
@@ -61,6 +64,8 @@ def channel_local_macs(out_channels: int, kernel_size: IntPair, group_size: int,
 class ChannelLocalConv2d(MaskedConv2d):
     """A convolution locally connected over channels, held as a masked dense weight.
 
+    Initialisation: that of `MaskedConv2d`, Kaiming normal for ReLU with the fan-in G·K²; the bias zero.
+
     Args:
         in_channels: M.
         out_channels: N.
@@ -94,7 +99,7 @@ class ChannelLocalConv2d(MaskedConv2d):
             1, inputs, torch.tensor(True).expand(inputs.shape)
         )
         mask = seen[:, :, None, None].expand(-1, -1, *kernel)
-        super().__init__(in_channels, out_channels, kernel_size, mask, stride, padding, dilation, bias)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, bias, mask=mask)
         self.group_size = group_size
         self.window = window
 

@@ -26,7 +26,9 @@ def group_macs(in_channels: int, out_channels: int, kernel_size: IntPair, groups
 
 
 class GroupConv2d(nn.Conv2d):
-    """A convolution in ``groups`` groups, with Kaiming initialisation for ReLU over the M/G inputs of a group.
+    """A convolution in ``groups`` groups.
+
+    Initialisation: Kaiming normal for ReLU with the fan-in K²·M/G of a group; the bias zero.
 
     Raises:
         UsageError: an argument is out of range, or ``groups`` does not divide both channel counts.

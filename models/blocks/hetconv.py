@@ -13,15 +13,17 @@ of the tests.
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import Final, Self
 
 import torch
 from torch import Tensor, nn
 
+from edgefold.errors import UsageError
 from edgefold.models.blocks.arguments import (
     Geometry,
     IntPair,
     centre_offset,
+    check_channels,
     check_convolution,
     check_geometry,
     check_places,
@@ -30,9 +32,19 @@ from edgefold.models.blocks.arguments import (
 )
 from edgefold.models.blocks.masked import MaskedConv2d
 
+_BITS: Final = 63  # of the integers that torch computes with
+
 
 def hetconv_full(in_channels: int, out_channels: int, p: int) -> Tensor:
-    """Where the kernels are K×K: bool, (N, M), true iff (m − n) mod P = 0."""
+    """Where the kernels are K×K: bool, (N, M), true iff (m − n) mod P = 0.
+
+    Raises:
+        UsageError: a number is no integer of at least 1, or ``p`` has more than 63 bits.
+    """
+    check_channels("HetConv2d", in_channels, out_channels)
+    check_positive("HetConv2d", "p", p)
+    if int(p) >= 1 << _BITS:
+        raise UsageError(f"HetConv2d: p is {p}, expected less than 2^{_BITS}; from in_channels on, a larger p changes nothing")
     n = torch.arange(out_channels).unsqueeze(1)  # (N, 1)
     m = torch.arange(in_channels).unsqueeze(0)  # (1, M)
     return (m - n) % p == 0
@@ -75,7 +87,10 @@ def hetconv_macs(in_channels: int, out_channels: int, kernel_size: IntPair, p: i
 
 
 class HetConv2d(MaskedConv2d):
-    """HetConv as one masked dense weight.
+    """HetConv as one masked dense weight (Singh et al., CVPR 2019).
+
+    Initialisation: that of `MaskedConv2d`, Kaiming normal for ReLU, filter by filter, with the fan-in cₙK² + M − cₙ of the
+    weights that exist; the bias zero.
 
     Args:
         in_channels: M.
@@ -104,7 +119,7 @@ class HetConv2d(MaskedConv2d):
         p: int,
     ) -> None:
         mask = hetconv_mask(in_channels, out_channels, kernel_size, p)
-        super().__init__(in_channels, out_channels, kernel_size, mask, stride, padding, dilation, bias)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, bias, mask=mask)
         self.p = p
 
     def extra_repr(self) -> str:
@@ -117,6 +132,11 @@ class NaiveHetConv2d(nn.Module):
 
     ``kernels[n][m]`` is a K×K or a 1×1 `torch.nn.Conv2d` from one channel to one. The centre tap of a K×K kernel reads
     x[s·i − p + d(K−1)/2], so that a 1×1 kernel needs the padding p − d(K−1)/2; where that is negative, the image is cropped.
+
+    Initialisation: that of `HetConv2d`, with each filter's fan-in over all its kernels; the bias zero.
+
+    Raises:
+        UsageError: an argument is out of range, or the kernel has an even side.
     """
 
     def __init__(

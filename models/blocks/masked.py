@@ -2,7 +2,8 @@
 
 With W of shape (N, M, Kh, Kw) and a 0/1 mask C of the same shape, y = (W ⊙ C) ⋆ x + b. One dense convolution is the fastest
 way to train such a layer on every framework; the entries outside the mask get no gradient, take no part in the result and
-are no parameters of the model (`MaskedConv2d.effective_parameters`).
+are no parameters of the model (`MaskedConv2d.effective_parameters`). Masks are how sparse connections between maps have been
+written since LeNet-5's table of them (LeCun et al., Proc. IEEE 86(11), 1998); the initialisation is He et al., ICCV 2015.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ class MaskedConv2d(nn.Module):
         in_channels: M.
         out_channels: N.
         kernel_size: K or (Kh, Kw).
-        mask: bool, (N, M, Kh, Kw); true where a weight exists.
         stride: s or (sh, sw).
         padding: zeros on each side, p or (ph, pw).
         dilation: d or (dh, dw).
         bias: whether there is a bias of shape (N,).
+        mask: bool, (N, M, Kh, Kw), by name; true where a weight exists.
 
     Raises:
-        UsageError: an argument is out of range, the mask has another shape than the weight, or a filter has no weight at all.
+        UsageError: an argument is out of range, the mask is no tensor of the weight's shape, or a filter has no weight at all.
     """
 
     mask: Tensor
@@ -44,16 +45,19 @@ class MaskedConv2d(nn.Module):
         in_channels: int,
         out_channels: int,
         kernel_size: IntPair,
-        mask: Tensor,
         stride: IntPair = 1,
         padding: IntPair = 0,
         dilation: IntPair = 1,
         bias: bool = True,
+        *,
+        mask: Tensor,
     ) -> None:
         super().__init__()
         block = type(self).__name__
         geometry = check_convolution(block, in_channels, out_channels, kernel_size, stride, padding, dilation, bias)
         shape = (out_channels, in_channels, *geometry.kernel_size)
+        if not isinstance(mask, Tensor):
+            raise UsageError(f"{block}: mask is a {type(mask).__name__}, expected a tensor of the shape {shape} like the weight")
         if mask.shape != shape:
             raise UsageError(f"{block}: mask has the shape {tuple(mask.shape)}, expected {shape} like the weight")
         if not mask.flatten(1).any(1).all():

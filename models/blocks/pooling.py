@@ -72,7 +72,7 @@ class _Pool2d(nn.Module):
 
 
 class MaxPool2d(_Pool2d):
-    """The largest value of each window; padding never wins."""
+    """The largest value of each window; padding never wins. Initialisation: none, it has no weights."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, M, H, W) -> (B, M, H', W')."""
@@ -81,7 +81,7 @@ class MaxPool2d(_Pool2d):
 
 
 class AveragePool2d(_Pool2d):
-    """The mean of each window over the pixels that are inside the image.
+    """The mean of each window over the pixels that are inside the image. Initialisation: none, it has no weights.
 
     Raises:
         UsageError: ``dilation`` is not 1; no runtime has a dilated mean.
@@ -120,7 +120,7 @@ class _GlobalPool2d(nn.Module):
 class GlobalAveragePool2d(_GlobalPool2d):
     """The mean of each channel over the whole image, kept as 1×1. A mean is what every exporter takes, at any size.
 
-    The channel counts may be left out.
+    The channel counts may be left out. Initialisation: none, it has no weights.
 
     Raises:
         UsageError: the counts are given and not positive, or not equal.
@@ -132,7 +132,10 @@ class GlobalAveragePool2d(_GlobalPool2d):
 
 
 class GlobalMaxPool2d(_GlobalPool2d):
-    """The largest value of each channel over the whole image, kept as 1×1; the arguments are those of `GlobalAveragePool2d`."""
+    """The largest value of each channel over the whole image, kept as 1×1; the arguments are those of `GlobalAveragePool2d`.
+
+    Initialisation: none, it has no weights.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, M, H, W) -> (B, M, 1, 1)."""

@@ -54,7 +54,10 @@ def channel_shuffle_macs(channels: int, groups: int, size: tuple[int, int]) -> i
 
 
 class ChannelShuffle(nn.Module):
-    """`channel_shuffle` as a module.
+    """`channel_shuffle` as a module. Initialisation: none, it has no weights.
+
+    Args:
+        groups: G, which divides the channels.
 
     Raises:
         UsageError: ``groups`` is below 1; when it is called: it does not divide the channels.

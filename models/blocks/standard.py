@@ -27,7 +27,7 @@ def standard_macs(in_channels: int, out_channels: int, kernel_size: IntPair, out
 
 
 class StandardConv2d(nn.Conv2d):
-    """`torch.nn.Conv2d` with checked arguments and Kaiming initialisation for ReLU.
+    """`torch.nn.Conv2d` with checked arguments. Initialisation: Kaiming normal for ReLU with the fan-in M·K²; the bias zero.
 
     Raises:
         UsageError: an argument is out of range.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from torch import nn
 
 from edgefold.errors import UsageError
+from edgefold.models import blocks
 from edgefold.models.blocks import (
     CBAM,
     AveragePool2d,
@@ -36,6 +39,7 @@ from edgefold.models.blocks import (
     SqueezeExcite,
     StandardConv2d,
     conv_factory,
+    hetconv_full,
 )
 
 Make = Callable[..., nn.Module]
@@ -126,11 +130,15 @@ def test_numpys_integers_and_lists_are_numbers_and_pairs(block: str) -> None:
         (lambda: MaxPool2d(8, 8, 3, bias=True), "^MaxPool2d: bias is True, expected False"),
         (lambda: GlobalAveragePool2d(8, 9), "^GlobalAveragePool2d: out_channels is 9, expected in_channels=8"),
         (lambda: GlobalMaxPool2d(0), "^GlobalMaxPool2d: in_channels is 0"),
-        (lambda: MaskedConv2d(2, 2, 1, torch.ones(2, 2, 3, 3)), r"^MaskedConv2d: mask has the shape \(2, 2, 3, 3\)"),
+        (lambda: MaskedConv2d(2, 2, 1, mask=torch.ones(2, 2, 3, 3)), r"^MaskedConv2d: mask has the shape \(2, 2, 3, 3\)"),
         (
-            lambda: MaskedConv2d(2, 2, 1, torch.tensor([[1, 1], [0, 0]])[:, :, None, None]),
+            lambda: MaskedConv2d(2, 2, 1, mask=torch.tensor([[1, 1], [0, 0]])[:, :, None, None]),
             "^MaskedConv2d: mask leaves a filter",
         ),
+        (lambda: MaskedConv2d(2, 2, 1, mask=[[1]]), "^MaskedConv2d: mask is a list, expected a tensor"),  # type: ignore[arg-type]
+        (lambda: hetconv_full(4, 4, 0), "^HetConv2d: p is 0, expected at least 1"),
+        (lambda: HetConv2d(4, 4, 3, p=np.int64(0)), "^HetConv2d: p is 0"),  # type: ignore[arg-type]
+        (lambda: HetConv2d(4, 4, 3, p=10**30), r"^HetConv2d: p is 1000.*, expected less than 2\^63"),
         (lambda: conv_factory(3), "^conv is 3, expected a name"),  # type: ignore[arg-type]
     ],
 )
@@ -188,3 +196,54 @@ def test_units_that_join_nothing_take_any_geometry(geometry: dict[str, int]) -> 
     for unit in ("InvertedResidual", "ShuffleUnitV2"):
         assert UNITS[unit](8, 16, stride=2, **geometry)(x).shape == expected
     assert InvertedResidual(8, 16, padding=0)(x).shape == (1, 16, 8, 8)
+
+
+MODULES = [
+    name for name in blocks.__all__ if isinstance(getattr(blocks, name), type) and issubclass(getattr(blocks, name), nn.Module)
+]
+SHARED = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "bias")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_block_says_where_it_is_from_and_how_it_starts(name: str) -> None:
+    block = getattr(blocks, name)
+    assert "Initialisation: " in block.__doc__
+    source = inspect.getmodule(block)
+    assert source is not None
+    assert re.search(r"(et al\.|LeCun), .*(19|20)\d\d", str(source.__doc__).replace("\n", " "))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_convolution_has_the_shared_arguments_in_their_places(name: str) -> None:
+    """Only what keeps its channels and has no window has other arguments, as the package's docstring says."""
+    given = tuple(inspect.signature(getattr(blocks, name)).parameters)
+    if name in ("GlobalAveragePool2d", "GlobalMaxPool2d"):
+        assert given == SHARED[:2]
+    elif name in ("CBAM", "ChannelAttention", "EfficientChannelAttention", "SqueezeExcite"):
+        assert given[0] == "channels"
+    elif name in ("ChannelShuffle", "SpatialAttention"):
+        assert not set(given) & {"channels", *SHARED} - {"kernel_size"}
+    else:
+        assert given[: len(SHARED)] == SHARED
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_weights_start_as_the_docstring_says(name: str) -> None:
+    """Biases of every block are zero, and no weight that exists is."""
+    if name == "MaskedConv2d":
+        module: nn.Module = MaskedConv2d(8, 8, 3, bias=True, mask=torch.ones(8, 8, 3, 3))
+    elif name in BLOCKS:
+        pooled = name in ("MaxPool2d", "AveragePool2d")
+        module = BLOCKS[name](8, 8, 3, 1, 1, 1, not pooled)
+    else:
+        module = getattr(blocks, name)(
+            *{"ChannelShuffle": (2,), "SpatialAttention": (3,)}.get(name, (8,) if "Pool" not in name else ())
+        )
+    norms = {f"{path}." for path, layer in module.named_modules() if isinstance(layer, nn.BatchNorm2d)}
+    for key, value in module.named_parameters():
+        if any(key.startswith(norm) for norm in norms):
+            continue
+        if key.endswith("bias"):
+            assert not value.any(), key
+        else:
+            assert value.any(), key

@@ -65,7 +65,7 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
     "hetconv-loop": lambda: NaiveHetConv2d(4, 4, 3, 1, 1, p=2),
     "channel-local": lambda: ChannelLocalConv2d(4, 8, 3, 1, 1, group_size=2),
     "channel-local-sliding": lambda: ChannelLocalConv2d(4, 8, 3, 1, 1, group_size=3, window="sliding"),
-    "masked": lambda: MaskedConv2d(4, 4, 3, torch.ones(4, 4, 3, 3).tril().bool()),
+    "masked": lambda: MaskedConv2d(4, 4, 3, mask=torch.ones(4, 4, 3, 3).tril().bool()),
     "inverted-residual": lambda: InvertedResidual(4, 4, expand=2),
     "inverted-residual-v3": lambda: InvertedResidual(4, 4, 5, expand=2, activation="hardswish", attention=True),
     "squeeze-excite": lambda: SqueezeExcite(4, 2, "hardsigmoid"),
