@@ -1,4 +1,4 @@
-"""A plan as one SVG: totals before and after, and the kernel map of each folded layer, as written and ordered by groups.
+"""A plan as one SVG: the network before and after, and the kernel map of each folded layer, as written and ordered by groups.
 
 A map has one cell for each kernel (n, m), output channels down and input channels across. Rows that are equal are drawn once and
 used again, which keeps the map of 512 x 512 kernels small: HetConv with part P has P different rows.
@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from itertools import groupby
 from pathlib import Path
-from xml.sax.saxutils import escape, quoteattr
 
 from edgefold.artifact import atomic_path
+from edgefold.export.fold.draw_graph import AFTER, BEFORE, OTHER, STAYS, amount, legend, strips, text
 from edgefold.export.plan import FoldedLayer, FoldPlan, KernelMap
 
 FULL, SOME, CENTRE, MIXED, ZERO = "full", "some", "centre", "mixed", "zero"
@@ -22,7 +22,8 @@ Row = tuple[str, ...]  # the kind of each cell
 _STYLE = """
 text{font:12px system-ui,sans-serif;fill:#1c2430}.title{font-size:20px;font-weight:600}.name{font-weight:600}
 .dim{fill:#5d6b7e;font-size:11px}.full{fill:#2f6fed}.some{fill:#97b7f6}.centre{fill:#b9c1cd}.mixed{fill:#dde1e7}
-.paper{fill:#fff}.frame{fill:none;stroke:#c9d0da}.card{fill:#f7f8fa;stroke:#e3e7ed}.before{fill:#c9d0da}.after{fill:#2f6fed}
+.paper{fill:#fff}.frame{fill:none;stroke:#c9d0da}.card{fill:#f7f8fa;stroke:#e3e7ed}
+.before{fill:#8da2c0}.after{fill:#2f6fed}.stays{fill:#d3b98c}.other{fill:#e3e7ed}
 """
 _WIDTH, _MARGIN, _GAP, _COLUMNS = 1080, 32, 16, 3
 _CARD = (_WIDTH - 2 * _MARGIN - (_COLUMNS - 1) * _GAP) // _COLUMNS
@@ -43,17 +44,17 @@ def picture(plan: FoldPlan) -> str:
     """The SVG of a plan."""
     folded = [layer for layer in plan.layers if layer.folded]
     kept = [layer for layer in plan.layers if not layer.folded]
-    body, top = _head(folded, kept)
+    body, top = _head(plan, folded, kept)
     for index, layer in enumerate(folded):
         left = _MARGIN + index % _COLUMNS * (_CARD + _GAP)
         body.append(_card(layer, index, left, top + index // _COLUMNS * (_CARD_HEIGHT + _GAP)))
     top += -(-len(folded) // _COLUMNS) * (_CARD_HEIGHT + _GAP)
     if kept:
-        body.append(_text(_MARGIN, top + 16, f"Stay as they are: {len(kept)}", "name"))
+        body.append(text(_MARGIN, top + 16, f"Stay as they are: {len(kept)}", "name"))
         top += 16
         for layer in kept:
             top += _LINE
-            body.append(_text(_MARGIN, top, _shortened(f"{layer.name} ({layer.kind}): {layer.reason}", 170), "dim"))
+            body.append(text(_MARGIN, top, _shortened(f"{layer.name} ({layer.kind}): {layer.reason}", 170), "dim"))
     height = top + _MARGIN
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" viewBox="0 0 {_WIDTH} {height}" role="img" '
@@ -87,65 +88,55 @@ def _order(side: int, kernel_map: KernelMap) -> list[int]:
     return first + sorted(set(range(count)) - set(first))
 
 
-def _head(folded: list[FoldedLayer], kept: list[FoldedLayer]) -> tuple[list[str], int]:
-    body = [_text(_MARGIN, 46, f"{len(folded)} layers folded, {len(kept)} stay", "title")]
-    totals = (
-        ("graph nodes", sum(layer.ops_before for layer in folded), len(folded), ""),
-        ("multiply-accumulates", sum(layer.macs_before for layer in folded), sum(layer.macs for layer in folded), ""),
-        (
-            "weights in float32",
-            4 * sum(layer.parameters_before for layer in folded),
-            4 * sum(layer.parameters for layer in folded),
-            "B",
-        ),
-    )
-    top, bar = 72, 460
-    for name, before, after, unit in totals if folded else ():
-        most = max(before, after, 1)
-        body.append(_text(_MARGIN, top + 16, name))
-        for offset, kind, value in ((0, "before", before), (11, "after", after)):
-            body.append(
-                f'<rect class="{kind}" x="200" y="{top + offset}" width="{max(2.0, bar * value / most):.1f}" height="9"/>'
-            )
-        body.append(_text(220 + bar, top + 16, f"{_amount(before)}{unit} before, {_amount(after)}{unit} after"))
-        top += 34
-    left = _MARGIN
-    for kind, what in (
+def _head(plan: FoldPlan, folded: list[FoldedLayer], kept: list[FoldedLayer]) -> tuple[list[str], int]:
+    body = [
+        text(_MARGIN, 46, f"{len(folded)} {'layer' if len(folded) == 1 else 'layers'} folded, {len(kept)} stay", "title"),
+        text(_MARGIN, 66, "The whole network, one sample, in the order of execution:", "dim"),
+    ]
+    rows, top = strips(plan, _MARGIN, 80)
+    body += rows
+    entries = ((BEFORE, "folds: as written"), (AFTER, "folded"), (STAYS, "stays"), (OTHER, "all other ops"))
+    body.append(legend(entries, _MARGIN, top))
+    if not folded:
+        return body, top + 40
+    top += 44
+    about = "Kernels of each folded layer, outputs down and inputs across: as written, and with its channels ordered by group:"
+    body.append(text(_MARGIN, top, about, "dim"))
+    kinds = (
         (FULL, "K×K kernel"),
         (SOME, "group with gaps"),
         (CENTRE, "centre tap only"),
         (MIXED, "centre taps and zeros"),
-    ):
-        body.append(f'<rect class="{kind}" x="{left}" y="{top + 4}" width="12" height="12"/>')
-        body.append(_text(left + 18, top + 14, what))
-        left += 40 + 7 * len(what)
-    body.append(f'<rect class="frame" x="{left}" y="{top + 4}" width="12" height="12"/>{_text(left + 18, top + 14, "zero")}')
-    return body, top + 40
+        ("frame", "zero"),
+    )
+    body.append(legend(kinds, _MARGIN, top + 12))
+    return body, top + 44
 
 
 def _card(layer: FoldedLayer, index: int, left: int, top: int) -> str:
     parts = [
         f'<rect class="card" x="{left}" y="{top}" width="{_CARD}" height="{_CARD_HEIGHT}" rx="6"/>',
-        _text(left + 12, top + 22, _shortened(layer.name, 44), "name"),
-        _text(left + 12, top + 38, _shortened(layer.kind, 52), "dim"),
-        _text(left + 12, top + 53, layer.geometry, "dim"),
+        text(left + 12, top + 22, _shortened(layer.name, 40), "name"),
+        text(left + 12, top + 38, _shortened(layer.kind, 48), "dim"),
+        text(left + 12, top + 53, layer.geometry, "dim"),
     ]
     structure = ""
     if layer.kernel_map is not None:
         written, ordered = (rows_of(layer.kernel_map, ordered=flag) for flag in (False, True))
         parts.append(_map(written, f"m{index}a", left + 12, top + 64))
         if ordered != written:
-            parts.append(_map(ordered, f"m{index}b", left + 24 + _MAP, top + 64))
+            wide = round(_MAP * min(1.0, len(written[0]) / len(written)))
+            parts.append(_map(ordered, f"m{index}b", left + 28 + wide, top + 64))
         groups = len(layer.kernel_map.groups)
         structure = f"{groups} group{'' if groups == 1 else 's'}"
         structure += ": as written, and channels ordered by group" if ordered != written else ""
-    size = f"{_amount(4 * layer.parameters_before)}B to {_amount(4 * layer.parameters)}B"
+    size = f"{amount(4 * layer.parameters_before, 'B')} to {amount(4 * layer.parameters, 'B')}"
     facts = (
         structure,
-        f"{_amount(layer.ops_before)} nodes to 1, {_amount(layer.macs_before)} to {_amount(layer.macs)} MACs",
+        f"{amount(layer.ops_before)} nodes to 1, {amount(2 * layer.macs_before)} to {amount(2 * layer.macs)} FLOPs",
         f"{size}, error {layer.max_relative_error:.0e}",
     )
-    parts += [_text(left + 12, top + 80 + _MAP + 16 * line, fact, "dim") for line, fact in enumerate(facts)]
+    parts += [text(left + 12, top + 80 + _MAP + 16 * line, fact, "dim") for line, fact in enumerate(facts)]
     return "".join(parts)
 
 
@@ -174,18 +165,5 @@ def _runs(row: Row) -> str:
     return "".join(parts)
 
 
-def _text(left: int, base: int, text: str, kind: str = "") -> str:
-    style = f" class={quoteattr(kind)}" if kind else ""
-    return f'<text x="{left}" y="{base}"{style}>{escape(text)}</text>'
-
-
 def _shortened(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
-
-
-def _amount(value: int) -> str:
-    """A count in three digits: 812, 12.3 k, 4.56 M."""
-    for unit, factor in (("", 1.0), (" k", 1e3), (" M", 1e6)):
-        if value / factor < 999.5:
-            return f"{value / factor:.3g}{unit}"
-    return f"{value / 1e9:.3g} G"
