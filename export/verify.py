@@ -37,6 +37,7 @@ Arrays = tuple[NDArray[Any], ...]
 
 SQNR_TO_FLOAT_DB: Final = 10.0
 OTHER_BATCH: Final = 3
+CLEAR_STEPS: Final = 2
 
 
 def verify(
@@ -80,6 +81,7 @@ def compare(
     )
     passed, criterion = _judge(artifact.precision, parities, quantized=isinstance(module, QuantizedProgram))
     classifier = labels is not None and outputs[0].ndim == 2
+    clear, close = _clear_agreement(reference[0], outputs[0], steps[0])
     return ParityReport(
         artifact=artifact.path.name,
         format=artifact.format,
@@ -92,6 +94,8 @@ def compare(
         top1=top1(outputs[0], labels) if classifier and labels is not None else None,
         top1_reference=top1(reference[0], labels) if classifier and labels is not None else None,
         top1_agreement=_agreement(outputs[0], reference[0]),
+        top1_clear=clear,
+        top1_close=close,
     )
 
 
@@ -162,6 +166,7 @@ def top1(scores: NDArray[Any], labels: Sequence[int] | NDArray[np.int64]) -> flo
 def agreement(first: str, second: str, a: Arrays, b: Arrays, steps: Sequence[float | None]) -> RuntimeAgreement:
     """How far the outputs of two artifacts are apart, in the quantization steps of the outputs."""
     distances = [np.abs(x - y) / step for x, y, step in zip(a, b, steps, strict=True) if step is not None]
+    clear, close = _clear_agreement(a[0], b[0], steps[0])
     flat = np.concatenate([distance.ravel() for distance in distances]) if distances else np.zeros(1)
     return RuntimeAgreement(
         first=first,
@@ -169,6 +174,8 @@ def agreement(first: str, second: str, a: Arrays, b: Arrays, steps: Sequence[flo
         max_steps=float(np.round(flat.max())),
         share_different=float((flat > 0.5).mean()),
         top1_agreement=_agreement(a[0], b[0]),
+        top1_clear=clear,
+        top1_close=close,
     )
 
 
@@ -216,3 +223,17 @@ def _agreement(first: NDArray[Any], second: NDArray[Any]) -> float | None:
     if first.ndim != 2 or first.shape != second.shape:
         return None
     return float((first.argmax(axis=1) == second.argmax(axis=1)).mean())
+
+
+def _clear_agreement(first: NDArray[Any], second: NDArray[Any], step: float | None) -> tuple[float | None, int | None]:
+    """Equal top-1 where the best two of ``first`` (samples, classes) differ by more than `CLEAR_STEPS`, and how many do not.
+
+    Within that, a runtime's own rounding decides. ``None`` where there are no steps, and no share where no sample is clear.
+    """
+    if step is None or first.ndim != 2 or first.shape != second.shape or first.shape[1] < 2:
+        return None, None
+    best = np.sort(first.astype(np.float64), axis=1)[:, -2:]
+    # Values on a grid are multiples of the step but for float rounding.
+    clear = best[:, 1] - best[:, 0] > (CLEAR_STEPS + 0.01) * step
+    equal = first.argmax(axis=1) == second.argmax(axis=1)
+    return (float(equal[clear].mean()) if clear.any() else None), int((~clear).sum())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Protocol
 
 from torch.fx import GraphModule
@@ -46,7 +47,7 @@ def choose(
     *,
     max_drop: float | None,
     finish: Callable[[ScaleTable], ScaleTable] = lambda table: table,
-    fits: Callable[[frozenset[str]], bool] = lambda names: True,
+    fits: Callable[[frozenset[str], Callable[[], ScaleTable]], bool] = lambda names, table: True,
     progress: Callable[[], None] = lambda: None,
 ) -> MixedPrecision:
     """Moves the fewest layers from INT8 to float.
@@ -60,7 +61,8 @@ def choose(
         max_drop: how much the metric may fall below that of the float network, in points (hundredths); ``None``: it shall come
             as near to it as ``fits`` allows.
         finish: rounds and corrects a network with some layers in float.
-        fits: whether the network may have these layers (node names) in float, e.g. by its latency.
+        fits: whether the network may have these layers (node names) in float, e.g. by its latency; it is given what makes the
+            table of scales of that network. Whatever is chosen was asked for.
         progress: called after each evaluation.
 
     Raises:
@@ -69,8 +71,12 @@ def choose(
 
     plain = replace(table, biases={}, rounded={})
 
+    @cache
     def mixed(names: frozenset[str]) -> ScaleTable:
         return finish(without(plain, graph, names))
+
+    def may(names: frozenset[str]) -> bool:
+        return fits(names, lambda: mixed(names))
 
     def metric(names: frozenset[str]) -> float:
         value = evaluate(insert_qdq(attach(graph, mixed(names)), fold_weights=True))
@@ -84,7 +90,7 @@ def choose(
     for layer in sensitivity.layers:
         if current >= floor:
             break
-        if not fits(frozenset((*chosen, layer.node))):
+        if not may(frozenset((*chosen, layer.node))):
             continue
         value = metric(frozenset((*chosen, layer.node)))
         # With a floor to reach, a layer may pay only together with the next one; without, it must pay by itself.
@@ -100,7 +106,8 @@ def choose(
     floor = min(floor, current)
     for name in reversed(chosen[:-1]):
         value = metric(frozenset(chosen) - {name})
-        if value >= floor:
+        # Fewer layers in float are not always faster: conversions come with the integers.
+        if value >= floor and may(frozenset(chosen) - {name}):
             chosen.remove(name)
             current = value
     return MixedPrecision(mixed(frozenset(chosen)), tuple(chosen), reference, before, current)

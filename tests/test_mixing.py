@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from edgefold.artifact import Format
+from edgefold.artifact import Artifact, Format
 from edgefold.errors import CheckError, DataError, UsageError
+from edgefold.export.emitters.base import EmitOptions, get_emitter
+from edgefold.export.lower.lower import lower
 from edgefold.export.verify import reference_outputs
 from edgefold.mixing import Budget, mix
 from edgefold.network import Evaluation, Network
@@ -72,6 +76,28 @@ def test_the_layers_that_do_harm_stay_in_float_and_no_other(bad: tuple[Network, 
     assert found.before < found.reference - _tolerated() / 100 <= found.after
     floats = {node.name for node in mixed.program.graph.graph.nodes if node.op == "call_function"} - set(mixed.table.activations)
     assert floats  # the graph that is exported lacks the parameters, too
+
+
+def test_the_time_told_is_that_of_the_files_that_are_made(
+    bad: tuple[Network, Any, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    network, program, samples = bad
+    times: dict[str, float] = {}
+    devices = set()
+
+    def timed(artifact: Artifact, device: str, **_: Any) -> SimpleNamespace:
+        devices.add(device)
+        return SimpleNamespace(median_ns=times.setdefault(artifact.sha256, 1e6 * (1 + len(times))))
+
+    monkeypatch.setattr("edgefold.device_bench.bench", timed)
+    ends = EmitOptions(io="int8", layout="nhwc")
+    budget = Budget(_tolerated(), max_ms=1e3, formats=(Format.ONNX,), device="ssh://board", ends=lambda program: ends)
+    mixed, found = mix(program, network, samples, budget)
+    assert found.float_layers  # so that the first file is not the last
+    lowered = lower(mixed.program, format=Format.ONNX, precision=mixed.scheme, device="ssh://board")
+    shipped = get_emitter(Format.ONNX).emit(lowered, ends, tmp_path / "shipped.onnx")
+    assert found.median_ms == {"onnx": times[shipped.sha256] / 1e6}
+    assert devices == {"ssh://board"}
 
 
 def test_budgets_that_cannot_be_met_fail(bad: tuple[Network, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:

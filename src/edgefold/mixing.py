@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from edgefold.device_bench import BenchOptions
+    from edgefold.export.emitters.base import EmitOptions
     from edgefold.export.program import QuantizedProgram
     from edgefold.network import Network
     from edgefold.pipeline import Lowerings
@@ -32,7 +33,8 @@ class Budget:
     """What a network may lose and take.
 
     ``max_drop`` is in points (hundredths) of the metric; ``None`` means as near to the float network as ``max_ms`` allows.
-    ``max_ms`` is the median on ``device`` in each of ``formats``; ``None`` means any. ``portable`` is that of the files.
+    ``max_ms`` is the median on ``device`` in each of ``formats``; ``None`` means any. What follows is that of the files that are
+    made in the end: ``ends`` says what theirs look like, and with ``agree`` each layer is computed in one way in all formats.
     """
 
     max_drop: float | None = None
@@ -41,7 +43,8 @@ class Budget:
     device: str = "host"
     lowering: Lowerings = "auto"
     bench: BenchOptions | None = None
-    portable: bool = False
+    agree: bool = False
+    ends: Callable[[QuantizedProgram], EmitOptions] | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("--max-drop", self.max_drop), ("--max-ms", self.max_ms)):
@@ -56,7 +59,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """What the search found. Metrics are on the evaluation data; ``median_ms`` are those of the last formats measured."""
+    """What the search found. Metrics are on the evaluation data, ``median_ms`` those of this very mixture in each format."""
 
     float_layers: tuple[str, ...]  # module paths
     reference: float
@@ -86,9 +89,7 @@ def mix(
         DataError: there is no evaluation data.
         CheckError: the budget cannot be met.
     """
-    from edgefold.export.program import Program
     from edgefold.pipeline import JUDGED
-    from edgefold.quantize.calibrate import attach
     from edgefold.quantize.correct import correct_biases
     from edgefold.quantize.graph import module_path
     from edgefold.quantize.mixed import choose
@@ -97,10 +98,11 @@ def mix(
 
     clock = _Clock(program, budget)
     evaluate = _evaluation(network, program)
-    if budget.max_ms is not None and not clock(frozenset()):
-        slowest = max(clock.median_ms, key=lambda name: clock.median_ms[name])
+    if not clock(frozenset(), lambda: program.table):
+        times = clock.median_ms[frozenset()]
+        slowest = max(times, key=lambda name: times[name])
         raise CheckError(
-            f"with every layer in {program.scheme} the {slowest} file takes {clock.median_ms[slowest]:.3g} ms "
+            f"with every layer in {program.scheme} the {slowest} file takes {times[slowest]:.3g} ms "
             f"on {budget.device}, expected at most {budget.max_ms:g} ms; give a larger --max-ms or a smaller network"
         )
     graph = program.canonical.graph
@@ -124,18 +126,16 @@ def mix(
     )
     names = {node.name: module_path(node) for node in graph.graph.nodes}
     floats = tuple(dict.fromkeys((*program.float_layers, *(names[node] for node in found.float_layers))))
-    mixed = replace(
-        program,
-        program=Program(
-            attach(graph, found.table),
-            program.program.example_inputs,
-            program.program.input_names,
-            program.program.output_names,
-        ),
-        table=found.table,
-        float_layers=floats,
-    )
-    return mixed, Mixture(floats, found.reference, found.before, found.after, clock.median_ms)
+    mixed = replace(with_table(program, found.table), float_layers=floats)
+    times = clock.median_ms.get(frozenset(found.float_layers), {})
+    return mixed, Mixture(floats, found.reference, found.before, found.after, times)
+
+
+def with_table(program: QuantizedProgram, table: ScaleTable) -> QuantizedProgram:
+    """The same network with another table of scales."""
+    from edgefold.quantize.calibrate import attach
+
+    return replace(program, program=replace(program.program, graph=attach(program.canonical.graph, table)), table=table)
 
 
 def _evaluation(network: Network, program: QuantizedProgram) -> Callable[[GraphModule], float]:
@@ -160,35 +160,35 @@ class _Clock:
 
     def __init__(self, program: QuantizedProgram, budget: Budget) -> None:
         self._program, self._budget = program, budget
-        self._known: dict[frozenset[str], bool] = {}
-        self.median_ms: dict[str, float] = {}
+        self.median_ms: dict[frozenset[str], dict[str, float]] = {}  # of each set that was measured, by format
 
-    def __call__(self, floats: frozenset[str]) -> bool:
-        """The answer; without ``max_ms`` it is yes."""
+    def __call__(self, floats: frozenset[str], table: Callable[[], ScaleTable]) -> bool:
+        """The answer for the layers ``floats``, whose network has the scales ``table``; without ``max_ms`` it is yes."""
         if self._budget.max_ms is None:
             return True
-        if floats not in self._known:
-            self._known[floats] = self._measure(floats, self._budget.max_ms)
-        return self._known[floats]
+        if floats not in self.median_ms:
+            self.median_ms[floats] = self._measure(with_table(self._program, table()))
+        return max(self.median_ms[floats].values()) <= self._budget.max_ms
 
-    def _measure(self, floats: frozenset[str], max_ms: float) -> bool:
+    def _measure(self, candidate: QuantizedProgram) -> dict[str, float]:
+        """The medians of the files of a network, written as those that are made in the end."""
         from edgefold.device_bench import BenchOptions, bench
         from edgefold.export.emitters.base import EmitOptions, get_emitter
+        from edgefold.export.lower.agree import agree
         from edgefold.export.lower.lower import lower
-        from edgefold.export.program import Program
-        from edgefold.quantize.calibrate import attach, without
 
-        budget, source = self._budget, self._program.program
-        graph = self._program.canonical.graph
-        attached = attach(graph, without(self._program.table, graph, floats))
-        candidate = Program(attached, source.example_inputs, source.input_names, source.output_names)
+        budget, scheme, found = self._budget, candidate.scheme, {}
+        ends = EmitOptions() if budget.ends is None else budget.ends(candidate)
+        program, device, lowering = candidate.program, budget.device, budget.lowering
+        agreed = {}
+        if budget.agree:
+            agreed = agree(program, formats=budget.formats, precision=scheme, lowering=lowering, device=device)
         options = replace(budget.bench or BenchOptions(), processes=3, max_secs=10.0)
         with tempfile.TemporaryDirectory(prefix="edgefold-mix-") as folder:
             for format in budget.formats:
-                lowered = lower(
-                    candidate, format=format, precision=self._program.scheme, lowering=budget.lowering, device=budget.device
-                )
+                forms = agreed.get(format, lowering)
+                lowered = lower(program, format=format, precision=scheme, lowering=forms, device=device, whole=budget.agree)
                 out = Path(folder) / f"mixed{format.suffix}"
-                artifact = get_emitter(format).emit(lowered, EmitOptions(portable=budget.portable), out)
-                self.median_ms[format.value] = bench(artifact, budget.device, options=options).median_ns / 1e6
-        return max(self.median_ms.values()) <= max_ms
+                artifact = get_emitter(format).emit(lowered, ends, out)
+                found[format.value] = bench(artifact, device, options=options).median_ns / 1e6
+        return found

@@ -216,6 +216,8 @@ class ParityReport:
     top1_agreement: float | None = None
     batches: tuple[int, ...] = ()  # of a file that takes any batch: those that it was run with; the figures are of the worst
     notes: tuple[str, ...] = ()  # what a reader must know of the data that these figures rest on
+    top1_clear: float | None = None  # `top1_agreement` of samples whose best two differ by more than 2 output steps
+    top1_close: int | None = None  # how many of the samples are not among those
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +229,8 @@ class RuntimeAgreement:
     max_steps: float
     share_different: float
     top1_agreement: float | None = None
+    top1_clear: float | None = None  # of samples whose best two differ by more than 2 output steps in ``first``
+    top1_close: int | None = None  # how many of the samples are not among those
 
 
 def to_json(result: Any, *, indent: int | None = 2) -> str:

@@ -202,6 +202,7 @@ def ship_network(
                 *network.notes,
                 *_notes(network, options),
                 *calibration_notes(calibration),
+                *_late(variants, options),
                 *_scheme_notes(variants, options),
             ),
             agreement=agreements,
@@ -283,6 +284,19 @@ def _notes(network: Network, options: ShipOptions) -> tuple[str, ...]:
     if network.evaluation is None:
         notes.append("No evaluation data was given: outputs were compared on random inputs, accuracy was not measured.")
     return tuple(notes)
+
+
+def _late(variants: Sequence[Variant], options: ShipOptions) -> list[str]:
+    """The files that take longer than they may: the search for layers in float timed files of the same form, at another time."""
+    if options.max_ms is None:
+        return []
+    return [
+        f"{variant.name} takes {variant.measurement.median_ns / 1e6:.3g} ms, and {options.max_ms:g} ms were asked for."
+        for variant in variants
+        if variant.measurement is not None
+        and scheme_of(variant.precision).rounded
+        and variant.measurement.median_ns > options.max_ms * 1e6
+    ]
 
 
 def _scheme_notes(variants: Sequence[Variant], options: ShipOptions) -> tuple[str, ...]:

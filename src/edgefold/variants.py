@@ -59,7 +59,8 @@ def quantize_all(
             options.device,
             lowering=options.lowering,
             bench=options.bench,
-            portable=options.portable,
+            agree=options.agree and calibrated,
+            ends=lambda program: _ends(program, options),
         )
         if budget.given:
             progress.stage("mix")

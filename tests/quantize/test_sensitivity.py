@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -87,7 +89,7 @@ def test_layers_that_do_not_fit_into_the_time_stay_in_int8() -> None:
     dear = report.layers[1].node
     calls: list[frozenset[str]] = []
 
-    def fits(names: frozenset[str]) -> bool:
+    def fits(names: frozenset[str], table: Callable[[], ScaleTable]) -> bool:
         calls.append(names)
         return dear not in names
 
@@ -101,6 +103,7 @@ def test_layers_that_do_not_fit_into_the_time_stay_in_int8() -> None:
     assert dear not in near.float_layers
     assert near.before < near.after < near.reference
     assert any(dear in names for names in calls)
+    assert not near.float_layers or frozenset(near.float_layers) in calls
     with pytest.raises(CheckError, match="every layer that --max-ms allows"):
         choose(graph, table, report, evaluate, max_drop=0.0, fits=fits)
 

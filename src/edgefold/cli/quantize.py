@@ -118,7 +118,7 @@ def quantize(
                 out.show({"schema": "edgefold.PowerComparison/1", **vars(powers)}, lambda: compared(powers))
                 return
             wanted = tuple(formats or scheme_of(scheme).formats)
-            budget = Budget(max_drop, max_ms, wanted, device)
+            budget = Budget(max_drop, max_ms, wanted, device, agree=agree)
             found = work.quantize(observer, budget, exclude or [], equalize=equalize)
             if explain:
                 found = replace(found, explanation=work.explain(found, wanted, device, max_secs, agree=agree))

@@ -206,7 +206,7 @@ def _batches(report: ParityReport) -> str:
 
 def _verified(reports: dict[str, ParityReport]) -> Iterable[RenderableType]:
     from edgefold.cli.output import table
-    from edgefold.report.table import parity_text, percent
+    from edgefold.report.table import parity_text, percent, same_top1
 
     yield table(
         ("artifact", "against", "parity", "samples", "top-1", "reference top-1", "same top-1", "criterion", "check"),
@@ -216,10 +216,8 @@ def _verified(reports: dict[str, ParityReport]) -> Iterable[RenderableType]:
                 report.reference,
                 parity_text(report),
                 f"{report.samples}{_batches(report)}",
-                *(
-                    "" if share is None else percent(share)
-                    for share in (report.top1, report.top1_reference, report.top1_agreement)
-                ),
+                *("" if share is None else percent(share) for share in (report.top1, report.top1_reference)),
+                same_top1(report.top1_agreement, report.top1_clear, report.top1_close),
                 report.criterion,
                 "ok" if report.passed else "FAILED",
             )

@@ -8,7 +8,7 @@ from edgefold.report.charts import accuracy_chart, latency_chart, legend, undraw
 from edgefold.report.content import Shipment
 from edgefold.report.explained import explained_schemes
 from edgefold.report.plan_pictures import choice_summary, choices, closing_text, layer_cards, totals
-from edgefold.report.table import HEADERS, cells, duration, known, percent, rows, size
+from edgefold.report.table import HEADERS, cells, duration, known, percent, rows, same_top1, size
 from edgefold.report.verdict import verdict
 from edgefold.results import Code, Measurement
 
@@ -65,6 +65,7 @@ def render(shipment: Shipment) -> str:
         device=measured[0][1].device if measured else None,
         size=size,
         percent=percent,
+        same_top1=same_top1,
     )
 
 

@@ -122,6 +122,15 @@ def known(value: N | None, text: Callable[[N], str]) -> str:
     return UNKNOWN if value is None else text(value)
 
 
+def same_top1(share: float | None, clear: float | None, close: int | None) -> str:
+    """How often two agree on the class: where the best two are clearly apart, and how many samples are too close to count."""
+    if share is None:
+        return ""
+    if not close:
+        return percent(share)
+    return f"{'' if clear is None else f'{percent(clear)} where clear, '}{close} too close"
+
+
 def percent(share: float) -> str:
     """A share as percent with one decimal."""
     return f"{share * 100:.1f} %"
