@@ -11,13 +11,8 @@ from typing import TYPE_CHECKING, Any
 from edgefold.errors import UsageError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from edgefold.network import Network
     from edgefold.preprocess import Preprocessing
-
-RANDOM = "random"
-_RANDOM_SAMPLES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +47,9 @@ class ModelChoice:
         Raises:
             InputError: there is no such model, or data that cannot be read or does not fit it.
         """
-        from edgefold.batch import as_tensors, samples_like
-        from edgefold.models.inputs import read_calibration, read_evaluation
-        from edgefold.network import Evaluation
+        from edgefold.batch import as_tensors
         from edgefold.preprocess import declared
+        from edgefold.recipe.data import with_data
         from edgefold.shipping import named_network
         from edgefold.trained import load_trained
 
@@ -80,18 +74,7 @@ class ModelChoice:
                     "an app does; leave it out"
                 )
         network = _without_other_values(network, own)
-        if calibration == RANDOM:
-            samples = _random_samples(network)
-            network = replace(network, calibration=samples, calibration_source="random numbers", random_calibration=True)
-        elif calibration is not None:
-            inputs = read_calibration(calibration, example, network.preprocessing)
-            network = replace(network, calibration=inputs, calibration_source=Path(calibration).name)
-        if evaluation is not None:
-            found = Evaluation(*read_evaluation(evaluation, network.preprocessing, network.labels, example))
-            # Images of another size would fail deep inside the network.
-            next(samples_like([found.inputs], example, "evaluation"), None)
-            network = replace(network, evaluation=found)
-        return network
+        return with_data(network, calibration, evaluation)
 
 
 def _without_other_values(network: Network, own: Preprocessing | None) -> Network:
@@ -138,17 +121,3 @@ def _json_object(text: str) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"""arguments '{text}' are no JSON object ({error}); write e.g. '{{"width": 32}}'""") from error
     return found
-
-
-def _random_samples(network: Network) -> list[tuple[Tensor, ...]]:
-    """Standard normal inputs of the example's shapes, always the same ones; integer inputs are the example's."""
-    import torch
-
-    from edgefold.batch import as_tensors
-
-    generator = torch.Generator().manual_seed(0)
-    example = as_tensors(network.example_inputs)
-    return [
-        tuple(torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor for tensor in example)
-        for _ in range(_RANDOM_SAMPLES)
-    ]

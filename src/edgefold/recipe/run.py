@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgefold.batch import as_tensors
-from edgefold.errors import UsageError, unknown_name
+from edgefold.errors import DataError, UsageError, unknown_name
 from edgefold.kept import Shelf
 from edgefold.models.data import TrainingData, load_training_data
 from edgefold.models.fit import as_declared, fitted
 from edgefold.models.loaded import refuse_fixed_graph
 from edgefold.network import Evaluation, Network, Progress, Quiet, ShipOptions
-from edgefold.recipe.schema import STAGES, ShipRecipe
+from edgefold.recipe.data import with_data
+from edgefold.recipe.schema import STAGES, PruneSection, ShipRecipe
 from edgefold.recipe.stages import Training, Work, distill, needs_data, prune, start
 from edgefold.schemes import scheme_of
 from edgefold.shipping import named_network, ship_network
@@ -110,12 +111,22 @@ def _ship_options(recipe: ShipRecipe, left_out: frozenset[str], *, force: bool) 
         formats=ship.formats,
         precisions=precisions,
         device=ship.device or "host",
-        native=ship.device is not None,
+        native=ship.device is not None and not ship.portable,
         lowering=ship.lowering,  # type: ignore[arg-type]  # checked where it is used
         max_drop=ship.max_drop,
         bench=BenchOptions(threads=ship.threads, max_secs=ship.max_secs),
         force=force,
         timing=ship.timing,
+        observer=ship.observer,
+        equalize=ship.equalize,
+        exclude=ship.exclude,
+        agree=ship.agree,
+        io=ship.io,
+        layout=ship.layout,
+        dynamic_batch=ship.dynamic_batch,
+        max_batch=ship.max_batch,
+        portable=ship.portable,
+        max_size_bytes=ship.max_size,
         fold="fold" not in left_out,
         measure="measure" not in left_out,
     )
@@ -134,6 +145,7 @@ def run_stages(recipe: ShipRecipe, folder: Path, *, skip: Collection[str] = (), 
     network = named_network(
         model.name, kwargs=model.kwargs, weights=None if model.weights is None else Path(model.weights), trust=model.trust
     )
+    network = with_data(network, recipe.ship.calibration, recipe.ship.evaluation)
     pruning = None if "prune" in left_out else recipe.prune
     distilling = None if "distill" in left_out else recipe.distill
     if distilling is not None and distilling.teacher is None and pruning is None:
@@ -147,24 +159,26 @@ def run_stages(recipe: ShipRecipe, folder: Path, *, skip: Collection[str] = (), 
         if stage is not None:
             refuse_fixed_graph(network.module, model.name, purpose)
     training = Training(None, recipe.train)
-    if distilling is not None or (pruning is not None and needs_data(pruning)) or _calibrates_with_it(recipe, network, left_out):
+    trains = distilling is not None or (pruning is not None and needs_data(pruning))
+    if trains or _calibrates_with_it(recipe, network, left_out):
         progress.stage("load data")
-        data = load_training_data(recipe.data.source, image_size=recipe.data.image_size)
-        training = Training(training_data(network, data, model.name), recipe.train)
-    network = _with_data(network, training.data)
+        try:
+            data = load_training_data(recipe.data.source, image_size=recipe.data.image_size)
+            training = Training(training_data(network, data, model.name), recipe.train)
+        except (DataError, UsageError) as error:
+            raise type(error)(f"{error}{_without_data(pruning)}" if distilling is None else str(error)) from error
+    network = _with_training_data(network, training.data)
     work = first = start(network, model.name, model.kwargs)
     if pruning is not None:
         progress.stage("prune")
         work = prune(work, pruning, training, folder)
     if distilling is not None:
-        teacher = first.network.module
+        teacher = first.network
         if distilling.teacher is not None:
             weights = None if distilling.teacher_weights is None else Path(distilling.teacher_weights)
-            teacher = named_network(
-                distilling.teacher, kwargs=distilling.teacher_kwargs, weights=weights, trust=model.trust
-            ).module
+            teacher = named_network(distilling.teacher, kwargs=distilling.teacher_kwargs, weights=weights, trust=model.trust)
         progress.stage("distill")
-        with _frozen(teacher):
+        with _frozen(teacher.module):
             work = distill(work, teacher, distilling, training, folder)
     if work is first:
         return work
@@ -174,9 +188,8 @@ def run_stages(recipe: ShipRecipe, folder: Path, *, skip: Collection[str] = (), 
 
 def _calibrates_with_it(recipe: ShipRecipe, network: Network, left_out: frozenset[str]) -> bool:
     """Whether the data of the recipe is needed for integers, since the network brings none."""
-    meant = recipe.data.source is not None or recipe.prune is not None or recipe.distill is not None
     integers = "quantize" not in left_out and any(scheme_of(precision).calibrated for precision in recipe.ship.precisions)
-    return meant and integers and network.calibration is None
+    return recipe.data.source is not None and integers and network.calibration is None
 
 
 @contextmanager
@@ -201,7 +214,16 @@ def training_data(network: Network, data: TrainingData, name: str) -> TrainingDa
     return fitted(as_declared(data, network.preprocessing), network.module, as_tensors(network.example_inputs), name)
 
 
-def _with_data(network: Network, data: TrainingData | None) -> Network:
+def _without_data(pruning: PruneSection | None) -> str:
+    """The end of a sentence about data that do not go with the network: how it is pruned without any."""
+    if pruning is None or not needs_data(pruning):
+        return ""
+    if pruning.blocks is not None:
+        return ". Blocks are judged on labelled samples; channels and single weights are not: they need no data with epochs 0"
+    return ". To prune without training, which needs no data, give epochs 0"
+
+
+def _with_training_data(network: Network, data: TrainingData | None) -> Network:
     """The network with calibration and evaluation data of the training data, where it brings none itself."""
     if data is None:
         return network

@@ -20,6 +20,7 @@
     [ship]
     formats = ["onnx", "tflite", "executorch"]
     precisions = ["fp32", "int8"]
+    calibration = "pictures"         # as `edgefold ship --calibration`; likewise evaluation, dynamic_batch and others
 
 A section that is left out, or has ``skip = true``, is a stage that is left out; ``skip`` of ``[ship]`` names those of shipping.
 Paths are relative to the recipe's folder.
@@ -32,9 +33,9 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from edgefold.artifact import Format, Precision
+from edgefold.artifact import MAX_BATCH, Format, Precision
 from edgefold.errors import UsageError, unknown_name
 from edgefold.network import ALL_FORMATS, DEFAULT_PRECISIONS
 from edgefold.schemes import check_format, combinations
@@ -118,16 +119,32 @@ class DistillSection:
 
 @dataclass(frozen=True, slots=True)
 class ShipSection:
-    """What is made of the network in the end."""
+    """What is made of the network in the end.
+
+    ``calibration`` and ``evaluation`` are as the options of `edgefold ship` of these names. The rest is as in
+    `edgefold.network.ShipOptions`; ``max_size`` is in bytes.
+    """
 
     formats: tuple[Format, ...] = ALL_FORMATS
     precisions: tuple[Precision, ...] = DEFAULT_PRECISIONS
+    calibration: str | None = None
+    evaluation: str | None = None
     device: str | None = None  # this machine, if none is named
     lowering: str = "auto"
     max_drop: float = 0.5
     threads: int = 1
     max_secs: float = 120.0
     timing: bool | None = None
+    observer: Literal["auto", "minmax", "percentile", "mse", "entropy"] = "auto"
+    equalize: bool = False
+    exclude: tuple[str, ...] = ()
+    agree: bool = False
+    io: Literal["float32", "int8", "uint8"] = "float32"
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    dynamic_batch: bool = False
+    max_batch: int = MAX_BATCH
+    portable: bool = False
+    max_size: int | None = None
     skip: tuple[str, ...] = ()  # of SHIP_STAGES
 
 
@@ -286,4 +303,6 @@ def _absolute(recipe: ShipRecipe, folder: Path) -> ShipRecipe:
     distill = recipe.distill and replace(
         recipe.distill, teacher=found(recipe.distill.teacher), teacher_weights=found(recipe.distill.teacher_weights)
     )
-    return replace(recipe, model=model, data=replace(recipe.data, source=found(recipe.data.source)), distill=distill)
+    ship = replace(recipe.ship, calibration=found(recipe.ship.calibration), evaluation=found(recipe.ship.evaluation))
+    data = replace(recipe.data, source=found(recipe.data.source))
+    return replace(recipe, model=model, data=data, distill=distill, ship=ship)

@@ -29,6 +29,7 @@ from edgefold.models.prune import Pruned, Removed, prune_iteratively, prune_to_c
 from edgefold.models.remove_blocks import RemovedBlock, Shortened, remove_blocks_in_rounds
 from edgefold.models.train import train
 from edgefold.models.train_options import TrainOptions
+from edgefold.recipe.data import as_the_teacher_takes_it
 from edgefold.recipe.schema import DistillSection, PruneSection
 
 if TYPE_CHECKING:
@@ -165,14 +166,17 @@ def _judge(data: TrainingData) -> Callable[[nn.Module], float]:
     return lambda network: top1(network, some)
 
 
-def distill(work: Work, teacher: nn.Module, settings: DistillSection, training: Training, folder: Path) -> Work:
-    """Trains the network with the help of a teacher.
+def distill(work: Work, teacher: Network, settings: DistillSection, training: Training, folder: Path) -> Work:
+    """Trains the network with the help of a teacher, which sees the same pictures, prepared as it declares.
 
     Raises:
         InputError: the two do not go together, or there is no data; see `edgefold.models.distill.distill`.
     """
     assert training.data is not None, "the caller loads data for this stage"
-    state = _after(work, "distill", settings, training, _weights_digest(teacher))
+    preprocessing = teacher.preprocessing
+    adapt = as_the_teacher_takes_it(training.data.train, work.network.preprocessing, preprocessing)
+    taught = _weights_digest(teacher.module) + ("" if adapt is None else repr(preprocessing))
+    state = _after(work, "distill", settings, training, taught)
     own = folder / f"distill-{state[:12]}"
     kept = _kept(work, own, state)
     if kept is not None:
@@ -180,10 +184,11 @@ def distill(work: Work, teacher: nn.Module, settings: DistillSection, training: 
     module = copy.deepcopy(work.network.module)
     result = train_with_teacher(
         module,
-        teacher,
+        teacher.module,
         training.data,
         training.for_epochs(settings.epochs),
         DistillOptions(settings.temperature, settings.alpha, settings.hint_pairs(), settings.hint_weight),
+        adapt=adapt,
         out=own / "run",
         resume=True,
     )
@@ -195,7 +200,7 @@ def distill(work: Work, teacher: nn.Module, settings: DistillSection, training: 
 
 
 def _after(work: Work, stage: str, settings: object, training: Training | None, teacher: str = "") -> str:
-    """The hash of the network after a stage; ``teacher`` is that of a teacher's weights."""
+    """The hash of the network after a stage; ``teacher`` stands for a teacher."""
     trained = None if training is None or training.data is None else [training.data.prepared_sha256, training.options]
     content = [work.state, stage, asdict(settings), trained, teacher]  # type: ignore[call-overload]  # a dataclass
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
