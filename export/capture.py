@@ -53,9 +53,14 @@ def capture(module: nn.Module, example_inputs: Batch) -> Program:
         try:
             exported = torch.export.export(module, args, kwargs, strict=False).run_decompositions({})
         except Exception as error:  # the exporter raises whatever the module's code or its own passes raise
+            taken = _taken_names(module)
+            remedy = (
+                f"rename its part '{taken[0]}', since torch's graphs keep this name for themselves"
+                if taken
+                else "remove control flow that depends on tensor values, or give the part without it"
+            )
             raise UnsupportedError(
-                f"model {type(module).__name__} cannot be captured as a graph: {first_line(error)}; "
-                "remove control flow that depends on tensor values, or give the part without it"
+                f"model {type(module).__name__} cannot be captured as a graph: {first_line(error)}; {remedy}"
             ) from error
     graph_module = exported.module(check_guards=False)
     assert isinstance(graph_module, GraphModule)
@@ -64,6 +69,13 @@ def capture(module: nn.Module, example_inputs: Batch) -> Program:
     fold_constants(graph_module)
     placeholders = [str(node.target) for node in graph_module.graph.nodes if node.op == "placeholder"]
     return Program(graph_module, (*args, *kwargs.values()), tuple(placeholders), names)
+
+
+def _taken_names(module: nn.Module) -> list[str]:
+    """The modules and parameters at the top that have the name of an attribute of a graph."""
+    own = {*dir(GraphModule), *vars(GraphModule(nn.Module(), Graph()))}
+    parts = (*module.named_children(), *module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    return [name for name, _ in parts if name in own]
 
 
 def check_module(module: object) -> None:

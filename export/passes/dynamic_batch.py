@@ -24,6 +24,9 @@ _RESHAPES: Final = frozenset(
         torch.ops.aten.expand.default,
     }
 )
+# Their first state has a fixed number of samples, of the graph's time or of the second axis; torch's kernels do not check it, and
+# write past its end.
+_RECURRENT: Final = ("lstm", "gru", "rnn_tanh", "rnn_relu", "mkldnn_rnn_layer")
 # Of the largest value of a node: another batch may take another kernel, which adds in another order.
 _TOLERANCE: Final = 1e-4
 
@@ -40,6 +43,8 @@ def dynamic_batch(graph: GraphModule, examples: Sequence[Tensor]) -> GraphModule
     """
     opened = clone(graph)
     for node in opened.graph.nodes:
+        if _op(node) in _RECURRENT:
+            raise _pinned(node, "its state has a fixed number of samples")
         if node.target in _RESHAPES and isinstance(node.args[0], Node) and node.args[0].op != "get_attr":
             # The captured sizes, not the call's: these may have a -1 of their own, and one call has only one.
             node.args = (node.args[0], [-1, *node.meta["val"].shape[1:]])
@@ -68,10 +73,14 @@ def _check(graph: GraphModule, opened: GraphModule, examples: Sequence[Tensor]) 
             depends.add(node.name)
             reason = reason or _difference(parts, value)
         if reason:
-            raise UnsupportedError(
-                f"the batch size cannot be left open: '{_place(node)}' ({_op(node)}) pins it ({reason}); "
-                "leave --dynamic-batch out, or write the op for one sample"
-            )
+            raise _pinned(node, reason)
+
+
+def _pinned(node: Node, reason: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"the batch size cannot be left open: '{_place(node)}' ({_op(node)}) pins it ({reason}); "
+        "leave --dynamic-batch out, or write the op for one sample"
+    )
 
 
 class _Steps(Interpreter):

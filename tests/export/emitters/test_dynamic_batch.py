@@ -135,12 +135,25 @@ class _Reordering(nn.Module):
         return x.permute(1, 0, 2, 3).reshape(3, -1)
 
 
+class _Recurrent(nn.Module):
+    """Its state is zeros of the captured batch; torch's kernel breaks the process with another batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(4, 5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x[:, 0])[1][0][-1]
+        return y
+
+
 @pytest.mark.parametrize(
     ("module", "said"),
     [
         (_Mixing(), r"\(mean\) pins it"),
         (_Counting(), r"'cat' \(cat\) pins it"),
         (_Reordering(), r"\(permute\) pins it"),
+        (_Recurrent(), r"'layer' \(lstm\) pins it \(its state has a fixed number of samples\)"),
     ],
 )
 def test_what_needs_a_fixed_batch_is_named(module: nn.Module, said: str, emit: Callable[..., Artifact], tmp_path: Path) -> None:
