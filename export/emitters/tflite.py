@@ -17,6 +17,7 @@ from edgefold.export.emitters.batches import check_batches
 from edgefold.export.emitters.integer_only import check_integer_only
 from edgefold.export.emitters.prepare import Prepared, add_values, prepare
 from edgefold.export.emitters.quiet import converter
+from edgefold.export.passes.hold_layers import HOLD_LAYERS
 from edgefold.export.passes.hold_moves import HOLD_MOVES
 from edgefold.export.passes.infra import run_passes
 from edgefold.export.passes.subtract_constants import SUBTRACT_CONSTANTS
@@ -42,7 +43,7 @@ class TfliteEmitter:
         """See `edgefold.export.emitters.base.Emitter.emit`."""
         prepared = prepare(lowered, options, fold_weights=False)
         if scheme_of(lowered.precision).calibrated:
-            prepared = replace(prepared, graph=run_passes(prepared.graph, (UNEVEN_BIASES,))[0])
+            prepared = replace(prepared, graph=run_passes(prepared.graph, (UNEVEN_BIASES, HOLD_LAYERS))[0])
         if scheme_of(lowered.precision).activation_bits == 16:
             add_values(prepared.graph, prepared.example_inputs)
             prepared = replace(prepared, graph=run_passes(prepared.graph, (SUBTRACT_CONSTANTS, HOLD_MOVES))[0])

@@ -4,8 +4,7 @@ The converter makes an integer operator of an op between dequantize and quantize
 `_is_taken` knows. It refuses to write some others although the runtime has kernels for them (concatenation, gather, padding with
 a value, addition with a broadcast), and fails at ops that stay float. So each op that is not known is put between two marks here.
 `edgefold.export.passes.tflite_integer_moves` makes integers of what the converter wrote between them if it only moves values, and
-takes the marks out. A mark is a floor, an op for which the converter has no integer form and which it takes into any layout,
-known by the name of its module.
+takes the marks out.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_dec
 from torch.fx import GraphModule, Node
 
 from edgefold.export.passes.infra import GraphPass, clone
+from edgefold.export.passes.marks import add_mark, is_mark
 from edgefold.quantize.annotate import WEIGHTED
 
-MARK: Final = "edgefold-mark"
 _ATEN = torch.ops.aten
 _OPS = torch.ops.quantized_decomposed
 _DEQUANTIZE: Final = frozenset({_OPS.dequantize_per_tensor.default, _OPS.dequantize_per_channel.default})
@@ -67,25 +66,19 @@ def hold_moves(graph: GraphModule) -> tuple[GraphModule, bool]:
         with graph.graph.inserting_before(node):
             for source in node.all_input_nodes:
                 if source.target in _DEQUANTIZE:
-                    node.replace_input_with(source, _mark(graph, source))
+                    node.replace_input_with(source, add_mark(graph, source))
         if node.target not in WEIGHTED:  # which fuses with what follows
             with graph.graph.inserting_after(node):
-                mark = _mark(graph, node)
+                mark = add_mark(graph, node)
             node.replace_all_uses_with(mark, delete_user_cb=lambda user, keep=mark: user is not keep)
     graph.graph.lint()
     graph.recompile()
     return graph, bool(held)
 
 
-def _mark(graph: GraphModule, source: Node) -> Node:
-    mark = graph.graph.call_function(_ATEN.floor.default, (source,))
-    mark.meta = {**source.meta, "nn_module_stack": {"path": ("", MARK)}}
-    return mark
-
-
 def _is_held(node: Node) -> bool:
     """Whether an op reads integers and is not one that the converter takes."""
-    if node.op != "call_function" or str(node.target).startswith("quantized_decomposed") or _is_mark(node):
+    if node.op != "call_function" or str(node.target).startswith("quantized_decomposed") or is_mark(node):
         return False
     return any(source.target in _DEQUANTIZE for source in node.all_input_nodes) and not _is_taken(node)
 
@@ -104,10 +97,6 @@ def _is_taken(node: Node) -> bool:
         values = [value for value in node.args[2:] if isinstance(value, int | float)]
         return not any(values)
     return node.target in _TAKEN
-
-
-def _is_mark(node: Node) -> bool:
-    return node.target is _ATEN.floor.default and node.meta.get("nn_module_stack") == {"path": ("", MARK)}
 
 
 def _none_bare(graph: GraphModule) -> str | None:

@@ -14,6 +14,7 @@ from edgefold.export.passes.infra import GraphPass
 from edgefold.export.passes.onnx_bias import INTEGER_BIAS
 from edgefold.export.passes.onnx_clip import INTEGER_CLIP
 from edgefold.export.passes.onnx_dynamic import DYNAMIC_INPUTS
+from edgefold.export.passes.onnx_float_layers import KEEP_FLOAT_LAYERS
 from edgefold.export.passes.onnx_global_pool import GLOBAL_POOL
 from edgefold.export.passes.onnx_half_weights import HALF_WEIGHTS
 from edgefold.export.passes.onnx_names import NAME_BY_MODULE
@@ -52,5 +53,5 @@ def pipeline(precision: Precision, *, exact_products: bool = False) -> tuple[Gra
     passes = _NUMBERS.get(precision, ())
     if passes is _CALIBRATED:
         # The bounds of a clip are integers of the type that its input has in the end.
-        passes = (*passes, UNSIGNED_ACTIVATIONS if exact_products else UNSIGNED, INTEGER_CLIP)
+        passes = (*passes, UNSIGNED_ACTIVATIONS if exact_products else UNSIGNED, INTEGER_CLIP, KEEP_FLOAT_LAYERS)
     return (GLOBAL_POOL, CONVOLUTION_PADS, *passes)

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from edgefold.export.passes.hold_moves import MARK
 from edgefold.export.passes.infra import GraphPass
+from edgefold.export.passes.marks import marks_in, no_mark_left, remove_mark
 from edgefold.export.passes.tflite_model import TfliteModel, type_name, type_number
 
 # The operators that move values, and their first versions for 16-bit integers.
@@ -32,10 +32,10 @@ class _Region:
 def integer_moves(model: TfliteModel) -> tuple[TfliteModel, bool]:
     """Make integers of everything between marks."""
     regions = [_region(model, operator) for operator in model.operators("QUANTIZE")]
-    held = [region for region in regions if _is_held(model, region)]
-    marks = [operator for operator in model.graph.operators if _is_mark(model, operator)]
+    marks = marks_in(model)
+    held = [region for region in regions if _is_held(model, region, marks)]
     for mark in marks:
-        _bypass(model, mark)
+        remove_mark(model, mark)
     for region in held:
         inside = tuple(operator for operator in region.inside if operator not in marks)
         _move(model, _Region(region.begins, inside, region.end))
@@ -58,9 +58,9 @@ def _region(model: TfliteModel, quantize: Any) -> _Region:
     return _Region(tuple(begins), tuple(inside), quantize)
 
 
-def _is_held(model: TfliteModel, region: _Region) -> bool:
+def _is_held(model: TfliteModel, region: _Region, marks: list[Any]) -> bool:
     """Whether a region has marks, and only moves values of one scale that nothing else reads."""
-    moves = [operator for operator in region.inside if not _is_mark(model, operator)]
+    moves = [operator for operator in region.inside if operator not in marks]
     if len(moves) == len(region.inside) or any(model.kind(operator) not in _VERSIONS for operator in moves):
         return False
     scales = {_scale(model, int(operator.inputs[0])) for operator in region.begins}
@@ -101,24 +101,8 @@ def _integers(model: TfliteModel, index: int, result: int) -> int:
     return made
 
 
-def _bypass(model: TfliteModel, mark: Any) -> None:
-    source, result = int(mark.inputs[0]), int(mark.outputs[0])
-    for reader in model.consumers(result):
-        reader.inputs = [source if index == result else index for index in reader.inputs]
-    model.graph.operators.remove(mark)
-
-
 def _scale(model: TfliteModel, index: int) -> float:
     return float(model.tensor(index).quantization.scale[0])
 
 
-def _is_mark(model: TfliteModel, operator: Any) -> bool:
-    return model.kind(operator) == "FLOOR" and MARK.encode() in (model.tensor(int(operator.outputs[0])).name or b"")
-
-
-def _none_left(model: TfliteModel) -> str | None:
-    marks = [operator for operator in model.graph.operators if _is_mark(model, operator)]
-    return "a mark is left" if marks else None
-
-
-INTEGER_MOVES: GraphPass[TfliteModel] = GraphPass("tflite-integer-moves", integer_moves, ensures=(_none_left,))
+INTEGER_MOVES: GraphPass[TfliteModel] = GraphPass("tflite-integer-moves", integer_moves, ensures=(no_mark_left,))
