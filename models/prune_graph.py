@@ -17,6 +17,7 @@ from edgefold.models.blocks.hetconv import HetConv2d, hetconv_mask
 from edgefold.models.blocks.locally_connected import LocallyConnected2d
 from edgefold.models.blocks.masked import MaskedConv2d
 from edgefold.models.loaded import quiet_errors, refuse_fixed_graph
+from edgefold.models.prune_gates import without_gates
 from edgefold.models.prune_units import Touch, partition
 
 if TYPE_CHECKING:
@@ -86,8 +87,13 @@ def channel_axes(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple
         UnsupportedError: it shuffles channels, or is an exported program.
     """
     refuse_fixed_graph(module, type(module).__name__, "pruned")
-    traced = copy.deepcopy(module)
-    graph = _graph(traced, example_inputs)
+    traced = copy.deepcopy(module).eval()
+    with without_gates(traced, example_inputs):
+        return _axes(traced, _graph(traced, example_inputs))
+
+
+def _axes(traced: nn.Module, graph: DependencyGraph) -> tuple[tuple[Axis, ...], tuple[str, ...]]:
+    """See `channel_axes`."""
     names = {child: name for name, child in traced.named_modules()}
     axes: list[Axis] = []
     skipped: list[str] = []
@@ -102,6 +108,10 @@ def channel_axes(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple
         if parameters or locals_:
             culprit = parameters[0] if parameters else locals_[0]
             skipped.append(f"the axis of '{names[root]}' meets '{culprit}', of which the channels are not known")
+            continue
+        stray = next((touch.name for touch in touches if _places_outside(touch)), None)
+        if stray is not None:
+            skipped.append(f"the axis of '{names[root]}' meets '{stray}', which does not take it as its channels")
             continue
         units, reason = partition(channels, touches)
         if reason:
@@ -120,12 +130,13 @@ def remove_channels(module: nn.Module, example_inputs: tuple[Tensor, ...], chann
     """
     pruned = copy.deepcopy(module).eval()
     if channels:
-        graph = _graph(pruned, example_inputs)
-        layers = dict(pruned.named_modules())
-        for name, indices in channels.items():
-            layer = layers[name]
-            function = graph.get_pruner_of_module(layer).prune_out_channels
-            graph.get_pruning_group(layer, function, sorted(indices)).prune()
+        with without_gates(pruned, example_inputs):
+            graph = _graph(pruned, example_inputs)
+            layers = dict(pruned.named_modules())
+            for name, indices in channels.items():
+                layer = layers[name]
+                function = graph.get_pruner_of_module(layer).prune_out_channels
+                graph.get_pruning_group(layer, function, sorted(indices)).prune()
     for layer in pruned.modules():
         if isinstance(layer, HetConv2d):
             wanted = hetconv_mask(layer.in_channels, layer.out_channels, layer.kernel_size, layer.p)
@@ -144,7 +155,8 @@ class _RefuseShuffles(TorchDispatchMode):  # type: ignore[no-untyped-call]  # to
         if func in _RESHAPES and args[0].ndim == 4 and output.ndim == 5:
             raise UnsupportedError(
                 f"channels are split into groups ({tuple(args[0].shape)} -> {tuple(output.shape)}), as a channel shuffle does, "
-                "which pruning cannot follow; choose a network without shuffles"
+                "and the head of some detectors, which pruning of channels cannot follow; choose a network without, or remove "
+                "blocks (--blocks) or single weights (--sparsity)"
             )
         return output
 
@@ -167,7 +179,7 @@ def _graph(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> DependencyG
             return torch_pruning.DependencyGraph().build_dependency(
                 module, example_inputs=example_inputs, customized_pruners=dict.fromkeys(kinds, pruner), verbose=False
             )
-    except (RuntimeError, ValueError, AssertionError, TypeError, AttributeError, KeyError) as error:
+    except (RuntimeError, ValueError, AssertionError, TypeError, AttributeError, KeyError, ArithmeticError) as error:
         raise ModelError(
             f"{type(module).__name__} cannot be traced for pruning: {error}; give a module that runs on its example inputs "
             "and is made of PyTorch layers"
@@ -190,6 +202,18 @@ def _touches(graph: DependencyGraph, group: Any, names: Mapping[nn.Module, str],
         output_side = bool(graph.is_out_channel_pruning_fn(item.dep.handler))
         touches.append(Touch(names[layer], layer, output_side, tuple(tuple(found) for found in places)))
     return touches
+
+
+def _places_outside(touch: Touch) -> bool:
+    """Whether a layer has fewer channels than the axis would need, such as a convolution along the channels."""
+    layer = touch.layer
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        size = layer.out_channels if touch.output_side else layer.in_channels
+    elif isinstance(layer, nn.Linear):
+        size = layer.out_features if touch.output_side else layer.in_features
+    else:
+        return False
+    return max((place for places in touch.places for place in places), default=-1) >= size
 
 
 def _importance(touches: Iterable[Touch], channels: int) -> Tensor:

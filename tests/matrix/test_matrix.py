@@ -182,12 +182,15 @@ def scheduler(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning:distributed")  # it leaves a socket to the garbage collector
-def test_a_matrix_on_a_cluster(scheduler: str, tmp_path: Path) -> None:
-    entries = [_entry("small"), _entry("crashes")]
+def test_a_matrix_on_a_cluster(scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers run in another folder, so a file that is named relative to this one is named as a whole to them."""
+    monkeypatch.chdir(MODELS.parent)
+    entries = [Entry(f"{MODELS.name}:small"), _entry("crashes")]
     found = run_matrix(entries, [Format.ONNX], [Precision.FP32], tmp_path / "out", FEW, scheduler=scheduler)
     assert [(cell.passed, cell.error) for cell in found.cells] == [(True, ""), (False, "Crash")]
     key = cell_key(cells_of(entries, [Format.ONNX], [Precision.FP32])[0], FEW)
     assert found.cells[0].key == key
+    assert found.cells[0].model == f"{MODELS.name}:small"
     assert (tmp_path / "out" / "cells" / f"{key}.json").exists()
 
 

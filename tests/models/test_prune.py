@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from edgefold.errors import MissingExtraError, ModelError, UnsupportedError, UsageError
-from edgefold.models.blocks import ChannelLocalConv2d, HetConv2d, LocallyConnected2d, hetconv_mask
+from edgefold.models.blocks import (
+    ChannelLocalConv2d,
+    EfficientChannelAttention,
+    HetConv2d,
+    LocallyConnected2d,
+    SpatialAttention,
+    hetconv_mask,
+)
 from edgefold.models.count import count_cost
 from edgefold.models.networks import build_network
 from edgefold.models.packing import pack_state, unpack_state
@@ -168,6 +175,67 @@ def test_what_cannot_be_pruned_is_named() -> None:
     axes, skipped = channel_axes(unshared.eval(), X)
     assert not axes
     assert any("meets '2', of which the channels are not known" in reason for reason in skipped)
+
+
+class Weighed(nn.Module):
+    """A gate of anyone's: a kernel along the means of the channels, written with a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.conv(x.mean((2, 3)).view(len(x), 1, -1)).sigmoid()
+        y: Tensor = x * weights.view(len(x), -1, 1, 1)
+        return y
+
+
+@pytest.mark.parametrize("conv", ["standard+eca", "standard+cbam", "standard+spatial"])
+def test_attention_without_channels_of_its_own_is_passed_through(conv: str) -> None:
+    module = network("resnet_small", {"width": 16, "blocks": (1, 1), "conv": conv})
+    gates = [layer for layer in module.modules() if isinstance(layer, EfficientChannelAttention | SpatialAttention)]
+    assert gates
+    with torch.no_grad():
+        for gate in gates:
+            gate.conv.weight.mul_(3)  # what is far from an identity
+    pruned = prune_channels(module, X, macs_target(module, X, 0.6))
+    assert pruned.report.skipped == ()
+    assert pruned.report.macs <= 0.6 * pruned.report.macs_before
+    kept = [layer for layer in pruned.module.modules() if isinstance(layer, EfficientChannelAttention | SpatialAttention)]
+    assert len(kept) == len(gates)
+    for before, after in zip(gates, kept, strict=True):
+        assert torch.equal(before.conv.weight, after.conv.weight)
+
+
+def test_a_gate_of_anyone_is_passed_through() -> None:
+    """The gate weighs channels by their neighbours, so those at the end go: beyond them the gate sees zeros in any case."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 32, 3), Weighed(), nn.ReLU(), nn.Conv2d(32, 2, 1)).eval()
+    axes, skipped = channel_axes(module, X)
+    assert ([axis.root for axis in axes], skipped) == (["0"], ())
+    pruned = remove_channels(module, X, {"0": list(range(16, 32))})
+    silent = copy.deepcopy(module)
+    with torch.no_grad():
+        silent.get_parameter("0.weight")[16:] = 0
+        silent.get_parameter("0.bias")[16:] = 0
+        torch.testing.assert_close(pruned(*X), silent(*X), rtol=1e-5, atol=1e-5)
+
+
+def test_a_kernel_along_the_channels_outside_a_gate_leaves_its_axis_whole() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.along, self.b = nn.Conv2d(1, 32, 3), nn.Conv1d(1, 1, 3, padding=1), nn.Conv2d(32, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x)
+            z = self.along(y.mean((2, 3)).unsqueeze(1)).squeeze(1)
+            found: Tensor = self.b(y * z[:, :, None, None])
+            return found
+
+    axes, skipped = channel_axes(Mixed().eval(), X)
+    assert axes == ()
+    assert any("meets 'along', which does not take it as its channels" in reason for reason in skipped)
 
 
 def test_outputs_are_never_pruned() -> None:

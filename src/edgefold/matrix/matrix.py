@@ -11,7 +11,7 @@ import json
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,12 @@ def _here(todo: Sequence[tuple[Cell, str]], options: CellOptions, caps: Caps, jo
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _absolute(name: str) -> str:
+    """The name of a model with the whole path of its file: a worker runs in another folder."""
+    file, colon, function = name.rpartition(":") if ".py:" in name else (name, "", "")
+    return f"{Path(file).resolve()}{colon}{function}" if Path(file).is_file() else name
+
+
 def _on_cluster(todo: Sequence[tuple[Cell, str]], options: CellOptions, caps: Caps, address: str) -> Iterator[CellResult]:
     """Computes cells on the workers of a Dask cluster."""
     try:
@@ -181,7 +187,7 @@ def _on_cluster(todo: Sequence[tuple[Cell, str]], options: CellOptions, caps: Ca
         groups = {}
         for group in _groups(todo, workers):
             job: dict[str, Any] = {
-                "cells": [plain_cell(cell) for cell, _ in group],
+                "cells": [{**plain_cell(cell), "name": _absolute(cell.entry.name)} for cell, _ in group],
                 "keys": [key for _, key in group],
                 "options": asdict(options),
                 "caps": asdict(caps),
@@ -190,7 +196,9 @@ def _on_cluster(todo: Sequence[tuple[Cell, str]], options: CellOptions, caps: Ca
             groups[client.submit(run_job, job, pure=False, retries=1)] = group
         for future in completed(list(groups)):  # type: ignore[no-untyped-call]  # likewise
             if future.status == "finished":
-                yield from (from_dict(CellResult, result) for result in future.result())
+                labels = {key: cell.entry.label for cell, key in groups[future]}
+                results = (from_dict(CellResult, result) for result in future.result())
+                yield from (replace(result, model=labels[result.key]) for result in results)
             else:
                 reason = f"{type(future.exception()).__name__}: {future.exception()}"
                 yield from (failed(cell, key, "cluster", "Cluster", reason[:500]) for cell, key in groups[future])
