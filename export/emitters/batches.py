@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from edgefold.artifact import Artifact
-from edgefold.errors import RuntimeFailure, UnsupportedError
+from edgefold.errors import ArtifactError, RuntimeFailure, UnsupportedError
 from edgefold.export.verify import sqnr_db
 from edgefold.runtime import run
 from edgefold.schemes import scheme_of
@@ -36,20 +36,13 @@ def check_batches(artifact: Artifact, samples: Sequence[Tensor]) -> None:
         samples: one tensor an input, in torch's layout; see `trial`.
 
     Raises:
-        UnsupportedError: the runtime refuses the batch, or a sample's result depends on the others.
-        RuntimeFailure: it does not run with one sample either.
+        UnsupportedError: the runtime refuses the file or the batch, or a sample's result depends on the others.
     """
     if not artifact.dynamic_batch:
         return
     count, arrays = len(samples[0]), [tensor.numpy() for tensor in samples]
-    alone = run(artifact, arrays, batch=1)
-    try:
-        together = run(artifact, arrays, batch=count)
-    except RuntimeFailure as error:
-        raise UnsupportedError(
-            f"the batch size cannot be left open in {artifact.format}: its runtime runs the file with one sample, but not "
-            f"with {count} at once; {_REMEDY}"
-        ) from error
+    alone = _run(artifact, arrays, 1, "does not run the file, not even with one sample")
+    together = _run(artifact, arrays, count, f"runs the file with one sample, but not with {count} at once")
     for spec, one, many in zip(artifact.outputs, alone, together, strict=True):
         if one.shape != many.shape:
             reason = f"its shape for {count} samples is {many.shape}, expected {one.shape}"
@@ -60,6 +53,15 @@ def check_batches(artifact: Artifact, samples: Sequence[Tensor]) -> None:
         raise UnsupportedError(
             f"the batch size cannot be left open in {artifact.format}: output '{spec.name}': {reason}; {_REMEDY}"
         )
+
+
+def _run(artifact: Artifact, arrays: list[NDArray[Any]], batch: int, fault: str) -> tuple[NDArray[Any], ...]:
+    try:
+        return run(artifact, arrays, batch=batch)
+    except (ArtifactError, RuntimeFailure) as error:
+        raise UnsupportedError(
+            f"the batch size cannot be left open in {artifact.format}: its runtime {fault}; {_REMEDY}"
+        ) from error
 
 
 def trial(graph: GraphModule, examples: Sequence[Tensor], most: int | None = None) -> tuple[Tensor, ...]:

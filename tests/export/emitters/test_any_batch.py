@@ -6,6 +6,7 @@ The batches are 2 and the sizes of the network: there a wrong axis gives wrong n
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from edgefold.artifact import Artifact, Format, Precision
 from edgefold.errors import UnsupportedError
 from edgefold.export.capture import capture
 from edgefold.export.emitters import EmitOptions
+from edgefold.export.emitters.batches import check_batches
 from edgefold.runtime import run
 
 BATCHES = (2, 4, 5, 6)
@@ -131,3 +133,15 @@ def test_a_file_that_fails_with_several_samples_is_refused(emit: Callable[..., A
     ):
         emit(program, Format.TFLITE, tmp_path / "out.tflite", Precision.FP32, ANY)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"), [((-1, *SIDE), "with one sample, but not with 7 at once"), ((-1, 2, 6, 5), "not even with one sample")]
+)
+def test_a_file_that_the_runtime_does_not_take_is_refused(
+    shape: tuple[int, ...], said: str, emit: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    fixed = emit(capture(nn.ReLU().eval(), torch.randn(1, *SIDE)), Format.ONNX, tmp_path / "out.onnx")
+    claimed = replace(fixed, inputs=(replace(fixed.inputs[0], shape=shape),))
+    with pytest.raises(UnsupportedError, match=said):
+        check_batches(claimed, (torch.randn(7, *shape[1:]),))
