@@ -37,6 +37,7 @@ class Work:
     macs: int
     moved_bytes: int
     delegated: bool
+    op: str = ""  # what the file calls it
 
 
 def work_of(path: Path) -> list[Work]:
@@ -56,7 +57,7 @@ def work_of(path: Path) -> list[Work]:
                 ops = executorch.read(path, {int(key): str(value) for key, value in data.get("modules", {}).items()}).ops
         except EdgefoldError:
             return []
-    return [Work(op.module, op.macs, op.moved_bytes, op.accelerated) for op in ops]
+    return [Work(op.module, op.macs, op.moved_bytes, op.accelerated, op.name) for op in ops]
 
 
 def work_by_name(path: Path) -> dict[str, Work]:

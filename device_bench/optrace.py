@@ -27,6 +27,19 @@ from edgefold.runtime.protocol import last_line
 ETDUMP_TIMEOUT_S = 300.0
 # Names under which XNNPACK and ExecuTorch tell ops with multiply-accumulates; everything else is matched by nothing.
 WITH_MACS = re.compile(r"^(?:Convolution|Deconvolution|Fully Connected|Batch Matrix Multiply)")
+# What XNNPACK calls the kernels of TFLite's ops that may be slow in integers.
+KERNELS = {
+    "RESIZE_BILINEAR": "Resize Bilinear",
+    "PAD": "Constant Pad",
+    "PADV2": "Constant Pad",
+    "GELU": "GELU",
+    "HARD_SWISH": "HardSwish",
+    "SOFTMAX": "Softmax",
+    "MUL": "Multiply",
+    "MEAN": "Mean",
+    "SQUARED_DIFFERENCE": "Squared Difference",
+    "RSQRT": "Reciprocal Square Root",
+}
 # Rows of an ETDump that hold other rows.
 FRAMES = ("Method::init", "Program::load_method", "Method::execute", "DELEGATE_CALL", "OPERATOR_CALL")
 KERNEL = "_kernel_time"
@@ -145,12 +158,27 @@ def read_etdump(path: Path) -> list[Row]:
 
 
 def with_work(rows: Sequence[Row], work: Sequence[Work]) -> list[Row]:
-    """The rows of XNNPACK with the work of the file's ops: by position, or else by order; none where the numbers differ."""
+    """The rows of XNNPACK with the work of the file's ops: by position, or else by order; none where the numbers differ.
+
+    Of kernels without products only the `KERNELS` are found, as LiteRT has them.
+    """
     inside = [each for each in work if each.macs and each.delegated]
     places = [i for i, row in enumerate(rows) if row.position < 0 and WITH_MACS.match(row.op)]
     found = dict(zip(places, inside, strict=True)) if len(places) == len(inside) else {}
+    found |= _by_kind(rows, work)
     found |= {i: work[row.position] for i, row in enumerate(rows) if 0 <= row.position < len(work)}
     return [
         replace(row, module=found[i].module, macs=found[i].macs, moved_bytes=found[i].moved_bytes) if i in found else row
         for i, row in enumerate(rows)
     ]
+
+
+def _by_kind(rows: Sequence[Row], work: Sequence[Work]) -> dict[int, Work]:
+    """The work of kernels in a delegate of LiteRT, by their place: where there are as many of a kind as ops in the file."""
+    found: dict[int, Work] = {}
+    for kernel in dict.fromkeys(KERNELS.values()):
+        inside = [each for each in work if each.delegated and KERNELS.get(each.op) == kernel]
+        places = [i for i, row in enumerate(rows) if row.position < 0 and re.match(rf"{kernel}\b", row.op)]
+        if len(places) == len(inside):
+            found |= zip(places, inside, strict=True)
+    return found

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 
-def int8_outlook(machine: str, features: frozenset[str]) -> tuple[bool, str]:
+def int8_outlook(machine: str, features: frozenset[str], *, integer: bool = True) -> tuple[bool, str]:
     """Whether a CPU has instructions made for 8-bit products, and what that means for INT8 artifacts.
 
     Args:
         machine: as ``uname -m`` says.
         features: of `edgefold.results.DeviceInfo`.
+        integer: whether the scheme multiplies integers; with weights alone in integers it does not.
     """
+    if not integer:
+        return False, "weights are widened to float before they are multiplied: no 8-bit instruction of any CPU is used"
     if machine in ("aarch64", "arm64"):
         if "i8mm" in features:
             return True, "i8mm: 8-bit matrix products in hardware, the fastest that ARM cores have"

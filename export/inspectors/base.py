@@ -68,6 +68,8 @@ class Inspection:
     dynamic_macs: int = 0  # those of the integer ones whose activations get their scales at run time
     float_mac_modules: tuple[str, ...] = ()  # where MACs are computed in float
     fallback_modules: tuple[str, ...] = ()  # ops outside the delegate, as "module (op)"
+    float_modules: tuple[str, ...] = ()  # float ops in a file with integer ones, as "module (op, op)"
+    conversion_modules: tuple[str, ...] = ()  # conversions inside the file, as "module (op)"
     random_calibration: bool = False  # the scales come from random data, as the file itself says
 
     @property
@@ -102,8 +104,18 @@ def summarize(file: str, format: Format, precision: Precision | None, size_bytes
         ops=dict(Counter(op.name for op in ops).most_common()),
         dynamic_macs=sum(op.macs for op in ops if op.kind is Kind.INTEGER and op.dynamic),
         float_mac_modules=tuple(dict.fromkeys(op.module or op.name for op in ops if op.macs and op.kind is Kind.FLOAT)),
+        float_modules=_by_module([op for op in ops if op.kind is Kind.FLOAT]) if _count(ops, Kind.INTEGER) else (),
+        conversion_modules=_by_module([op for op in ops if op.kind is Kind.CONVERSION and not op.at_end]),
         fallback_modules=tuple(f"{op.module or '?'} ({op.name})" for op in ops if delegated and not op.accelerated),
     )
+
+
+def _by_module(ops: Sequence[Op]) -> tuple[str, ...]:
+    """Modules in their order, each with the kinds of its ops; a question mark where the file does not say."""
+    found: dict[str, dict[str, None]] = {}
+    for op in ops:
+        found.setdefault(op.module or "?", {})[op.name] = None
+    return tuple(f"{module} ({', '.join(names)})" for module, names in found.items())
 
 
 def _count(ops: Sequence[Op], kind: Kind) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from edgefold.artifact import Artifact, Format, Precision
 from edgefold.errors import EdgefoldError
 from edgefold.report.explanation import Explanation, RuntimeOutlook, SlowOp
+from edgefold.schemes import scheme_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +31,7 @@ JUDGED_SAMPLES = 16
 SMALL_MACS = 3_000_000  # below, what an op costs beside its arithmetic decides
 SLOW_SHARE = 0.02  # of the time, from which a module is worth a line
 _TOP = 8
+_NAMED = 6
 
 
 def explain_accuracy(
@@ -53,7 +55,7 @@ def explain_accuracy(
     from edgefold.quantize.sensitivity import analyse
 
     judged = [program.takes(sample) for sample in samples[:: max(1, len(samples) // JUDGED_SAMPLES)][:JUDGED_SAMPLES]]
-    pays, reason = int8_outlook(device.machine, frozenset(device.features))
+    pays, reason = int8_outlook(device.machine, frozenset(device.features), integer=scheme_of(program.scheme).integer)
     return Explanation(
         scheme=program.scheme,
         samples=len(judged),
@@ -191,6 +193,10 @@ def _reasons(inspection: Inspection, slow: Sequence[SlowOp]) -> Iterable[str]:
         yield f"only {share:.0%} of the multiply-adds run in integer kernels (in float: {where})"
     if inspection.fallback_modules:
         yield f"{len(inspection.fallback_modules)} ops run outside the delegate: {', '.join(inspection.fallback_modules[:3])}"
+    if inspection.float_modules:
+        more = len(inspection.float_modules) - _NAMED
+        names = ", ".join(inspection.float_modules[:_NAMED])
+        yield f"computed in float: {names}{f' and {more} more' if more > 0 else ''}"
     if inspection.conversions_inside:
         yield f"{inspection.conversions_inside} conversions between float and integers stand inside the file"
     if inspection.macs < SMALL_MACS:
@@ -201,7 +207,7 @@ def _profiled(artifact: Artifact, device: str, options: BenchOptions) -> OpProfi
     """The times by op; ``None`` where the runtime or the device does not tell."""
     from edgefold.device_bench import profile
 
-    if artifact.format is Format.TFLITE or device == "fake":
+    if device == "fake":
         return None
     try:
         return profile(artifact, device, options)

@@ -108,8 +108,12 @@ def quantize_network(
         "--observer": observer != "auto",
         "--equalize": equalize,
         "--exclude": bool(exclude),
-        "--io uint8": pixels is not None,
     }
+    if pixels is not None:
+        raise UsageError(
+            "--io uint8 divides the weights of the first layer by the deviation of each channel and makes the input's step one "
+            "pixel value, and --qat brings integers trained for other weights and another step; use --io int8 or calibrate"
+        )
     if any(given.values()):
         names = ", ".join(name for name, there in given.items() if there)
         raise UsageError(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+
+from edgefold.cli.quantize import RoundedScheme
+from edgefold.schemes import SCHEMES
 
 Cli = Callable[..., Any]
 
@@ -136,3 +139,10 @@ def test_a_scheme_without_calibration_tells_no_ranges(cli: Cli, tmp_path: Path) 
     assert ended.code == 0, ended.stderr
     assert "int8-weight-only, without calibration: " in ended.stdout
     assert "clipped" not in ended.stdout
+
+
+def test_schemes_that_change_no_weight_are_not_offered(cli: Cli) -> None:
+    assert list(get_args(RoundedScheme)) == [name.value for name, scheme in SCHEMES.items() if scheme.rounded]
+    ended = cli("quantize", "hetnet-fmnist", "--scheme", "fp16")
+    assert ended.code == 2
+    assert "'fp16' is not one of 'int8'" in " ".join(ended.stderr.split())

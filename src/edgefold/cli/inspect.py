@@ -57,6 +57,10 @@ def _file(found: Artifact, inside: Inspection) -> Iterable[RenderableType]:
         share += f" ({percent(inside.dynamic_macs / inside.macs)} with activations quantized at run time)"
     yield f"{inside.convs} convolutions; {count(inside.macs)} multiply-adds{share}"
     yield f"{inside.integer_ops} integer ops, {inside.float_ops} float ops, {inside.conversions_inside} conversions between them"
+    if inside.float_modules:
+        yield f"in float: {', '.join(inside.float_modules)}"
+    if inside.conversion_modules:
+        yield f"conversions: {', '.join(inside.conversion_modules)}"
     if inside.accelerated_share is not None:
         yield f"{percent(inside.accelerated_share)} of the ops in {inside.partitions} calls of the delegate"
     if inside.fallback_modules:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -44,6 +44,10 @@ if TYPE_CHECKING:
     from edgefold.report.explanation import Explanation
 
 
+# Those whose weights are other numbers than those of the float network: there is nothing to explain of the others.
+RoundedScheme = Literal["int8", "int8-full", "int8-dynamic", "int8-weight-only", "int16x8", "log2"]
+
+
 @dataclass(frozen=True)
 class Quantization:
     """What quantization does to a network in torch, before any export."""
@@ -66,7 +70,7 @@ def quantize(
     arg: Arg = None,
     weights: Weights = None,
     trust: Trust = False,
-    scheme: Annotated[Precision, typer.Option("--scheme", help="The integer scheme.")] = Precision.INT8,
+    scheme: Annotated[RoundedScheme, typer.Option("--scheme", help="The integer scheme.")] = "int8",
     qat: Qat = None,
     preprocess: Preprocess = None,
     calibration: Calibration = None,
@@ -110,14 +114,15 @@ def quantize(
             "--max-ms": max_ms is not None,
             "--format": bool(formats),
         }
-        refuse(without_files, exponent_bits, scheme)
+        precision = Precision(scheme)
+        refuse(without_files, exponent_bits, precision)
         with progress(f"quantizing {model}") as say:
-            work = _Work(ModelChoice(model, arg, weights, trust, preprocess, qat), scheme, calibration, evaluation, say)
-            if scheme is Precision.LOG2:
+            work = _Work(ModelChoice(model, arg, weights, trust, preprocess, qat), precision, calibration, evaluation, say)
+            if precision is Precision.LOG2:
                 powers = work.compare_powers(observer, exclude or [], exponent_bits or DEFAULT_EXPONENT_BITS, equalize=equalize)
                 out.show({"schema": "edgefold.PowerComparison/1", **vars(powers)}, lambda: compared(powers))
                 return
-            wanted = tuple(formats or scheme_of(scheme).formats)
+            wanted = tuple(formats or scheme_of(precision).formats)
             budget = Budget(max_drop, max_ms, wanted, device, agree=agree)
             found = work.quantize(observer, budget, exclude or [], equalize=equalize)
             if explain:
