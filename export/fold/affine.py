@@ -67,6 +67,7 @@ class Proof(DispatchMode):
         super().__init__()
         self.open: list[Scope] = []
         self.clock = 0
+        self.chance = False  # whether randomness was drawn that no generator tells of
         self.born: dict[int, int] = {}  # storage made by an op -> when
         self._saved: dict[int, _Saved] = {}
 
@@ -114,6 +115,11 @@ class Proof(DispatchMode):
             scope.marks.clear()
             scope.forms.clear()
         self.open = [scope for scope in self.open if scope.sound]
+
+    def leave(self, reason: str, *, chance: bool) -> None:
+        """Ends the open scopes, whose code calls what may give something else every time."""
+        self.chance = self.chance or chance
+        self.refuse(self.open, reason)
 
     def is_constant(self, scope: Scope, tensor: Tensor, storage: int) -> bool:
         """Whether an operand without a mark is a constant of the scope; ends the scope if it is not."""

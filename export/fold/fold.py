@@ -135,6 +135,8 @@ def fold_tree(
         if snapshot.draws_random_numbers():
             unsteady = ("",)
         lost = _lost(watch, args, kwargs) if unsteady else ""
+        if watch.chance:
+            unsteady, lost = ("",), "draws random numbers outside of PyTorch"
         folded, decisions = fold_modules(watch, snapshot, report)
         watch.root = folded
         outputs = None if watch.feeds else expected
@@ -162,7 +164,7 @@ def _run(watch: Recorder, module: nn.Module, args: tuple[Tensor, ...], kwargs: d
 
 def _lost(watch: Recorder, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> str:
     """What changes in a second run too, and would be lost in a graph; empty if the first run only filled caches."""
-    snapshot = Snapshot(watch.modules.values(), copies=True)
+    snapshot = Snapshot(watch.modules.values(), copies=True, caches=True)
     with proof(quick=False):  # undoes what is written
         watch.replay(args, kwargs)
         changed = snapshot.changed()

@@ -53,6 +53,7 @@ class _Folder:
         self._changed = snapshot.changed()
         self._random = "draws random numbers" if snapshot.draws_random_numbers() else ""
         self._snapshot = snapshot
+        self._settled = Snapshot(recorder.modules.values(), caches=True)
         self._order = {key: index for index, key in enumerate(recorder.order)}
         self._done: dict[int, nn.Module] = {}
         self._report = report
@@ -83,7 +84,7 @@ class _Folder:
     def _try(self, module: nn.Module) -> nn.Module | None:
         key, recorder = id(module), self._recorder
         calls = tuple(recorder.calls[key])
-        reason = recorder.refused.get(key) or self._random or self._changed_in(module)
+        reason = recorder.refused.get(key) or self._random or self._hidden_in(module, calls)
         folded: Folded | None = None
         if not reason:
             if not any(call.convolutions for call in calls):
@@ -92,13 +93,13 @@ class _Folder:
                 reason = ALREADY
             else:
                 found = attempt(module, calls)
-                after = self._snapshot.changed(set(self._tree(module)))
                 if isinstance(found, str):
                     reason = found
-                elif after:
-                    reason = "changes its state between calls"
                 else:
-                    folded = found
+                    tree = self._tree(module)
+                    after = {**self._snapshot.changed(tree), **self._settled.changed(tree)}
+                    reason = next(iter(after.values()), "")
+                    folded = None if reason else found
         self.decisions.append(self._decision(module, calls, folded, reason))
         if folded is None:
             return None
@@ -111,8 +112,14 @@ class _Folder:
         parameters = sum({id(one): one.numel() for one in module.parameters()}.values()) if folded or reason else 0
         return Decision(self._recorder.names[key], type(module).__name__, self._order[key], calls, parameters, folded, reason)
 
-    def _changed_in(self, module: nn.Module) -> str:
-        return next((self._changed[key] for key in self._tree(module) if key in self._changed), "")
+    def _hidden_in(self, module: nn.Module, calls: tuple[Evidence, ...]) -> str:
+        """Why the state of a module is not known to stay as it is; empty if it is."""
+        for key in self._tree(module):
+            if key in self._changed or key in self._snapshot.unseen:
+                return self._changed.get(key) or self._snapshot.unseen[key]
+            if key in self._snapshot.cached and any(call.pair for call in calls):
+                return "calls a function with a cache, and is too large to be run again to see that the cache stays"
+        return ""
 
     def _tree(self, module: nn.Module) -> list[int]:
         """The ids of the watched modules under a module, itself included."""

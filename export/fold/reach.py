@@ -1,51 +1,41 @@
-"""What code can reach beside its arguments: the values in closures, globals and classes that a function's names refer to."""
+"""What code can reach beside its arguments: the values in closures, defaults, globals and classes that its names refer to."""
 
 from __future__ import annotations
 
 import functools
-import itertools
-import random
 import sys
 from collections.abc import Iterable, Iterator
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-_FAR = 200  # functions that are followed from one module; foreign code may call half of a library
-
-_KINDS = (
-    *(int, float, list, dict, set, Tensor, np.ndarray),
-    *(random.Random, torch.Generator, np.random.Generator, np.random.RandomState, itertools.count, itertools.cycle),
-)
-_LIBRARIES = frozenset({*sys.stdlib_module_names, "torch", "torchvision", "numpy", "scipy"})
+_LIBRARIES = frozenset({*sys.stdlib_module_names, "torch", "torchvision", "numpy", "scipy", "pytest", "_pytest"}) - {"__main__"}
+_PLAIN = (bool, int, float, str, bytes, list, dict, set, tuple, bytearray)
+_OF_PYTHON = frozenset({"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__qualname__", "__slots__"})
 
 
 def reached(functions: Iterable[FunctionType]) -> Iterator[tuple[str, Any]]:
-    """The values that the functions, and those that they call, read from closures, globals and classes, by a name."""
+    """The values that the functions, and those that they call by name, read beside their arguments, by a name."""
     seen: set[int] = set()
     queue = list(functions)
-    while queue and len(seen) < _FAR:
+    while queue:
         function = queue.pop()
         if id(function) in seen:
             continue
         seen.add(id(function))
-        for name, value in _names(function):
+        for name, value in names_of(function):
             found = functions_of(value)
-            if found:
-                queue += [other for other in found if not _is_library(other.__module__)]
+            if found and not isinstance(value, MethodType | functools.partial):
+                queue += [other for other in found if not is_library(other.__module__)]
             elif isinstance(value, type):
-                if not _is_library(value.__module__):
+                if not is_library(value.__module__):
                     yield from ((f"{value.__qualname__}.{key}", member) for key, member in class_values(value))
-            elif isinstance(value, _KINDS):
+            else:
                 yield f"{function.__qualname__}: {name}", value
 
 
 def class_values(kind: type) -> Iterator[tuple[str, Any]]:
-    """The values that a class holds itself, by name."""
-    return ((name, value) for name, value in vars(kind).items() if isinstance(value, _KINDS) and not name.startswith("__"))
+    """The values that a class holds itself, its functions among them, by name."""
+    return ((name, value) for name, value in list(vars(kind).items()) if name not in _OF_PYTHON and not _is_member(value))
 
 
 def functions_of(value: Any) -> list[FunctionType]:
@@ -58,22 +48,35 @@ def functions_of(value: Any) -> list[FunctionType]:
 
 
 def own_classes(kind: type) -> list[type]:
-    """The classes that a module is of, other than PyTorch's own."""
+    """The classes that an object is of, other than those of PyTorch's layers and of Python."""
     return [base for base in kind.__mro__ if not base.__module__.startswith(("torch.nn.", "builtins"))]
 
 
-def _names(function: FunctionType) -> Iterator[tuple[str, Any]]:
+def names_of(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """The values that a function's names refer to: its closure, defaults, attributes and globals."""
     code = function.__code__
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         if name != "__class__" and not _is_empty(cell):
             yield name, cell.cell_contents
+    defaults = function.__defaults__ or ()
+    yield from zip(code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount], defaults, strict=True)
+    yield from (function.__kwdefaults__ or {}).items()
+    yield from ((name, value) for name, value in vars(function).items() if name != "__wrapped__")
     names = set(_global_names(code))
     for name in sorted(names & function.__globals__.keys()):
         value = function.__globals__[name]
         if not isinstance(value, ModuleType):
             yield name, value
-        elif not _is_library(value.__name__):
-            yield from ((f"{name}.{other}", vars(value)[other]) for other in sorted(names & vars(value).keys()))
+            continue
+        for other in sorted(names & vars(value).keys()):
+            member = vars(value)[other]
+            if type(member) in _PLAIN or not is_library(value.__name__):
+                yield f"{name}.{other}", member
+
+
+def is_library(name: str | None) -> bool:
+    """Whether a module is of the standard library, PyTorch or NumPy: what its code keeps is not a network's."""
+    return (name or "").partition(".")[0] in _LIBRARIES
 
 
 def _global_names(code: CodeType) -> Iterator[str]:
@@ -84,8 +87,9 @@ def _global_names(code: CodeType) -> Iterator[str]:
             yield from _global_names(constant)
 
 
-def _is_library(name: str | None) -> bool:
-    return (name or "").partition(".")[0] in _LIBRARIES
+def _is_member(value: Any) -> bool:
+    """Whether a class's value is the descriptor of a slot, which only tells where an object keeps it."""
+    return type(value).__name__ in ("member_descriptor", "getset_descriptor", "_abc_data")
 
 
 def _is_empty(cell: Any) -> bool:

@@ -35,6 +35,7 @@ class Recorder:
         self.order: list[int] = []  # modules by their first call
         self.names: dict[int, str] = {}
         self.modules: dict[int, nn.Module] = {}
+        self.chance = False  # whether the run drew random numbers of the system
         self._fed: dict[int, list[Tensor]] = {}
         self._proof: Proof | None = None
         self._replay: dict[int, Iterator[Tensor]] | None = None
@@ -58,6 +59,7 @@ class Recorder:
             try:
                 return self.root(*args, **kwargs)
             finally:
+                self.chance = mode.chance
                 self._proof = None
 
     def replay(self, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:

@@ -18,6 +18,7 @@ from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 
 from edgefold.export.fold.affine import Proof, Scope, storage_of
+from edgefold.export.fold.calls import calls_watched
 from edgefold.export.fold.field import Field, convolved, join
 from edgefold.export.fold.read import Form, Rows, Shifted, Total, leaf
 
@@ -57,6 +58,7 @@ def proof(*, quick: bool) -> Iterator[Proof]:
             with ExitStack() as stack:
                 stack.enter_context(one)
                 stack.enter_context(Watch(one, quick=quick))
+                stack.enter_context(calls_watched(one.leave))
                 yield one
         finally:
             one.restore()

@@ -132,12 +132,17 @@ def test_code_that_looks_at_values_is_refused(function: Callable[[Tensor, Tensor
     assert reason in reason_for(Code(function))
 
 
-def test_work_in_another_thread_is_of_unknown_origin() -> None:
+def test_work_in_another_thread_is_refused() -> None:
     def threaded(y: Tensor, x: Tensor) -> Tensor:
         with ThreadPoolExecutor(1) as pool:
             return y + pool.submit(lambda: F.relu(x - 1e9)).result()
 
-    assert "unknown origin" in reason_for(Code(threaded))
+    assert "calls concurrent.futures" in reason_for(Code(threaded))
+
+
+def test_memory_that_no_op_made_is_of_unknown_origin() -> None:
+    capsule = torch._C._to_dlpack  # the way of old code
+    assert "unknown origin" in reason_for(Code(lambda y, x: y + torch.utils.dlpack.from_dlpack(capsule(x)).relu() * 1e-30))
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")  # deprecated, and still met in foreign code

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from edgefold.errors import UnsupportedError
 from edgefold.export.capture import capture
 from edgefold.export.fold import fold_module
-from edgefold.export.fold.state import Snapshot
+from edgefold.export.fold.state import Reader
 
 TALLY = [0]
 
@@ -165,11 +165,11 @@ def test_a_random_draw_over_weights_is_not_frozen() -> None:
 
 def test_the_state_of_a_large_network_is_not_noted_again_for_each_of_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     noted: list[nn.Module] = []
-    state = Snapshot._state
+    state = Reader.state
 
-    def counted(snapshot: Snapshot, module: nn.Module, classes: dict[type, dict[str, Any]]) -> dict[str, Any]:
+    def counted(reader: Reader, module: nn.Module) -> dict[str, Any]:
         noted.append(module)
-        return state(snapshot, module, classes)
+        return state(reader, module)
 
     def work(count: int) -> int:
         blocks = [nn.Sequential(LoopHetConv(4, 4, 2), nn.ReLU()) for _ in range(count)]
@@ -178,5 +178,5 @@ def test_the_state_of_a_large_network_is_not_noted_again_for_each_of_its_layers(
         assert sum(layer.folded for layer in result.plan.layers) == count
         return len(noted)
 
-    monkeypatch.setattr(Snapshot, "_state", counted)
+    monkeypatch.setattr(Reader, "state", counted)
     assert work(12) < 2.5 * work(6)
