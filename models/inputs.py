@@ -5,8 +5,8 @@
     train-images.gz         one IDX file of images (no labels)
     x.npy                   uint8 pictures (N, H, W), (N, H, W, C) or (N, C, H, W), or float32 inputs (N, C, …)
     data.npz                a labelled data set (`edgefold.models.data.read_npz`), or one array an input, in their order
-    mine.py:samples         a function of the user's: inputs, or pictures, as one array or one after the other; for evaluation it
-                            gives (inputs, class indices)
+    mine.py:samples         a function of the user's: inputs, or pictures, as one array, in batches or one by one; a tuple
+                            or a dictionary of arrays for several inputs; for evaluation it gives (inputs, class indices)
 
 Pictures are prepared as the network's preprocessing says; floats are taken as prepared already.
 """
@@ -53,12 +53,12 @@ def read_calibration(source: str, example: tuple[Tensor, ...], prepare: Preproce
         UsageError: it has no such function.
     """
     if _is_function(source):
-        return list(islice(_given(function_of(source)(), prepare, source), limit))
+        return list(islice(_given(_one_by_one(function_of(source)(), example), prepare, source, example), limit))
     path = Path(source)
     if path.is_dir() and not _is_idx_folder(path):
         return _pictures(spread(picture_files(path), limit), _needed(prepare, source))
     if path.suffix == ".npy":
-        return list(islice(_given(_array(path), prepare, source), limit))
+        return list(islice(_given(_array(path), prepare, source, example), limit))
     if path.suffix == ".npz":
         arrays = load_npz(path, ())
         if not arrays.keys() >= _SET:
@@ -90,7 +90,7 @@ def read_evaluation(
         made = function_of(source)()
         if not (isinstance(made, tuple) and len(made) == 2):
             raise DataError(f"'{source}' gave a {type(made).__name__}, expected (inputs, class indices)")
-        samples = list(_given(made[0], prepare, source))
+        samples = list(_given(_one_by_one(made[0], example), prepare, source, example))
         labels = np.asarray(made[1], dtype=np.int64)
         if not samples or len(samples) != len(labels):
             raise DataError(f"'{source}' gave {len(samples)} inputs and {len(labels)} class indices, expected the same number")
@@ -110,6 +110,8 @@ def read_evaluation(
 
 def prepared(data: Iterable[Any] | Tensor, prepare: Preprocessing | None) -> Iterable[Any] | Tensor:
     """Batches as they are, but pictures (uint8 arrays or tensors, `PIL.Image`) prepared as the network's preprocessing says."""
+    if isinstance(data, np.ndarray):  # of stacked samples
+        (data,) = as_tensors(data, "calibration")
     if prepare is None or (isinstance(data, Tensor) and data.dtype != torch.uint8):
         return data
     if isinstance(data, Tensor):
@@ -164,31 +166,79 @@ def _array(path: Path) -> NDArray[Any]:
         raise DataError(f"'{path}' cannot be read: {error.strerror or error}; give the path of an .npy file") from error
     except ValueError as error:
         raise DataError(f"'{path}' is not an .npy file of numbers: {error}; write it with numpy.save") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fu":
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fui":
         raise DataError(f"'{path}' holds {getattr(array, 'dtype', 'no array')}, expected uint8 pictures or float32 inputs")
     return array
 
 
-def _given(data: Any, prepare: Preprocessing | None, source: str) -> Iterator[tuple[Tensor, ...]]:
-    """Samples of what a caller or a file gives: one array of all, or an iterable of batches and pictures."""
+def _given(
+    data: Any, prepare: Preprocessing | None, source: str, example: tuple[Tensor, ...] = ()
+) -> Iterator[tuple[Tensor, ...]]:
+    """Samples of what a caller or a file gives: one array of all, or an iterable of batches, samples and pictures."""
     if isinstance(data, np.ndarray | Tensor):
-        array = data.numpy(force=True) if isinstance(data, Tensor) else data
-        if array.dtype == np.uint8:
-            yield from ((_prepare(picture, _needed(prepare, source)),) for picture in array)
-        elif np.issubdtype(array.dtype, np.floating):
-            yield from _split(torch.from_numpy(np.ascontiguousarray(array, np.float32)))
-        else:
-            raise DataError(f"'{source}' holds {array.dtype}, expected uint8 pictures or float32 inputs; preprocess them first")
+        yield from _rows(data.numpy(force=True) if isinstance(data, Tensor) else data, prepare, source, example)
         return
     for batch in data:
-        if isinstance(batch, Tensor | np.ndarray) and batch.ndim == 4:
+        if isinstance(batch, tuple | list | dict):
+            yield from _samples(as_tensors(batch if isinstance(batch, dict) else tuple(batch), source), example)
+        elif isinstance(batch, Tensor | np.ndarray) and _is_input(batch, example):
+            yield from _samples(as_tensors(batch, source), example)
+        elif isinstance(batch, Tensor | np.ndarray) and batch.ndim == 4:
             yield from _given(batch, prepare, source)
-        elif isinstance(batch, Tensor) and batch.is_floating_point():
-            yield (batch,)
-        elif isinstance(batch, tuple | list | dict):
-            yield as_tensors(batch if isinstance(batch, dict) else tuple(batch), source)
         else:
             yield (_prepare(batch, _needed(prepare, source)),)
+
+
+def _rows(
+    array: NDArray[Any], prepare: Preprocessing | None, source: str, example: tuple[Tensor, ...]
+) -> Iterator[tuple[Tensor, ...]]:
+    """The samples of one array: pictures prepared, floats as they are, integers where the network takes some."""
+    if np.issubdtype(array.dtype, np.floating):
+        yield from _split(torch.from_numpy(np.ascontiguousarray(array, np.float32)))
+    elif _is_input(array, example):
+        yield from _split(*as_tensors(array, source))
+    elif array.dtype == np.uint8:
+        yield from ((_prepare(picture, _needed(prepare, source)),) for picture in array)
+    else:
+        raise DataError(f"'{source}' holds {array.dtype}, expected uint8 pictures or float32 inputs; preprocess them first")
+
+
+def _is_input(values: Any, example: tuple[Tensor, ...]) -> bool:
+    """Whether an array or tensor is an input as it is, and no picture: floats, or integers where the network takes integers."""
+    if str(values.dtype).removeprefix("torch.").startswith(("float", "bfloat")):
+        return True
+    return len(example) == 1 and not example[0].is_floating_point()
+
+
+def _samples(tensors: tuple[Tensor, ...], example: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
+    """The samples of a batch, or of one sample without an axis for the batch; what does not fit is refused later, as it is."""
+    tensors = tuple(tensor.float() if tensor.is_floating_point() else tensor for tensor in tensors)
+    if len(tensors) == len(example) and all(
+        tensor.shape == wanted.shape[1:] for tensor, wanted in zip(tensors, example, strict=True)
+    ):
+        yield tuple(tensor.unsqueeze(0) for tensor in tensors)
+        return
+    fits = len(tensors) == len(example) and all(t.ndim == wanted.ndim > 0 for t, wanted in zip(tensors, example, strict=True))
+    pictures = not example and len(tensors) == 1 and tensors[0].ndim == 4
+    if (fits or pictures) and len({len(tensor) for tensor in tensors}) == 1:
+        yield from (tuple(tensor[index : index + 1] for tensor in tensors) for index in range(len(tensors[0])))
+    else:
+        yield tensors
+
+
+def _one_by_one(data: Any, example: tuple[Tensor, ...]) -> Any:
+    """What a function gave; one array of all samples for each of several inputs becomes a sequence of samples."""
+    columns = tuple(data.values()) if isinstance(data, dict) else data
+    stacked = (
+        isinstance(columns, tuple)
+        and len(columns) == len(example) > 1
+        and all(isinstance(column, Tensor | np.ndarray) for column in columns)
+        and all(tuple(column.shape[1:]) == tuple(wanted.shape[1:]) for column, wanted in zip(columns, example, strict=True))
+    )
+    if not stacked:
+        return [data] if isinstance(data, dict) else data
+    tensors = as_tensors(columns)
+    return [tuple(tensor[index : index + 1] for tensor in tensors) for index in range(min(len(tensor) for tensor in tensors))]
 
 
 def _last(picture: NDArray[Any], prepare: Preprocessing) -> NDArray[Any]:
@@ -204,7 +254,10 @@ def _one_array_an_input(arrays: Any, example: tuple[Tensor, ...], prepare: Prepr
             f"'{source}' has the arrays {sorted(arrays)}, expected one an input of the model ({len(example)}), "
             f"or a data set with {sorted(_SET)}"
         )
-    columns = [[sample for (sample,) in _given(array, prepare, f"{source}: {name}")] for name, array in arrays.items()]
+    columns = [
+        [sample for (sample,) in _given(array, prepare, f"{source}: {name}", (wanted,))]
+        for (name, array), wanted in zip(arrays.items(), example, strict=True)
+    ]
     if len({len(column) for column in columns}) != 1:
         raise DataError(
             f"'{source}' has arrays of {[len(column) for column in columns]} samples, expected the same number of each"

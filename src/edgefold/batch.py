@@ -1,11 +1,14 @@
-"""What the stages take as inputs of a network: one tensor, a tuple of them, or a dict of them by argument name."""
+"""What the stages take as inputs of a network: one tensor or array, a tuple of them, or a dict of them by argument name."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from edgefold.errors import DataError
@@ -15,8 +18,8 @@ Batch = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 _PAIR = "is an (image, label) pair, expected inputs only; give the images alone, e.g. (image for image, _ in data)"
 
 
-def as_tensors(batch: Batch, what: str = "input") -> tuple[Tensor, ...]:
-    """A batch as a tuple of contiguous tensors.
+def as_tensors(batch: Batch | NDArray[Any], what: str = "input") -> tuple[Tensor, ...]:
+    """A batch as a tuple of contiguous tensors; numpy's arrays of numbers become tensors.
 
     Raises:
         DataError: it is not a tensor, a tuple of tensors or a dict of tensors.
@@ -29,10 +32,16 @@ def as_tensors(batch: Batch, what: str = "input") -> tuple[Tensor, ...]:
             values = tuple(batch.values())
         case _:
             values = (batch,)
-    for value in values:
-        if not isinstance(value, Tensor):
-            raise DataError(f"{what} is a {type(value).__name__}, expected a torch.Tensor, a tuple of them or a dict of them")
-    return tuple(value.detach().contiguous() for value in values if isinstance(value, Tensor))
+    return tuple(_as_tensor(value, what).detach().contiguous() for value in values)
+
+
+def _as_tensor(value: object, what: str) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        return torch.from_numpy(np.array(value, order="C"))  # a copy: torch warns of arrays that cannot be written to
+    found = f"holds an array of {value.dtype}" if isinstance(value, np.ndarray) else f"is a {type(value).__name__}"
+    raise DataError(f"{what} {found}, expected a torch.Tensor or an array of numbers, a tuple of them or a dict of them")
 
 
 def refuse_labels(tensors: tuple[Tensor, ...], expected: int, what: str) -> None:
@@ -45,8 +54,10 @@ def refuse_labels(tensors: tuple[Tensor, ...], expected: int, what: str) -> None
         raise DataError(f"{what} {_PAIR}")
 
 
-def samples_like(data: Iterable[Batch] | Tensor, example: tuple[Tensor, ...], what: str) -> Iterator[tuple[Tensor, ...]]:
-    """The samples in ``data``, each of the shapes of ``example``: larger batches are cut, a remainder is left out.
+def samples_like(
+    data: Iterable[Batch | NDArray[Any]] | Tensor | NDArray[Any], example: tuple[Tensor, ...], what: str
+) -> Iterator[tuple[Tensor, ...]]:
+    """The samples in ``data``, each of the shapes of ``example``: batches are joined and cut, a remainder is left out.
 
     Args:
         data: batches of any size, or one tensor of stacked samples.
@@ -56,7 +67,10 @@ def samples_like(data: Iterable[Batch] | Tensor, example: tuple[Tensor, ...], wh
     Raises:
         DataError: labels in a batch, another number of inputs, another shape, or a value that is no tensor.
     """
-    batches: Iterable[Batch] = (data,) if isinstance(data, Tensor) else data
+    batches: Iterable[Any] = (data,) if isinstance(data, Tensor | np.ndarray) else data
+    size = len(example[0])
+    whole = all(tensor.ndim > 0 and len(tensor) == size for tensor in example)  # every input has the batch as its first axis
+    kept: tuple[Tensor, ...] = ()  # what is too little for a batch yet
     for index, batch in enumerate(batches):
         name = f"{what} batch {index}"
         if isinstance(batch, tuple | list) and len(batch) == len(example) + 1 and isinstance(batch[-1], int):
@@ -71,9 +85,16 @@ def samples_like(data: Iterable[Batch] | Tensor, example: tuple[Tensor, ...], wh
                     f"{name} has shape {tuple(tensor.shape)} for input {position}, expected {('N', *wanted.shape[1:])}; "
                     "give it the size and the preprocessing of the example inputs".replace("'N'", "N")
                 )
-        size = len(example[0])
-        for start in range(0, len(tensors[0]) - size + 1, size):
+        if whole and len({len(tensor) for tensor in tensors}) > 1:
+            raise DataError(
+                f"{name} has inputs of {[len(tensor) for tensor in tensors]} samples, expected the same number of each"
+            )
+        if kept:
+            tensors = tuple(torch.cat(parts) for parts in zip(kept, tensors, strict=True))
+        cut = len(tensors[0]) // size * size
+        for start in range(0, cut, size):
             yield tuple(tensor[start : start + size].to(wanted.dtype) for tensor, wanted in zip(tensors, example, strict=True))
+        kept = tuple(tensor[cut:] for tensor in tensors) if whole and cut < len(tensors[0]) else ()
 
 
 def digest(samples: Iterable[tuple[Tensor, ...]]) -> str:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from edgefold.batch import samples_like
 from edgefold.errors import DataError, UsageError
 from edgefold.models.inputs import prepared, read_calibration, read_evaluation
 from edgefold.preprocess import Preprocessing
@@ -172,3 +173,130 @@ def test_pictures_among_batches_are_prepared_and_the_rest_is_left_alone() -> Non
     floats = torch.ones(2, 3, 6, 8)
     assert prepared(floats, PREPARE) is floats
     assert prepared(mixed, None) is mixed
+
+
+FUNCTIONS = """
+import numpy as np
+import torch
+
+values = np.random.default_rng(0).standard_normal((6, 1, 20))
+other = np.arange(24).reshape(6, 4)
+
+def samples():
+    yield from values  # (1, 20) each, float64
+
+def batches():
+    yield values[:4].astype(np.float32)
+    yield torch.from_numpy(values[4:])
+
+def whole():
+    return values
+
+def pairs():
+    yield from zip(values, other)
+
+def pair_batches():
+    yield {"sound": values[:5], "words": other[:5]}
+    yield values[5:], other[5:]
+
+def columns():
+    return values, other
+
+def named():
+    return {"sound": values, "words": other}
+
+def words():
+    yield from other
+
+def labelled():
+    return (values, other), [0, 1, 2, 0, 1, 2]
+
+def labelled_sound():
+    return [each for each in values], [0, 1, 2, 0, 1, 2]
+"""
+SOUND, WORDS = torch.zeros(1, 1, 20), torch.zeros(1, 4, dtype=torch.int64)
+SIZES = (1, 4)  # of a batch of the example
+
+
+@pytest.fixture
+def functions(tmp_path: Path) -> str:
+    (tmp_path / "mine.py").write_text(FUNCTIONS)
+    return f"{tmp_path}/mine.py"
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", ["samples", "batches", "whole"])
+def test_a_function_gives_sound_one_by_one_or_in_batches(functions: str, name: str, size: int) -> None:
+    values = np.random.default_rng(0).standard_normal((6, 1, 20))
+    example = (SOUND.expand(size, 1, 20),)
+    found = read_calibration(f"{functions}:{name}", example, None)
+    assert [tuple(sample[0].shape) for sample in found] == [(1, 1, 20)] * 6
+    np.testing.assert_array_equal(_stack(found), values.astype(np.float32))
+    cut = list(samples_like(found, example, "calibration"))
+    assert [tuple(batch[0].shape) for batch in cut] == [(size, 1, 20)] * (6 // size)
+    np.testing.assert_array_equal(_stack(cut), values[: 6 // size * size].astype(np.float32))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", ["pairs", "pair_batches", "columns", "named"])
+def test_a_function_gives_several_inputs(functions: str, name: str, size: int) -> None:
+    values, other = np.random.default_rng(0).standard_normal((6, 1, 20)), np.arange(24).reshape(6, 4)
+    example = (SOUND.expand(size, 1, 20), WORDS.expand(size, 4))
+    found = list(samples_like(read_calibration(f"{functions}:{name}", example, None), example, "calibration"))
+    assert len(found) == 6 // size
+    np.testing.assert_array_equal(_stack(found), values[: len(found) * size].astype(np.float32))
+    words = torch.cat([sample[1] for sample in found])
+    assert words.dtype == torch.int64
+    np.testing.assert_array_equal(words.numpy(), other[: len(found) * size])
+
+
+def test_networks_of_integers_take_integers(functions: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "words.npy", np.arange(24).reshape(6, 4))
+    for source in (f"{functions}:words", str(tmp_path / "words.npy")):
+        found = read_calibration(source, (WORDS,), None)
+        assert torch.equal(torch.cat([sample[0] for sample in found]), torch.arange(24).view(6, 4))
+    with pytest.raises(DataError, match="holds int64, expected uint8 pictures or float32"):
+        read_calibration(str(tmp_path / "words.npy"), (torch.zeros(1, 4),), None)
+
+
+def test_labelled_inputs_that_are_no_pictures(functions: str) -> None:
+    inputs, labels, _ = read_evaluation(f"{functions}:labelled", None, (), (SOUND, WORDS))
+    assert [tuple(each.shape) for each in inputs] == [(6, 1, 20), (6, 4)]
+    assert len(labels) == 6
+    (sound,), labels, _ = read_evaluation(f"{functions}:labelled_sound", None, (), (SOUND,))
+    assert (tuple(sound.shape), sound.dtype, len(labels)) == ((6, 1, 20), torch.float32, 6)
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "folder", "set"])
+def test_files_calibrate_networks_of_a_batch_above_one(tmp_path: Path, kind: str) -> None:
+    pixels = _pixels(10)
+    path = tmp_path / f"x.{kind}" if kind in ("npy", "npz") else tmp_path / ("data.npz" if kind == "set" else "pictures")
+    if kind == "npy":
+        np.save(path, pixels)
+    elif kind == "npz":
+        np.savez(path, x=pixels)
+    elif kind == "set":
+        labels = np.arange(10) % 2
+        images = pixels.transpose(0, 3, 1, 2)
+        np.savez(path, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    else:
+        path.mkdir()
+        for index, picture in enumerate(pixels):
+            Image.fromarray(picture).save(path / f"{index}.png")
+    example = (torch.zeros(4, 3, 6, 8),)
+    found = list(samples_like(read_calibration(str(path), example, PREPARE), example, "calibration"))
+    assert [tuple(batch[0].shape) for batch in found] == [(4, 3, 6, 8)] * 2
+    np.testing.assert_allclose(_stack(found), _expected(pixels[:8], PREPARE), atol=1e-6)
+
+
+def test_batches_of_any_size_are_joined_and_cut() -> None:
+    values = torch.arange(22.0).view(11, 2)
+    example = (torch.zeros(4, 2),)
+    found = list(samples_like([values[:1], values[1:3], values[3:10], values[10:]], example, "calibration"))
+    assert torch.equal(torch.cat([batch[0] for batch in found]), values[:8])
+    found = list(samples_like(values.double().numpy(), example, "calibration"))
+    assert torch.equal(torch.cat([batch[0] for batch in found]), values[:8])
+    with pytest.raises(DataError, match=r"inputs of \[3, 2\] samples, expected the same number of each"):
+        list(samples_like([(torch.zeros(3, 2), torch.zeros(2, 2))], (torch.zeros(1, 2), torch.zeros(1, 2)), "calibration"))
+    with pytest.raises(DataError, match="holds an array of <U1, expected"):
+        list(samples_like([np.array(["a"])], example, "calibration"))
