@@ -41,6 +41,8 @@ HUGE = 40_000  # ops; a function of more is run as few times as possible
 _DOUBLE_WORK = 1.5e9  # MACs of one check run; float64 convolutions are slow beyond it
 _ROUNDING = 2e-6  # errors in float64 that float32 constants explain
 _MANY_TAPS = 121  # of a kernel: more come from pooling over the image rather than from a convolution
+_UNSURE = 2.0  # a count by samples may be off by so much; by less where all samples say the same
+_SURE = 1.25
 _SMALL_SIZE = 40  # lines that are measured at the real size
 
 
@@ -191,6 +193,8 @@ class _Attempt:
             checked = self._check(kernel)
             if isinstance(checked, Folded):
                 return self._too_dear(kernel) or checked
+        if self._sees_all() and (dear := self._dear_by_sample()):
+            return dear
         reason = "it is no convolution"
         tried: set[tuple[Field, bool]] = set()
         unasked = True
@@ -248,13 +252,21 @@ class _Attempt:
         call = self._call
         return canonical(probe(self._run, call.shape, call.out_shape, field, self._dtype, resize=resize))
 
-    def _surely_too_dear(self, field: Field) -> str:
-        """Why a kernel of very many taps, such as a mean over the image before a linear layer, needs no probe; else empty."""
+    def _sees_all(self) -> bool:
+        """Whether f gives one value a channel for a whole image, by an unknown field: a mean before a linear layer does."""
         call = self._call
-        if field.taps <= _MANY_TAPS:
-            return ""
-        after = macs_by_sample(self._run, call.shape, self._dtype) * call.shape[0]
-        if after <= 2 * call.macs:
+        one = math.prod(call.out_shape[2:]) == 1 < math.prod(call.shape[2:])
+        return one and call.field is None and call.ops < LARGE
+
+    def _surely_too_dear(self, field: Field) -> str:
+        """Why a kernel of very many taps needs no probe; else empty."""
+        return self._dear_by_sample() if field.taps > _MANY_TAPS else ""
+
+    def _dear_by_sample(self) -> str:
+        call = self._call
+        one, even = macs_by_sample(self._run, call.shape, self._dtype)
+        after = one * call.shape[0]
+        if after <= (_SURE if even else _UNSURE) * call.macs:
             return ""
         return f"one convolution would need about {after:,} multiply-accumulates, its own form needs {call.macs:,}"
 

@@ -79,10 +79,10 @@ def probe(
     return Kernel(weight, bias, tuple(axis.stride for axis in axes), padding, (1,) * len(axes), field.blocks)
 
 
-def macs_by_sample(f: Function, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+def macs_by_sample(f: Function, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[int, bool]:
     """About how many multiply-accumulates the linear map f is: one for each output element that each input element reaches.
 
-    Counted for some of the input elements of an image of ``shape``, (batch, M, *space).
+    Counted for some of the input elements of an image of ``shape``, (batch, M, *space); and whether all of these reach as many.
     """
     generator = torch.Generator().manual_seed(0)
     elements = math.prod(shape[1:])
@@ -91,7 +91,8 @@ def macs_by_sample(f: Function, shape: tuple[int, ...], dtype: torch.dtype) -> i
     out = f(batch.view(-1, *shape[1:])).flatten(1)
     response = (out[:-1] - out[-1]).abs()
     reached = response > 1e-3 * response.amax(1, keepdim=True)
-    return int(reached.sum(1).double().mean() * elements)
+    counts = reached.sum(1)
+    return int(counts.double().mean() * elements), bool((counts == counts[0]).all())
 
 
 def reaching_zero(axis: Axis) -> Axis:

@@ -148,13 +148,46 @@ def test_a_mean_over_the_image_is_refused_before_it_is_probed(monkeypatch: pytes
     assert "needs 77,568" in tree.decisions[0].reason
 
 
+@pytest.mark.parametrize("size", [7, 27])
+def test_a_gate_that_is_dearer_by_less_than_twice_is_refused_at_once(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All samples reach both outputs, so their count is sure; at 27 x 27 a probe would take 729 taps of 48 channels."""
+    weight = torch.randn(2, 48, 1, 1)
+
+    def gate(x: Tensor) -> Tensor:
+        return F.conv2d(x.mean((2, 3), keepdim=True), weight)
+
+    for name in ("probe", "locate"):
+        monkeypatch.setattr(f"edgefold.export.fold.attempt.{name}", lambda *_, **__: pytest.fail("more work than one run"))
+    tree = fold_tree(Code(gate).eval(), (torch.randn(1, 48, size, size),), {})
+    assert f"would need about {2 * 48 * size * size:,} multiply-accumulates" in tree.decisions[0].reason
+
+
+def test_what_sees_the_whole_image_folds_where_that_is_no_dearer() -> None:
+    weight = torch.randn(1, 48, 1, 1)
+
+    def last(x: Tensor) -> Tensor:
+        return F.conv2d(x.mean((2, 3), keepdim=True), weight)
+
+    (decision,) = fold_tree(Code(last).eval(), (torch.randn(1, 48, 7, 7),), {}).decisions
+    assert decision.folded is not None
+    torch.testing.assert_close(decision.folded.kernel.weight, weight.expand(1, 48, 7, 7) / 49)
+
+
 @pytest.mark.parametrize("groups", [1, 4, 16])
 def test_multiply_accumulates_are_estimated_from_few_impulses(groups: int) -> None:
     conv = nn.Conv2d(16, 32, 3, padding=1, groups=groups).double()
     exact = 32 * 16 // groups * 9 * 30 * 30
     with torch.no_grad():
-        found = macs_by_sample(conv, (1, 16, 30, 30), torch.float64)
+        found, _ = macs_by_sample(conv, (1, 16, 30, 30), torch.float64)
     assert exact * 0.8 < found <= exact
+
+
+def test_samples_that_reach_unequally_many_outputs_are_told() -> None:
+    """A mean over half of the channels: the other half reaches nothing."""
+    found, even = macs_by_sample(lambda x: x[:, :8].mean((2, 3), keepdim=True), (1, 16, 9, 9), torch.float64)
+    assert not even
+    assert 0.25 * 16 * 81 < found < 0.75 * 16 * 81
+    assert macs_by_sample(lambda x: x.mean((2, 3), keepdim=True), (1, 16, 9, 9), torch.float64) == (16 * 81, True)
 
 
 def test_an_image_of_impulses_keeps_to_its_limit() -> None:
