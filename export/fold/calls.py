@@ -12,6 +12,7 @@ from __future__ import annotations
 import array
 import contextvars
 import datetime
+import gc
 import random
 import re
 import sys
@@ -69,13 +70,16 @@ _MAKES_LOCK = "RLock"  # every generator of NumPy has one
 @contextmanager
 def calls_watched(refuse: Refuse) -> Iterator[None]:
     """Calls ``refuse`` with the reason at each call that may give something else every time, or keep state that is not seen."""
-    before = sys.getprofile()
+    before, collects = sys.getprofile(), gc.isenabled()
     watch = _Calls(refuse)
+    gc.disable()  # a collection would run callbacks and finalizers of other code in the midst of what is watched
     sys.setprofile(watch.see)
     try:
         yield
     finally:
         sys.setprofile(before)
+        if collects:
+            gc.enable()
 
 
 def is_pure(function: Any) -> bool:

@@ -7,6 +7,7 @@ import contextvars
 import ctypes
 import datetime
 import functools
+import gc
 import logging
 import math
 import os
@@ -337,3 +338,21 @@ def test_a_part_that_reads_a_clock_leaves_the_rest() -> None:
     reasons = {decision.name: decision.reason for decision in tree.decisions}
     assert reasons["0"] == ""
     assert reasons["2"] == "calls time.perf_counter, which may give something else in every call"
+
+
+def test_a_collection_of_garbage_is_not_taken_for_a_call_of_the_network() -> None:
+    def callback(phase: str, info: dict[str, int]) -> None:
+        time.perf_counter()
+
+    def forward(module: Plain, x: Tensor) -> Tensor:
+        return F.conv2d(x.relu(), module.weight, padding=1).mul(2.0).relu()
+
+    threshold = gc.get_threshold()
+    gc.callbacks.append(callback)
+    gc.set_threshold(1)
+    try:
+        result = fold_module(Plain(forward).eval(), torch.randn(2, 4, 8, 8))
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(callback)
+    assert any(layer.folded for layer in result.plan.layers), [layer.reason for layer in result.plan.layers]
