@@ -7,6 +7,7 @@ many as divide no size of the network.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -69,12 +70,25 @@ def trial(graph: GraphModule, examples: Sequence[Tensor], most: int | None = Non
 
     Needs ``meta["val"]``. Integers are those of the examples in another order.
     """
-    values = [node.meta.get("val") for node in graph.graph.nodes]
-    sizes = {size for value in values if isinstance(value, Tensor) for size in value.shape}
+    sizes = _sizes(graph)
     allowed = [prime for prime in _PRIMES if most is None or prime <= most] or [2]
     count = next((prime for prime in allowed if all(size % prime for size in sizes)), allowed[-1])
     generator = torch.Generator().manual_seed(0)
     return tuple(_samples(example, count, generator) for example in examples)
+
+
+def capacity(graph: GraphModule, most: int) -> int:
+    """The fewest samples, at least ``most``, that are no size of a value in the graph; needs ``meta["val"]``.
+
+    A converter that compares an open batch with such a size takes the batch for it, or one less for the limit.
+    """
+    sizes = _sizes(graph)
+    return next(count for count in itertools.count(most) if count not in sizes)
+
+
+def _sizes(graph: GraphModule) -> set[int]:
+    values = [node.meta.get("val") for node in graph.graph.nodes]
+    return {size for value in values if isinstance(value, Tensor) for size in value.shape}
 
 
 def _samples(example: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch.export import ExportedProgram
+from torch.fx import Node
 
 from edgefold.artifact import Artifact, Format, Precision, atomic_path, sha256_of
 from edgefold.export.emitters import metadata
@@ -62,12 +63,11 @@ def _with_integer_ends(prepared: Prepared) -> Prepared:
 
 
 def _convert(prepared: Prepared) -> bytes:
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
     edge = to_edge_transform_and_lower(
         prepared.export(),
-        partitioner=[XnnpackPartitioner()],
+        partitioner=[_partitioner()],
         constant_methods={metadata.PTE_METHOD: ""},
         # The check compares sizes with those of the example, and makes an open one a constant by that.
         compile_config=EdgeCompileConfig(_check_ir_validity=not prepared.dynamic_batch),
@@ -82,6 +82,20 @@ def _convert(prepared: Prepared) -> bytes:
     # Handles exist only now, and constant methods are given before.
     edge._config_methods[metadata.PTE_METHOD] = text
     return bytes(edge.to_executorch().buffer)
+
+
+def _partitioner() -> Any:
+    """XNNPACK's, which also takes a bilinear resize of an open batch: the backend needs a fixed height and width only."""
+    from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
+    from executorch.backends.xnnpack.partition.config.generic_node_configs import UpsampleBilinear2dConfig
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+
+    def check(self: Any, node: Node, ep: ExportedProgram) -> bool:
+        fixed = all(isinstance(size, int) for size in node.meta["val"].shape[1:])
+        return fixed and bool(self.check_common_constraints(node, ep))
+
+    resize = type("Resize", (UpsampleBilinear2dConfig,), {"check_constraints": check})
+    return XnnpackPartitioner([resize if kind is UpsampleBilinear2dConfig else kind for kind in ALL_PARTITIONER_CONFIGS])
 
 
 def _modules(program: ExportedProgram) -> dict[int, str]:

@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from edgefold.artifact import Format, Precision, TensorSpec
 from edgefold.errors import UsageError
 from edgefold.export.emitters.base import EmitOptions, checked_options
-from edgefold.export.emitters.batches import trial
+from edgefold.export.emitters.batches import capacity, trial
 from edgefold.export.emitters.integer_only import refuse_float_ops
 from edgefold.export.passes.adaptive_pool import ADAPTIVE_POOL, UNEVEN_POOL
 from edgefold.export.passes.dynamic_batch import dynamic_batch
@@ -37,8 +37,8 @@ class Prepared:
 
     The graph's own inputs and outputs are still float32; ``inputs`` and ``outputs`` have the types asked for. ``weights`` are
     those that became float32 numbers on a grid because the converter shall not see integers. Where the batch is dynamic,
-    ``max_batch`` is its limit (``None`` without one), the examples hold one sample, and ``trial`` has the samples, in torch's
-    layout, that the file is tried with.
+    ``capacity`` is how many samples the file shall have room for (``None`` without a limit), the examples hold one sample, and
+    ``trial`` has the samples, in torch's layout, that the file is tried with.
     """
 
     graph: GraphModule
@@ -48,7 +48,7 @@ class Prepared:
     precision: Precision
     weights: tuple[RoundedWeight, ...] = ()
     dynamic_batch: bool = False
-    max_batch: int | None = None
+    capacity: int | None = None
     random_calibration: bool = False
     trial: tuple[Tensor, ...] = ()
 
@@ -57,9 +57,9 @@ class Prepared:
         if not self.dynamic_batch:
             return torch.export.export(self.graph, self.example_inputs, strict=False)
         # A converter may take the example's size for the limit, and the size 1 for a constant.
-        count = self.max_batch or 2
+        count = self.capacity or 2
         examples = tuple(tensor.expand(count, *tensor.shape[1:]).contiguous() for tensor in self.example_inputs)
-        batch = torch.export.Dim(BATCH, min=1, max=self.max_batch)
+        batch = torch.export.Dim(BATCH, min=1, max=self.capacity)
         # The graph's forward takes its inputs by position.
         return torch.export.export(self.graph, examples, dynamic_shapes=tuple({0: batch} for _ in examples), strict=False)
 
@@ -87,6 +87,7 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
     results = output_values(graph)
     max_batch = options.max_batch if options.dynamic_batch and lowered.format is Format.EXECUTORCH else None
     samples = trial(graph, examples, max_batch) if options.dynamic_batch else ()
+    room = capacity(graph, max_batch) if max_batch else None
     inputs = tuple(_spec(node, name, options, max_batch) for node, name in zip(placeholders, program.input_names, strict=True))
     if options.pixels is not None:
         inputs = (replace(inputs[0], pixel_mean=options.pixels.mean, pixel_std=options.pixels.std), *inputs[1:])
@@ -123,7 +124,7 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
         lowered.precision,
         weights,
         options.dynamic_batch,
-        max_batch,
+        room,
         options.random_calibration,
         samples,
     )

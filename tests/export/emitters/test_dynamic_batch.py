@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -175,3 +176,32 @@ def test_an_operator_of_tflite_that_needs_a_fixed_batch_is_named(emit: Callable[
 def test_a_limit_of_one_is_no_limit() -> None:
     with pytest.raises(UsageError, match="largest batch is 1"):
         EmitOptions(dynamic_batch=True, max_batch=1)
+
+
+class _Plane(nn.Module):
+    """A vector on every place of an image, resized to twice its size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image, self.about, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(5, 8), nn.Conv2d(8, 2, 1)
+
+    def forward(self, image: Tensor, about: Tensor) -> Tensor:
+        y = self.image(image) + self.about(about)[:, :, None, None]
+        y = nn.functional.interpolate(y, scale_factor=2, mode="bilinear", align_corners=False)
+        return cast(Tensor, self.last(y))
+
+
+def test_executorch_takes_a_limit_that_is_a_size_and_a_resize(emit: Callable[..., Artifact], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, limit = _Plane().eval(), 8  # as many samples as channels
+    program = capture(network, (torch.randn(1, 3, 6, 5), torch.randn(1, 5)))
+    options = EmitOptions(dynamic_batch=True, max_batch=limit)
+    artifact = emit(program, Format.EXECUTORCH, tmp_path / "out.pte", options=options)
+    network.double()
+    for batch in (1, 3, limit):
+        image, about = torch.randn(batch, 3, 6, 5), torch.randn(batch, 5)
+        with torch.no_grad():
+            exact = network(image.double(), about.double()).numpy()
+        (found,) = run(artifact, [image.numpy(), about.numpy()], batch=batch)
+        np.testing.assert_allclose(found, exact, atol=1e-5)
+    assert describe(artifact.path).inputs[0].max_batch == limit
