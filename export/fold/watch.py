@@ -8,6 +8,7 @@ judged here, with the same rules, and run without it. Whatever else is called go
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -85,7 +86,12 @@ class Watch(TorchFunctionMode):
         if not kwargs:
             quick = self._quick.get(func)
             if quick is not None:
-                out = quick(func, args)
+                watch = sys.getprofile()
+                sys.setprofile(None)  # no foreign code from here on, and many calls of our own for each convolution of a loop
+                try:
+                    out = quick(func, args)
+                finally:
+                    sys.setprofile(watch)
                 if out is not _NOT_HERE:
                     return out
         if func in _MEMORY and self._proof.open and args and isinstance(args[0], Tensor):
