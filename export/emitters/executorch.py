@@ -21,11 +21,13 @@ from edgefold.export.emitters.batches import check_batches
 from edgefold.export.emitters.integer_only import check_integer_only
 from edgefold.export.emitters.prepare import Prepared, prepare
 from edgefold.export.emitters.quiet import converter
+from edgefold.export.passes.copied_moves import COPIED_MOVES
 from edgefold.export.passes.half_compute import HALF_COMPUTE
 from edgefold.export.passes.infra import run_passes
 from edgefold.export.passes.io_types import integer_ends
 from edgefold.export.passes.module_names import STACK_AS_PATH, path_of
 from edgefold.export.program import LoweredProgram
+from edgefold.schemes import scheme_of
 
 
 class ExecutorchEmitter:
@@ -38,6 +40,9 @@ class ExecutorchEmitter:
         prepared = prepare(lowered, options, fold_weights=True, run_time_scales=True)
         if lowered.precision is Precision.FP16:
             graph, _ = run_passes(prepared.graph, (HALF_COMPUTE, STACK_AS_PATH))
+            prepared = replace(prepared, graph=graph)
+        if scheme_of(lowered.precision).calibrated:
+            graph, _ = run_passes(prepared.graph, (COPIED_MOVES,))
             prepared = replace(prepared, graph=graph)
         prepared = _with_integer_ends(prepared)
         with converter("ExecuTorch", self.format):

@@ -84,6 +84,7 @@ def quantize_model(
     from edgefold.export.lower.branches import branches_of
     from edgefold.export.passes.infra import run_passes
     from edgefold.export.passes.integer_activations import INTEGER_ACTIVATIONS
+    from edgefold.export.passes.transposed_convs import transposed_convs_pass
     from edgefold.export.program import Program, QuantizedProgram
     from edgefold.quantize.calibrate import attach, calibrate
     from edgefold.quantize.correct import correct_biases
@@ -102,14 +103,13 @@ def quantize_model(
         unused = "--io uint8" if observer == "auto" else f"--observer {observer}"
         raise UsageError(f"scheme '{precision}' has no ranges of activations from data; leave {unused} out")
     folded = as_folded(model, example_inputs)
-    program = folded.program
+    graph = folded.program.graph
     pairs: tuple[EqualizedPair, ...] = ()
     if equalize:
-        graph, pairs = equalize_layers(program.graph)
-        program = Program(graph, program.example_inputs, program.input_names, program.output_names)
+        graph, pairs = equalize_layers(graph)
     if form.calibrated:
-        graph, _ = run_passes(program.graph, (INTEGER_ACTIVATIONS,))
-        program = Program(graph, program.example_inputs, program.input_names, program.output_names)
+        graph, _ = run_passes(graph, (transposed_convs_pass(layer_nodes(graph, exclude)), INTEGER_ACTIVATIONS))
+    program = Program(graph, folded.program.example_inputs, folded.program.input_names, folded.program.output_names)
     if calibration is None:
         return _rounded(program, folded, precision, exclude, pairs)
     samples = list(samples_like(calibration, program.example_inputs, "calibration"))
