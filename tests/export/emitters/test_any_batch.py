@@ -112,8 +112,12 @@ def test_tflite(name: str, check: Callable[[str, Format], None]) -> None:
     check(name, Format.TFLITE)
 
 
+# A file that is written must be right; of these networks most are refused, for what the runtime says of one sample.
+REFUSED = pytest.mark.xfail(raises=UnsupportedError, reason="ExecuTorch's delegate fixes a size that is the batch's")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("format", [Format.ONNX, Format.EXECUTORCH])
+@pytest.mark.parametrize("format", [Format.ONNX, pytest.param(Format.EXECUTORCH, marks=REFUSED)])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_other_formats(name: str, format: Format, check: Callable[[str, Format], None]) -> None:
     check(name, format)
