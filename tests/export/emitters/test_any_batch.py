@@ -112,13 +112,17 @@ def test_tflite(name: str, check: Callable[[str, Format], None]) -> None:
     check(name, Format.TFLITE)
 
 
-# A file that is written must be right; of these networks most are refused, for what the runtime says of one sample.
-REFUSED = pytest.mark.xfail(raises=UnsupportedError, reason="ExecuTorch's delegate fixes a size that is the batch's")
+# ExecuTorch does not run these files with one sample either, so they are refused; why is not known. One that runs fails here.
+REFUSED = pytest.mark.xfail(raises=UnsupportedError, strict=True, reason="the ExecuTorch file does not run, cause unknown")
+OTHERS = [
+    *((name, Format.ONNX) for name in NETWORKS),
+    ("_Rows", Format.EXECUTORCH),
+    *(pytest.param(name, Format.EXECUTORCH, marks=REFUSED) for name in NETWORKS if name != "_Rows"),
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", [Format.ONNX, pytest.param(Format.EXECUTORCH, marks=REFUSED)])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("name", "format"), OTHERS)
 def test_the_other_formats(name: str, format: Format, check: Callable[[str, Format], None]) -> None:
     check(name, format)
 
