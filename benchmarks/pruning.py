@@ -2,8 +2,9 @@
 
 Two built-in networks are pruned to half their multiply-accumulates, without fine-tuning, since weights have no part in size and
 time. Whole and pruned network are exported for the three runtimes in fp32 and INT8 as ``edgefold export --no-timing`` does, and
-the two files of a cell run against each other in one process (one thread, turns A B B A, see `edgefold.device_bench.race`). A
-ratio is pruned over whole, with its 95 % interval; below 1 the pruned file is smaller or faster.
+the two files of a cell run against each other in one process (one thread, turns A B B A, see `edgefold.device_bench.race`). The
+pruned file may not be larger than the whole one (``--max-size``): of fewer channels a dense form, which is larger, can be the
+fastest. A ratio is pruned over whole, with its 95 % interval; below 1 the pruned file is smaller or faster.
 
     python benchmarks/pruning.py [--cores 1] [--resume]
 
@@ -41,8 +42,10 @@ SHARE: Final = 0.5
 CALIBRATED: Final = 64
 
 
-def export(network: Network, module: nn.Module, form: Format, precision: Precision, out: Path) -> Artifact:
-    """One file of the network with these layers."""
+def export(
+    network: Network, module: nn.Module, form: Format, precision: Precision, out: Path, max_size: int | None = None
+) -> Artifact:
+    """One file of the network with these layers, of at most ``max_size`` bytes."""
     calibration = network.calibration
     assert isinstance(calibration, torch.Tensor), "built-in checkpoints bring images"
     return edgefold.export_model(
@@ -52,6 +55,7 @@ def export(network: Network, module: nn.Module, form: Format, precision: Precisi
         precision=precision,
         calibration=calibration[:CALIBRATED] if precision is Precision.INT8 else None,
         timing=False,
+        max_size=max_size,
         out=out,
     )
 
@@ -59,13 +63,10 @@ def export(network: Network, module: nn.Module, form: Format, precision: Precisi
 def cell(network: Network, modules: tuple[nn.Module, nn.Module], form: Format, precision: Precision, cores: str | None) -> Any:
     """Size and time of the pruned file beside the whole one."""
     with tempfile.TemporaryDirectory(prefix="edgefold-") as folder, open_runner("host") as host:
-        files = [
-            export(network, module, form, precision, Path(folder) / f"{kind}{form.suffix}")
-            for kind, module in zip(("pruned", "whole"), modules, strict=True)
-        ]
-        cases = [make_case(file, seed=0) for file in files]
+        whole = export(network, modules[1], form, precision, Path(folder) / f"whole{form.suffix}")
+        pruned = export(network, modules[0], form, precision, Path(folder) / f"pruned{form.suffix}", whole.size_bytes)
+        cases = [make_case(file, seed=0) for file in (pruned, whole)]
         turns = race(cases, host, Launchers(host), RaceOptions(processes=4, cores=cores))
-        pruned, whole = files
         return {
             "format": form.value,
             "precision": precision.value,

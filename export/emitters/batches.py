@@ -23,6 +23,7 @@ from edgefold.export.verify import sqnr_db
 from edgefold.runtime import run
 from edgefold.schemes import scheme_of
 
+_THRESHOLDS: Final = frozenset({16})  # torch chooses its kernel of a convolution by "at least 16 samples"
 _PRIMES: Final = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31)
 # Of integers that no scale stands for, such as the place of the largest score, those that two close scores may not change.
 _EQUAL: Final = 0.9
@@ -80,9 +81,10 @@ def trial(graph: GraphModule, examples: Sequence[Tensor], most: int | None = Non
 def capacity(graph: GraphModule, most: int) -> int:
     """The fewest samples, at least ``most``, that are no size of a value in the graph; needs ``meta["val"]``.
 
-    A converter that compares an open batch with such a size takes the batch for it, or one less for the limit.
+    A converter that compares an open batch with such a size takes the batch for it, or one less for the limit. The same happens
+    with a number that torch compares the batch with: at least 16, and at most 16, is 16.
     """
-    sizes = _sizes(graph)
+    sizes = _sizes(graph) | _THRESHOLDS
     return next(count for count in itertools.count(most) if count not in sizes)
 
 

@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from edgefold.artifact import Artifact, Format, Precision, atomic_path, sha256_of
+from edgefold.errors import UnsupportedError
 from edgefold.export.emitters import metadata
 from edgefold.export.emitters.base import EmitOptions
 from edgefold.export.emitters.batches import check_batches
@@ -77,6 +78,8 @@ def _convert(prepared: Prepared) -> bytes:
         # The check compares sizes with those of the example, and makes an open one a constant by that.
         compile_config=EdgeCompileConfig(_check_ir_validity=not prepared.dynamic_batch),
     )
+    if prepared.capacity is not None:
+        _check_open(edge.exported_program(), prepared.capacity)
     text = metadata.encode(
         prepared.precision,
         prepared.inputs,
@@ -87,6 +90,20 @@ def _convert(prepared: Prepared) -> bytes:
     # Handles exist only now, and constant methods are given before.
     edge._config_methods[metadata.PTE_METHOD] = text
     return bytes(edge.to_executorch().buffer)
+
+
+def _check_open(program: ExportedProgram, capacity: int) -> None:
+    """That the converter left the batch open, with room for as many samples as were asked for."""
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in program.graph_signature.user_inputs:
+            size = node.meta["val"].shape[0]
+            room = None if isinstance(size, int) else program.range_constraints.get(size.node.expr)
+            if room is None or room.upper < capacity:
+                found = f"makes it {size}" if room is None else f"leaves room for {room.upper} samples, expected {capacity}"
+                raise UnsupportedError(
+                    f"the batch size cannot be left open in {Format.EXECUTORCH}: its converter {found}; "
+                    "choose another --max-batch, or leave --dynamic-batch out"
+                )
 
 
 def _partitioner() -> Any:

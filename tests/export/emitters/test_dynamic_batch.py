@@ -26,7 +26,7 @@ SAMPLES = 6
 
 @pytest.fixture(scope="module")
 def check(emitted: Callable[..., Artifact], make_net: Callable[..., tuple[nn.Module, tuple[Tensor, ...]]]) -> Callable[..., None]:
-    """A network's file in one format and precision, on batches of 1, 2, 3 and 6."""
+    """A network's file in one format and precision, on batches of 1, 3 and 6."""
 
     def run_all(name: str, format: Format, precision: Precision) -> None:
         artifact = emitted(name, format, precision, ANY)
@@ -34,7 +34,7 @@ def check(emitted: Callable[..., Artifact], make_net: Callable[..., tuple[nn.Mod
         images = torch.randn(SAMPLES, *example.shape[1:], generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
             exact = torch.cat([module.double()(image[None].double()) for image in images]).numpy()
-        found = {batch: run(artifact, images.numpy(), batch=batch)[0] for batch in (1, 2, 3, SAMPLES)}
+        found = {batch: run(artifact, images.numpy(), batch=batch)[0] for batch in (1, 3, SAMPLES)}
         span = float(np.ptp(exact))
         for batch, output in found.items():
             assert output.shape == exact.shape, batch
@@ -46,18 +46,22 @@ def check(emitted: Callable[..., Artifact], make_net: Callable[..., tuple[nn.Mod
     return run_all
 
 
+# ExecuTorch's converter takes long for a program of open sizes.
+SLOW_IN_EXECUTORCH = [Format.ONNX, Format.TFLITE, pytest.param(Format.EXECUTORCH, marks=pytest.mark.slow)]
+
+
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
 @pytest.mark.parametrize("format", list(Format))
 def test_a_gate_a_shuffle_and_a_flatten(check: Callable[..., None], format: Format, precision: Precision) -> None:
     check("gated", format, precision)
 
 
-@pytest.mark.parametrize("format", list(Format))
+@pytest.mark.parametrize("format", SLOW_IN_EXECUTORCH)
 def test_adaptive_pooling_to_any_size(check: Callable[..., None], format: Format) -> None:
     check("pools", format, Precision.FP32)
 
 
-@pytest.mark.parametrize("format", list(Format))
+@pytest.mark.parametrize("format", SLOW_IN_EXECUTORCH)
 def test_the_heads_of_a_detector(
     emitted: Callable[..., Artifact], make_net: Callable[..., tuple[nn.Module, tuple[Tensor, ...]]], format: Format
 ) -> None:
