@@ -83,7 +83,7 @@ def test_a_damaged_bundle_is_refused(cli: Cli, work: Path, bundle: Path) -> None
     assert (no_hash.code, "at calibration.sha256" in no_hash.stderr) == (2, True)
 
 
-@pytest.mark.parametrize("format", ["onnx", "tflite", "executorch"])
+@pytest.mark.parametrize("format", ["onnx", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tflite", "executorch"))])
 def test_export_marks_a_file_of_random_data(cli: Cli, work: Path, format: str) -> None:
     what = ("export", f"{work}/net.py:make", "-f", format, "-p", "int8", "--no-timing", "--calibration")
     random = cli(*what, "random", "-o", work / "random", "--json")

@@ -97,8 +97,18 @@ def test_another_number_of_channels_is_refused() -> None:
         absorb(graph, PixelInput((127.5,), (50.0,)))
 
 
-@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
-@pytest.mark.parametrize("format", list(Format))
+@pytest.mark.parametrize(
+    ("format", "layout"),
+    [
+        (Format.ONNX, "nchw"),
+        (Format.TFLITE, "nhwc"),
+        (Format.EXECUTORCH, "nchw"),
+        *(
+            pytest.param(format, layout, marks=pytest.mark.slow)
+            for format, layout in ((Format.ONNX, "nhwc"), (Format.TFLITE, "nchw"), (Format.EXECUTORCH, "nhwc"))
+        ),
+    ],
+)
 def test_files_take_camera_pixels(format: Format, layout: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, stride=2), nn.ReLU()).eval()

@@ -48,6 +48,13 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests that share the devices run in one process."""
+    for item in items:
+        if item.get_closest_marker("rig") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group("devices"))
+
+
 def script(name: str, *arguments: str) -> None:
     """Runs one of the rig's scripts; only its end is waited for, since what it starts keeps running."""
     log = RIG / f"{name}.log"
@@ -79,18 +86,19 @@ def recorded(step: str, *, builds: bool = False) -> Iterator[None]:
     waited for, which a first download of packages does not lengthen. What was built stays recorded when it is used again."""
     start, used = time.monotonic(), sum(os.times()[:4])
     yield
-    path = RIG / "setup.json"
-    steps = json.loads(path.read_text()) if path.exists() else {}
     taken = {"clock_s": time.monotonic() - start, "cpu_s": sum(os.times()[:4]) - used}
-    steps[f"{step}, built" if builds else step] = {key: round(value, 2) for key, value in taken.items()}
-    path.write_text(json.dumps(steps, indent=1))
+    with locked("setup.lock"):
+        path = RIG / "setup.json"
+        steps = json.loads(path.read_text()) if path.exists() else {}
+        steps[f"{step}, built" if builds else step] = {key: round(value, 2) for key, value in taken.items()}
+        path.write_text(json.dumps(steps, indent=1))
 
 
 @contextmanager
-def locked() -> Iterator[None]:
+def locked(name: str = "lock") -> Iterator[None]:
     """One test process at a time builds."""
     RIG.mkdir(parents=True, exist_ok=True)
-    with (RIG / "lock").open("w") as file:
+    with (RIG / name).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

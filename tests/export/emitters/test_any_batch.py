@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,21 +108,22 @@ def check(emit: Callable[..., Artifact], tmp_path_factory: pytest.TempPathFactor
     return run_all
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+# Each converter takes long for a program of open sizes. LiteRT's makes the most of these faults.
+def _fast(*names: str) -> list[Any]:
+    return [pytest.param(name, marks=[] if name in names else [pytest.mark.slow]) for name in NETWORKS]
+
+
+@pytest.mark.parametrize("name", _fast("_Channels", "_Attention"))
 def test_tflite(name: str, check: Callable[[str, Format], None]) -> None:
     check(name, Format.TFLITE)
 
 
-# ExecuTorch's converter takes long for a program of open sizes; torch's exporter for ONNX makes none of these faults.
-FIRST = [pytest.param(name, marks=[pytest.mark.slow] if name != "_Channels" else []) for name in NETWORKS]
-
-
-@pytest.mark.parametrize("name", FIRST)
+@pytest.mark.parametrize("name", _fast("_Channels"))
 def test_onnx(name: str, check: Callable[[str, Format], None]) -> None:
     check(name, Format.ONNX)
 
 
-@pytest.mark.parametrize("name", FIRST)
+@pytest.mark.parametrize("name", _fast("_Channels"))
 def test_executorch(name: str, check: Callable[[str, Format], None]) -> None:
     """The limit is 16, with which torch compares the batch: the converter took it for the only one."""
     check(name, Format.EXECUTORCH)

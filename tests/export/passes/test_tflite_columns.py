@@ -71,9 +71,9 @@ def weights(model: TfliteModel) -> list[tuple[int, ...]]:
         (nn.Conv2d(3, 8, 3, 2, 1), (16, 32), [(64, 3, 2, 48)]),  # eight outputs of two columns with three channels
         (nn.Conv2d(1, 8, 3, 1, 1), (12, 12), [(96, 3, 3, 12)]),  # which the converter writes as depthwise
         (nn.Conv2d(8, 16, 1), (6, 16), [(128, 1, 1, 64)]),
-        (nn.Conv2d(4, 8, 7, 2, 3), (20, 24), None),
-        (nn.Conv2d(3, 5, 2, 2), (8, 12), None),
-        (nn.Conv2d(3, 8, (1, 5), 1, (0, 2)), (5, 15), None),
+        pytest.param(nn.Conv2d(4, 8, 7, 2, 3), (20, 24), None, marks=pytest.mark.slow),
+        pytest.param(nn.Conv2d(3, 5, 2, 2), (8, 12), None, marks=pytest.mark.slow),
+        pytest.param(nn.Conv2d(3, 8, (1, 5), 1, (0, 2)), (5, 15), None, marks=pytest.mark.slow),
         (nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU6(), nn.Conv2d(8, 4, 3, 2, 1)), (8, 16), None),
         (Shared(), (8, 16), None),
     ],
