@@ -41,7 +41,8 @@ class OnnxEmitter:
         prepared = prepare(lowered, options, fold_weights=True)
         with converter("torch.onnx", self.format):
             model = _convert(prepared)
-        _finish(model, prepared, exact_products=lowered.plan.device == HOST and not options.portable and has_vnni())
+        exact_products = lowered.plan.device == HOST and not options.portable and has_vnni()
+        _finish(model, prepared, exact_products=exact_products, agreeing=lowered.plan.whole)
         with atomic_path(out, force=options.force) as temporary:
             _write(model, temporary)
             check_integer_only(temporary, lowered.precision)
@@ -67,16 +68,17 @@ def _convert(prepared: Prepared) -> ir.Model:
     return program.model
 
 
-def _finish(model: ir.Model, prepared: Prepared, *, exact_products: bool) -> None:
+def _finish(model: ir.Model, prepared: Prepared, *, exact_products: bool, agreeing: bool) -> None:
     from edgefold.export.passes.infra import run_passes
     from edgefold.export.passes.onnx_io import convert_ends
     from edgefold.export.passes.onnx_pipeline import CLEAN, pipeline
+    from edgefold.export.passes.onnx_reciprocal import MULTIPLY_INPUTS
     from edgefold.export.passes.onnx_unsigned import OWN_ZERO_POINTS, can_saturate
 
     run_passes(model, pipeline(prepared.precision, exact_products=exact_products))
     needs_vnni = exact_products and can_saturate(model)
     convert_ends(model, prepared.inputs, prepared.outputs)
-    run_passes(model, CLEAN)
+    run_passes(model, (MULTIPLY_INPUTS, *CLEAN) if agreeing else CLEAN)
     if needs_vnni:
         run_passes(model, (OWN_ZERO_POINTS,))
     if prepared.dynamic_batch:
