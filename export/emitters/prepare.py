@@ -21,6 +21,7 @@ from edgefold.export.passes.infra import clone, run_passes
 from edgefold.export.passes.io_layout import IO_CHANNELS_LAST, TO_NHWC, is_image
 from edgefold.export.passes.module_names import STACK_AS_PATH
 from edgefold.export.passes.pool_windows import POOL_WINDOWS
+from edgefold.export.passes.row_means import ROW_MEANS
 from edgefold.export.passes.saturation import SATURATION
 from edgefold.export.program import LoweredProgram
 from edgefold.quantize.insert import insert_qdq
@@ -101,6 +102,8 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
     graph, _ = run_passes(graph, (ADAPTIVE_POOL, GLOBAL_MEAN))
     if lowered.format is Format.TFLITE:
         graph, _ = run_passes(graph, (POOL_WINDOWS,))
+    if lowered.format is Format.EXECUTORCH:
+        graph, _ = run_passes(graph, (ROW_MEANS,))
     if options.dynamic_batch:
         if lowered.format is Format.TFLITE:
             graph, modified = run_passes(graph, (UNEVEN_POOL,))
