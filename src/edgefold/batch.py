@@ -65,12 +65,14 @@ def samples_like(
         what: how the data is called in messages, e.g. "calibration".
 
     Raises:
-        DataError: labels in a batch, another number of inputs, another shape, or a value that is no tensor.
+        DataError: labels in a batch, another number of inputs, another shape, a value that is no tensor, or fewer samples than
+            one batch has.
     """
     batches: Iterable[Any] = (data,) if isinstance(data, Tensor | np.ndarray) else data
     size = len(example[0])
     whole = all(tensor.ndim > 0 and len(tensor) == size for tensor in example)  # every input has the batch as its first axis
     kept: tuple[Tensor, ...] = ()  # what is too little for a batch yet
+    enough = False
     for index, batch in enumerate(batches):
         name = f"{what} batch {index}"
         if isinstance(batch, tuple | list) and len(batch) == len(example) + 1 and isinstance(batch[-1], int):
@@ -92,9 +94,15 @@ def samples_like(
         if kept:
             tensors = tuple(torch.cat(parts) for parts in zip(kept, tensors, strict=True))
         cut = len(tensors[0]) // size * size
+        enough = enough or cut > 0
         for start in range(0, cut, size):
             yield tuple(tensor[start : start + size].to(wanted.dtype) for tensor, wanted in zip(tensors, example, strict=True))
         kept = tuple(tensor[cut:] for tensor in tensors) if whole and cut < len(tensors[0]) else ()
+    if kept and not enough:
+        raise DataError(
+            f"{what} data has {len(kept[0])} samples, expected at least {size}, as many as the example inputs have; "
+            "give more, or example inputs of fewer samples"
+        )
 
 
 def digest(samples: Iterable[tuple[Tensor, ...]]) -> str:

@@ -296,6 +296,8 @@ def test_batches_of_any_size_are_joined_and_cut() -> None:
     assert torch.equal(torch.cat([batch[0] for batch in found]), values[:8])
     found = list(samples_like(values.double().numpy(), example, "calibration"))
     assert torch.equal(torch.cat([batch[0] for batch in found]), values[:8])
+    with pytest.raises(DataError, match="has 3 samples, expected at least 4, as many as the example inputs have"):
+        list(samples_like([values[:1], values[1:3]], example, "calibration"))
     with pytest.raises(DataError, match=r"inputs of \[3, 2\] samples, expected the same number of each"):
         list(samples_like([(torch.zeros(3, 2), torch.zeros(2, 2))], (torch.zeros(1, 2), torch.zeros(1, 2)), "calibration"))
     with pytest.raises(DataError, match="holds an array of <U1, expected"):

@@ -350,14 +350,15 @@ def test_impossible_options(call: Callable[[nn.Module], object], message: str) -
         call(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3)))
 
 
-def test_a_network_that_does_not_run() -> None:
+@pytest.mark.parametrize("other", [lambda _: torch.zeros(3), lambda x: 1 // (len(x) - len(x))], ids=["shape", "division"])
+def test_a_network_that_does_not_run(other: Callable[[Tensor], Tensor]) -> None:
     class Broken(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.conv = nn.Conv2d(1, 2, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            y: Tensor = self.conv(x) + torch.zeros(3)
+            y: Tensor = self.conv(x) + other(x)
             return y
 
     with pytest.raises(ModelError, match="Broken cannot be traced for pruning"):
