@@ -70,6 +70,7 @@ def _convert(prepared: Prepared) -> ir.Model:
 
 def _finish(model: ir.Model, prepared: Prepared, *, exact_products: bool, agreeing: bool) -> None:
     from edgefold.export.passes.infra import run_passes
+    from edgefold.export.passes.onnx_fixed_point_add import FIXED_POINT_ADDS
     from edgefold.export.passes.onnx_io import convert_ends
     from edgefold.export.passes.onnx_pipeline import CLEAN, pipeline
     from edgefold.export.passes.onnx_reciprocal import MULTIPLY_INPUTS
@@ -78,7 +79,7 @@ def _finish(model: ir.Model, prepared: Prepared, *, exact_products: bool, agreei
     run_passes(model, pipeline(prepared.precision, exact_products=exact_products))
     needs_vnni = exact_products and can_saturate(model)
     convert_ends(model, prepared.inputs, prepared.outputs)
-    run_passes(model, (MULTIPLY_INPUTS, *CLEAN) if agreeing else CLEAN)
+    run_passes(model, (MULTIPLY_INPUTS, FIXED_POINT_ADDS, *CLEAN) if agreeing else CLEAN)
     if needs_vnni:
         run_passes(model, (OWN_ZERO_POINTS,))
     if prepared.dynamic_batch:
