@@ -77,7 +77,7 @@ def _sum(node: ir.Node) -> _Sum | None:
 
 def _rewrite(model: ir.Model, one: _Sum) -> None:
     (_, first), (_, second) = one.operands
-    *factors, shift = multipliers(first.scale[()], second.scale[()], one.result.scale[()])
+    *factors, shift = multipliers(*(np.float32(affine.scale) for affine in (first, second, one.result)))
     limits = np.iinfo(one.result.zero_point.dtype)
     offset = 0.5 + int(one.result.zero_point)
     nodes, terms = [], []
