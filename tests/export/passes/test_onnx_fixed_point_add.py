@@ -46,6 +46,20 @@ def test_onnxruntime_gives_the_integers_of_executorch(agree: bool, tmp_path: Pat
     assert ops.count("Floor") == (2 if agree else 0)
 
 
+def test_a_sum_with_a_constant_stays_one_and_gives_the_same_integers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(*(layer for _ in range(4) for layer in (nn.Conv2d(3, 3, 3, padding=1), nn.Hardswish()))).eval()
+    quantized = edgefold.quantize_model(net, IMAGES[:1], calibration=IMAGES)
+    files = [
+        edgefold.export_model(quantized, format=format, agree=True, timing=False, out=tmp_path / f"net{format.suffix}")
+        for format in (Format.ONNX, Format.EXECUTORCH)
+    ]
+    ops = [node.op_type for node in onnx.load(files[0].path).graph.node]
+    assert (ops.count("Add"), ops.count("Floor")) == (4, 0)
+    first, second = (edgefold.run(file, IMAGES.numpy())[0] for file in files)
+    assert np.array_equal(first, second)
+
+
 SCALES = st.floats(2.0**-12, 2.0**4, width=32)
 
 
