@@ -54,12 +54,12 @@ def _grid(node: Node) -> dict[str, Any]:
 
 
 def _is_row_mean(node: Node) -> bool:
-    source = node.args[0] if node.args else None
-    if not isinstance(source, Node) or source.meta["val"].ndim != 3:
+    if node.target not in (_ADAPTIVE, _MEAN) or not isinstance(node.args[0], Node) or node.args[0].meta["val"].ndim != 3:
         return False
     if node.target is _ADAPTIVE:
         return bool(node.meta["val"].shape[2] == 1)
-    return node.target is _MEAN and node.kwargs.get("dtype") is None and [int(dim) % 3 for dim in node.args[1] or ()] == [2]  # type: ignore[union-attr, arg-type]  # ints in ATen
+    dims = node.args[1]
+    return isinstance(dims, list | tuple) and node.kwargs.get("dtype") is None and [int(dim) % 3 for dim in dims] == [2]  # type: ignore[arg-type]  # ints in ATen
 
 
 def _none_left(graph: GraphModule) -> str | None:

@@ -60,6 +60,22 @@ def test_other_pooling_stays(other: nn.Module) -> None:
     assert row_means(program.graph)[1] is False
 
 
+class _Halves(nn.Module):
+    """A value that is a list of tensors stands before one of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = x.chunk(2, 1)
+        return torch.cat([second, first.mean(2, keepdim=True).expand_as(first)], 1)
+
+
+def test_a_list_of_tensors_is_no_row() -> None:
+    program = capture(_Halves().eval(), ROWS)
+    add_values(program.graph, (ROWS,))
+    changed, modified = row_means(program.graph)
+    assert modified
+    torch.testing.assert_close(changed(ROWS)[0], _Halves()(ROWS))
+
+
 @pytest.mark.parametrize("mean", ["adaptive", pytest.param("last", marks=pytest.mark.slow)])
 def test_a_file_is_integer_in_one_call_of_the_delegate(mean: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
