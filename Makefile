@@ -33,9 +33,9 @@ demo: $(stamp) ## ship the built-in network: six artifacts, verified, measured a
 test: $(stamp) ## run the tests (all but the rigs and the slow ones)
 	$(single) $(bin)/python -m pytest -n $(JOBS) --dist loadfile
 
-# Tests that share the devices run in one process. EDGEFOLD_REQUIRE_RIGS=1 makes a test fail that would skip.
+# In one process: the rigs are shared by all of these tests. EDGEFOLD_REQUIRE_RIGS=1 makes a test fail that would skip.
 test-rigs: $(stamp) ## run the tests on ARM boards over ssh and phones over adb (root on Debian; elsewhere they skip)
-	$(single) $(bin)/python -m pytest -n $(JOBS) --dist loadgroup -m rig
+	$(single) $(bin)/python -m pytest -m rig
 
 test-slow: $(stamp) ## run the slow tests: long matrices, fresh installs
 	$(single) $(bin)/python -m pytest -n $(JOBS) --dist loadfile -m slow

@@ -48,13 +48,6 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests that share the devices run in one process."""
-    for item in items:
-        if item.get_closest_marker("rig") and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group("devices"))
-
-
 def script(name: str, *arguments: str) -> None:
     """Runs one of the rig's scripts; only its end is waited for, since what it starts keeps running."""
     log = RIG / f"{name}.log"

@@ -24,8 +24,7 @@ from edgefold.runtime.protocol import WORKER, read_answer
 from edgefold.runtime.session import execute, save_inputs
 from edgefold.schemes import SCHEMES
 
-# It needs no device, so it may run beside the tests that share them.
-pytestmark = [pytest.mark.rig, pytest.mark.xdist_group("old runtime")]
+pytestmark = pytest.mark.rig
 
 
 @pytest.mark.parametrize("name", ["tiny.tflite", "tiny-int8.tflite"])
