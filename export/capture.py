@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import CodeGen
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from edgefold.batch import Batch, as_tensors, refuse_labels
@@ -30,6 +32,7 @@ _IDENTITIES = frozenset(
     }
 )
 
+_GET_DATA, _SET_DATA = (getattr(vars(torch._C.TensorBase)["data"], name) for name in ("__get__", "__set__"))
 _VIEWS = frozenset({torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default})
 
 
@@ -51,7 +54,8 @@ def capture(module: nn.Module, example_inputs: Batch) -> Program:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # notes of the exporter to its own developers
         try:
-            exported = torch.export.export(module, args, kwargs, strict=False).run_decompositions({})
+            with DataAsAlias():
+                exported = torch.export.export(module, args, kwargs, strict=False).run_decompositions({})
         except Exception as error:  # the exporter raises whatever the module's code or its own passes raise
             taken = _taken_names(module)
             remedy = (
@@ -69,6 +73,22 @@ def capture(module: nn.Module, example_inputs: Batch) -> Program:
     fold_constants(graph_module)
     placeholders = [str(node.target) for node in graph_module.graph.nodes if node.op == "placeholder"]
     return Program(graph_module, (*args, *kwargs.values()), tuple(placeholders), names)
+
+
+class DataAsAlias(TorchFunctionMode):
+    """Makes code that masks its weights through ``.data`` traceable, which autograd, and so the exporter, does not see.
+
+    ``tensor.data`` is a detached alias while the mode is on, and an assignment to it writes the values into the tensor.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func == _GET_DATA:
+            return args[0].detach()
+        if func == _SET_DATA:
+            with torch.no_grad():
+                args[0].copy_(args[1])
+            return None
+        return func(*args, **(kwargs or {}))
 
 
 def _taken_names(module: nn.Module) -> list[str]:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from forms import LoopHetConv
 from torch import Tensor, nn
 
-from edgefold.errors import UnsupportedError
+from edgefold.errors import CheckError, UnsupportedError
 from edgefold.export.capture import capture
 from edgefold.export.fold import fold_module
 from edgefold.export.fold.state import Reader
@@ -180,3 +180,56 @@ def test_the_state_of_a_large_network_is_not_noted_again_for_each_of_its_layers(
 
     monkeypatch.setattr(Reader, "state", counted)
     assert work(12) < 2.5 * work(6)
+
+
+class Masked(nn.Module):
+    """A convolution that rewrites its own weights through ``.data`` when it is called, as PixelCNN's masked one does."""
+
+    mask: Tensor
+
+    def __init__(self, step: Callable[[Masked], None], *, late: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        mask = torch.ones(4, 4, 3, 3)
+        mask[:, 2:, 0] = 0
+        self.register_buffer("mask", mask)
+        self.step, self.late = step, late
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.late:
+            self.step(self)
+        y: Tensor = self.conv(x)
+        if self.late:
+            self.step(self)
+        return y.relu()
+
+
+def _in_place(module: Masked) -> None:
+    module.conv.weight.data *= module.mask
+
+
+def _assigned(module: Masked) -> None:
+    module.conv.weight.data = module.conv.weight.data * module.mask
+
+
+def _decay(module: Masked) -> None:
+    module.conv.weight.data *= 0.5
+
+
+@pytest.mark.parametrize("step", [_in_place, _assigned])
+def test_a_convolution_that_masks_its_own_weights_is_one_with_the_masked_weights(step: Callable[[Masked], None]) -> None:
+    torch.manual_seed(0)
+    net, x = Masked(step).eval(), torch.randn(2, 4, 9, 9)
+    masked, bias = (net.conv.weight * net.mask).double(), net.get_parameter("conv.bias").double()
+    expected = F.conv2d(x.double(), masked, bias, padding=1).relu()
+    folded = fold_module(net, x)
+    (conv,) = (node for node in folded.module.graph.nodes if node.target is torch.ops.aten.conv2d.default)
+    weight = getattr(folded.module, str(conv.args[1].target))
+    assert torch.equal(weight, net.conv.weight * net.mask)
+    assert torch.allclose(folded.module(x)[0].double(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("step", "late"), [(_decay, False), (_in_place, True), (_assigned, True)])
+def test_a_convolution_whose_weights_are_others_in_the_next_call_is_refused(step: Callable[[Masked], None], late: bool) -> None:
+    with pytest.raises((CheckError, UnsupportedError)):
+        fold_module(Masked(step, late=late).eval(), torch.randn(2, 4, 9, 9))
