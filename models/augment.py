@@ -10,11 +10,32 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from edgefold.errors import UsageError
+
+
+def check_padding(padding: int, images: Tensor) -> None:
+    """Refuses to move images (B, C, H, W) by more than their longer side: nothing but black would be left.
+
+    Raises:
+        UsageError: see there.
+    """
+    height, width = images.shape[2:]
+    if padding > max(height, width):
+        raise UsageError(
+            f"crop padding is {padding} pixels for images of {height}×{width}, expected at most {max(height, width)}; "
+            "a few pixels are usual"
+        )
+
 
 def random_crop(images: Tensor, padding: int, generator: Generator) -> Tensor:
-    """Each image moved by up to ``padding`` pixels in both directions, zeros moving in; (B, C, H, W) -> the same."""
+    """Each image moved by up to ``padding`` pixels in both directions, zeros moving in; (B, C, H, W) -> the same.
+
+    Raises:
+        UsageError: the padding is larger than the images.
+    """
     if padding == 0:
         return images
+    check_padding(padding, images)
     count, _, height, width = images.shape
     padded = F.pad(images, (padding, padding, padding, padding))
     top = torch.randint(0, 2 * padding + 1, (count, 1), generator=generator)

@@ -1,18 +1,14 @@
 """Data sets with labels: IDX files, folders of images, ``.npz`` files, the user's own code, and the shipped slice.
 
-An IDX file is a big-endian header (two zero bytes, type code 0x08 for unsigned bytes, the number of dimensions, one 32-bit size a
-dimension) and then the raw values, last dimension fastest (Y. LeCun, "The MNIST database"). Images are kept as unsigned bytes,
-NCHW, and normalised when used: x = (pixel / 255 − mean) / std. What is no image, such as sound, is float32 of any shape (B, …);
-it is taken as it is, or normalised by (x − mean) / std where the data declares both.
+Images are kept as unsigned bytes, NCHW, and normalised when used: x = (pixel / 255 − mean) / std. What is no image, such as
+sound, is float32 of any shape (B, …); it is taken as it is, or normalised by (x − mean) / std where the data declares both.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import math
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +20,7 @@ import torch
 from torch import Tensor
 
 from edgefold.errors import DataError, UsageError
+from edgefold.models.idx import read_idx
 
 FASHION_MNIST_FOLDER: Final = Path("/usr/share/datasets/fashion-mnist")  # of Debian's dataset-fashion-mnist
 FASHION_MNIST_CLASSES: Final = (
@@ -45,6 +42,7 @@ FASHION_MNIST_STD: Final = (0.3530242,)
 
 
 _KNOWN_BY: Final = 16  # images that tell the order of their channels
+MAX_CLASSES: Final = 100_000  # without names and in fewer samples; ImageNet-21k has 21,841
 ARRAYS: Final = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -108,46 +106,6 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     return images.float() * scale - shift
 
 
-def read_idx(path: Path) -> npt.NDArray[np.uint8]:
-    """The array of an IDX file, plain or gzipped (told apart by content, not by name).
-
-    Raises:
-        DataError: there is no such file, it is not IDX of unsigned bytes, or its length does not fit its header.
-    """
-    raw = _read_maybe_gzip(path)
-    if len(raw) < 4 or raw[:2] != b"\0\0":
-        raise DataError(f"'{path}' is not an IDX file: it starts with {raw[:4].hex() or 'nothing'}, expected 0000 08 0N")
-    if raw[2] != 0x08:
-        raise DataError(f"'{path}' holds values of IDX type 0x{raw[2]:02x}, expected 0x08 (unsigned bytes)")
-    dimensions = raw[3]
-    start = 4 + 4 * dimensions
-    if dimensions == 0 or len(raw) < start:
-        raise DataError(
-            f"'{path}' has an IDX header of {dimensions} dimensions in {len(raw)} bytes, expected at least one, complete"
-        )
-    shape = tuple(int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions))
-    expected = math.prod(shape)
-    if len(raw) - start != expected:
-        raise DataError(
-            f"'{path}' holds {len(raw) - start} values, but its header promises {'×'.join(map(str, shape))} = {expected}; "
-            "the file is damaged, get it again"
-        )
-    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape).copy()
-
-
-def _read_maybe_gzip(path: Path) -> bytes:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"'{path}' cannot be read: {error.strerror}; give the path of an IDX file") from error
-    if raw[:2] != b"\x1f\x8b":
-        return raw
-    try:
-        return gzip.decompress(raw)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"'{path}' is a damaged gzip file: {error}; get it again") from error
-
-
 def read_labelled_idx(
     images: Path,
     labels: Path,
@@ -179,7 +137,8 @@ def image_set(
         images: uint8, (B, H, W) or (B, C, H, W), or floats, (B, C, …).
         labels: integers, (B,).
         source: what an error message calls the arrays.
-        classes: class names; by default the numbers up to the largest label.
+        classes: class names; by default the numbers up to the largest label, which is below the number of samples or
+            `MAX_CLASSES`.
         mean: per channel, of pixels in [0, 1] or of the floats; by default 0.5 of pixels, and none of floats.
         std: likewise.
 
@@ -201,6 +160,11 @@ def image_set(
     count = len(classes) if classes is not None else int(labels.max()) + 1
     if labels.min() < 0 or labels.max() >= count:
         raise DataError(f"'{source}' holds labels from {labels.min()} to {labels.max()}, expected 0 to {count - 1}")
+    if classes is None and count > max(len(labels), MAX_CLASSES):
+        raise DataError(
+            f"'{source}' holds the label {labels.max()} at index {labels.argmax()}, but only {len(labels)} samples; "
+            "expected classes numbered from 0; renumber them, or give the names of all classes"
+        )
     if floats:
         tensor = torch.from_numpy(np.ascontiguousarray(images, np.float32))
         if not tensor.isfinite().all():
@@ -308,7 +272,7 @@ def from_arrays(arrays: Mapping[str, npt.NDArray[Any]], name: str, source: str) 
     classes = tuple(str(label) for label in arrays["classes"]) if "classes" in arrays else None
     train = image_set(arrays["train_images"], arrays["train_labels"], f"{source}: train", classes=classes)
     if "mean" in arrays and "std" in arrays:
-        mean, std = torch.as_tensor(arrays["mean"]).reshape(-1), torch.as_tensor(arrays["std"]).reshape(-1)
+        mean, std = (_numbers(arrays, key, source) for key in ("mean", "std"))
     elif train.images.is_floating_point():
         mean = std = torch.empty(0)
     else:
@@ -320,6 +284,14 @@ def from_arrays(arrays: Mapping[str, npt.NDArray[Any]], name: str, source: str) 
         for part in ("train", "test")
     ]
     return TrainingData(name, sets[0], sets[1], digest.hexdigest())
+
+
+def _numbers(arrays: Mapping[str, npt.NDArray[Any]], key: str, source: str) -> Tensor:
+    """One array of a few numbers, flat."""
+    found = np.asarray(arrays[key])
+    if found.dtype.kind not in "fiu":
+        raise DataError(f"'{source}' has a {key} of {found.dtype}, expected numbers, one a channel")
+    return torch.from_numpy(found.astype(np.float64)).reshape(-1)
 
 
 def load_npz(path: Path, required: tuple[str, ...]) -> Mapping[str, npt.NDArray[Any]]:
@@ -335,6 +307,9 @@ def load_npz(path: Path, required: tuple[str, ...]) -> Mapping[str, npt.NDArray[
         raise DataError(f"'{path}' cannot be read: {error.strerror or error}; give the path of an .npz file") from error
     except (ValueError, zipfile.BadZipFile, AttributeError) as error:
         raise DataError(f"'{path}' is not an .npz file of plain arrays: {error}") from error
+    other = [key for key, value in arrays.items() if not isinstance(value, np.ndarray)]
+    if other:
+        raise DataError(f"'{path}' holds '{other[0]}', which is no array; write the file with numpy.savez")
     missing = [key for key in required if key not in arrays]
     if missing:
         raise DataError(f"'{path}' has the arrays {sorted(arrays)}, expected also {missing}")

@@ -26,8 +26,9 @@ from torch import Tensor
 
 from edgefold.batch import as_tensors
 from edgefold.errors import DataError
-from edgefold.models.data import ImageSet, load_npz, load_training_data, read_idx
+from edgefold.models.data import ImageSet, load_npz, load_training_data
 from edgefold.models.fit import shaped
+from edgefold.models.idx import read_idx
 from edgefold.models.pictures import class_folders, picture_files, read_pictures, spread
 from edgefold.models.source_files import function_of
 from edgefold.preprocess import Preprocessing

@@ -35,6 +35,7 @@ from torch import nn
 
 from edgefold.artifact import atomic_path
 from edgefold.errors import OutputError, UsageError
+from edgefold.models.augment import check_padding
 from edgefold.models.data import TrainingData
 from edgefold.models.evaluate import top1
 from edgefold.models.fingerprint import WEIGHTS_NAME
@@ -83,6 +84,8 @@ def train(
     options = TrainOptions() if options is None else options
     check_options(options)
     refuse_fixed_graph(model, type(model).__name__, "trained")
+    if data.train.pictures:
+        check_padding(options.crop_padding, data.train.images)
     if resume and out is None:
         raise UsageError("resume is set, but there is no output folder to resume from; give the folder of the run")
     checkpoint = None if out is None else out / CHECKPOINT_NAME

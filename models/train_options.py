@@ -9,6 +9,7 @@ from typing import Final
 from edgefold.errors import UsageError, unknown_name
 
 OPTIMIZERS: Final = ("adamw", "sgd")
+_SEEDS: Final = 2**32  # times the distance of the epochs' seeds it still is a 64-bit number
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +73,10 @@ def check_options(options: TrainOptions) -> None:
             raise UsageError(f"training option {name} is {value}, expected a number in [0, 1)")
     if not (math.isfinite(options.learning_rate) and options.learning_rate > 0):
         raise UsageError(f"training option learning_rate is {options.learning_rate}, expected a positive number")
+    check_seed(options.seed)
+
+
+def check_seed(seed: int) -> None:
+    """Raises a `UsageError` for a seed that the generators do not take."""
+    if abs(seed) >= _SEEDS:
+        raise UsageError(f"seed is {seed}, expected a number between -{_SEEDS:,} and {_SEEDS:,}")

@@ -44,6 +44,9 @@ class QatOptions:
     flip: bool = True
 
     def __post_init__(self) -> None:
+        from edgefold.models.train_options import check_seed
+
+        check_seed(self.seed)
         if self.epochs < 1 or self.batch_size < 2:
             raise UsageError(f"epochs is {self.epochs} and batch size {self.batch_size}, expected at least 1 and 2")
         if self.crop_padding < 0:
@@ -91,6 +94,7 @@ def train_qat(
         UsageError: the data's samples do not fit the network, or the loss became NaN or infinite.
     """
     from edgefold.batch import as_tensors
+    from edgefold.models.augment import check_padding
     from edgefold.models.fit import as_declared, fitted
     from edgefold.pipeline import fold, quantize_model
     from edgefold.quantize.calibrate import attach
@@ -102,6 +106,8 @@ def train_qat(
     declared = as_declared(data, network.preprocessing)
     data = fitted(declared, network.module, as_tensors(network.example_inputs), network.name)
     train, test = data.train, data.test
+    if train.pictures:
+        check_padding(options.crop_padding, train.images)
     if len(train) < options.batch_size:
         raise DataError(f"there are {len(train)} training images, fewer than a batch of {options.batch_size}; give more of them")
     images = train.normalised(0, options.batch_size)

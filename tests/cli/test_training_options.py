@@ -68,3 +68,12 @@ def test_pictures_stay_as_they_are_where_asked(cli: Cli, pictures: Path) -> None
         found = json.loads(metrics.read_text())["options"]
         assert (found["flip"], found["crop_padding"]) == (False, 1), folder
     assert cli("train", "hetnet", "--crop-padding", "-1", "-o", "x").code == 2
+
+
+def test_numbers_out_of_range_are_refused_before_training(cli: Cli, pictures: Path) -> None:
+    train = ("train", "hetnet", *SMALL, "--data", pictures, "--image-size", "8", "--epochs", "1", "-o", "run")
+    for qat in ((), ("--qat", "--arg", "num_classes=2", "--arg", "resolution=8", "--batch-size", "8")):
+        seed = cli(*train, *qat, "--seed", str(10**20 - 1))
+        assert (seed.code, "seed is 99999999999999999999, expected" in seed.stderr) == (2, True), seed.stderr
+        padding = cli(*train, *qat, "--crop-padding", "100000")
+        assert (padding.code, "crop padding is 100000 pixels for images of 8×8" in padding.stderr) == (2, True), padding.stderr

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Generator
 
+from edgefold.errors import UsageError
 from edgefold.models.augment import random_crop, random_flip
 
 IMAGES = torch.arange(1, 41 * 2 * 5 * 6 + 1).view(41, 2, 5, 6)
@@ -25,6 +27,12 @@ def test_each_crop_is_one_window_of_the_padded_image() -> None:
 
 def test_no_padding_leaves_the_images() -> None:
     assert random_crop(IMAGES, 0, Generator()) is IMAGES
+
+
+def test_images_are_not_moved_by_more_than_their_size() -> None:
+    assert random_crop(IMAGES, 6, Generator()).shape == IMAGES.shape
+    with pytest.raises(UsageError, match="padding is 100000 pixels for images of 5×6, expected at most 6"):
+        random_crop(IMAGES, 100_000, Generator())
 
 
 def test_flips_mirror_some_images() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,9 @@ from edgefold.models.data import (
     load_training_data,
     normalise,
     read_fashion_mnist,
-    read_idx,
     read_labelled_idx,
 )
+from edgefold.models.idx import read_idx
 
 
 def idx(array: np.ndarray, kind: int = 8) -> bytes:
@@ -127,6 +128,30 @@ def test_bad_npz(tmp_path: Path) -> None:
         load_training_data(npz(tmp_path / "int.npz", train_images=IMAGES.astype(np.int32)))
     with pytest.raises(DataError, match="train_images of float64 and test_images of uint8, expected one type"):
         load_training_data(npz(tmp_path / "float.npz", train_images=IMAGES.astype(float)))
+
+
+def test_one_large_label_is_refused(tmp_path: Path) -> None:
+    """Names of a thousand million classes would fill the memory."""
+    labels = np.array([0, 10**9, 1])
+    with pytest.raises(DataError, match="the label 1000000000 at index 1, but only 3 samples"):
+        load_training_data(npz(tmp_path / "set.npz", train_labels=labels))
+    with pytest.raises(DataError, match="holds labels from 0 to 1000000000, expected 0 to 2"):
+        load_training_data(npz(tmp_path / "other.npz", test_images=IMAGES, test_labels=labels))
+    few = load_training_data(npz(tmp_path / "few.npz", train_labels=np.array([0, 999, 1])))  # some of ImageNet's
+    assert len(few.train.classes) == 1000
+
+
+def test_text_for_a_mean_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a mean of <U1, expected numbers"):
+        load_training_data(npz(tmp_path / "set.npz", mean=np.array("a"), std=np.array("b")))
+
+
+def test_members_that_are_no_arrays_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "set.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("train_images.npy", "hello")
+    with pytest.raises(DataError, match="holds 'train_images', which is no array"):
+        load_training_data(path)
 
 
 @pytest.mark.parametrize(("mean", "std"), [([0.5], [np.nan]), ([np.nan], [0.5]), ([0.5], [np.inf]), ([0.5], [0.0])])

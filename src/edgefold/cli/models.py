@@ -110,6 +110,7 @@ def train(
         from edgefold.models.recipe import write_checkpoint
         from edgefold.models.train import TrainOptions
         from edgefold.models.train import train as run
+        from edgefold.models.train_options import check_options
         from edgefold.report.table import percent
 
         given = {
@@ -122,6 +123,7 @@ def train(
         }
         picked = {key: value for key, value in given.items() if value is not None}
         options = TrainOptions(seed=seed, flip=flip, **picked)  # type: ignore[arg-type]  # each has its own type
+        check_options(options)
         if network not in NETWORKS:
             _train_source(ModelChoice(network, arg, weights), (data, image_size), options, out_dir, resume, out)
             return
