@@ -97,21 +97,23 @@ def _outside(flow: Flow, node: Node, touched: int) -> Value:
 def convolution(flow: Flow, node: Node) -> Value:
     """Takes any order in and writes any order; a depthwise one passes the order of its input on."""
     conv = Conv.of(node)
-    layout = flow.layout(conv.source) if conv is not None else None
-    if conv is None or (layout is not None and layout.axis != 1):
+    if conv is None:
         return flow.opaque(node)
-    reading, writing = Reading(node, conv.source), Writing(node)
+    layout = flow.layout(conv.source)
+    if layout is not None and layout.axis != 1:  # it follows another axis than the channels
+        flow.demand_natural(node, conv.source)
+        layout = None
+    writing = Writing(node)
     flow.absorb(node, 2, 0, writing)
     if conv.groups == 1:
         flow.absorb(node, 1, 0, writing)
-        if layout is not None:
-            flow.absorb(node, 1, 1, reading)
-        return Layout.free(conv.out_channels)
-    if layout is not None and conv.groups == conv.in_channels:
+        flow.absorb(node, 1, 1, Reading(node, conv.source))
+    elif conv.groups == conv.in_channels:
+        if layout is None:
+            return flow.source(node)
         flow.absorb(node, 1, 0, writing)
         return layout.repeated(layout.repeat * (conv.out_channels // conv.in_channels))
-    # Which groups go where is a wish like any other; see `permute`.
-    return Layout.free(conv.out_channels)
+    return Layout.free(conv.out_channels)  # which groups go where is a wish like any other; see `permute`
 
 
 def transposed(flow: Flow, node: Node) -> Value:

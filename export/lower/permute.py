@@ -55,6 +55,12 @@ class Orders:
         self._flow = Flow(module)
         self._flow.run(RULES, pointwise)
         self._convs = {node: conv for node in module.graph.nodes if (conv := Conv.of(node)) is not None}
+        # Inputs whose channels are not followed come in natural order; what such a convolution reads is fixed here.
+        self._apart: dict[Node, Layout] = {}
+        for node, conv in self._convs.items():
+            layout = self._flow.reading(Reading(node, conv.source))
+            if layout is None or layout.axis != 1:
+                self._apart[node] = Layout.natural(conv.in_channels)
         for conv in self._convs.values():
             if conv.groups > 1 and not conv.depthwise:
                 self.grant(_own_groups(conv))
@@ -70,16 +76,24 @@ class Orders:
         for moved, fresh_in, fresh_out in sorted(variants):
             if limit is not None and moved > limit:
                 return None
-            reads = Layout.free(conv.in_channels) if fresh_in else self._flow.reading(Reading(conv.node, conv.source))
+            reads = Layout.free(conv.in_channels) if fresh_in else self._reads(conv)
             writes = Layout.free(conv.out_channels) if fresh_out else self._flow.writing(conv.node)
-            if reads is None or writes is None or not self._fits(wish, reads, writes):
+            if writes is None or not self._fits(wish, reads, writes):
                 continue
-            if fresh_in:
+            if fresh_in and conv.node in self._apart:
+                self._apart[conv.node] = reads
+            elif fresh_in:
                 self._flow.read[conv.node, conv.source] = reads
             if fresh_out:
                 self._flow.written[conv.node] = writes
             return moved
         raise AssertionError(f"{wish.node} takes no group order, not even through gathers")
+
+    def _reads(self, conv: Conv) -> Layout:
+        """The layout of the input channels of a convolution, as it reads them."""
+        layout = self._apart.get(conv.node) or self._flow.reading(Reading(conv.node, conv.source))
+        assert layout is not None
+        return layout
 
     def _fits(self, wish: Wish, reads: Layout, writes: Layout) -> bool:
         if wish.aligned:
@@ -106,9 +120,7 @@ class Orders:
 
     def read_order(self, node: Node) -> Indices:
         """The order in which a convolution reads its input channels."""
-        conv = self._convs[node]
-        layout = self._flow.reading(Reading(node, conv.source))
-        return np.arange(conv.in_channels) if layout is None else layout.order()
+        return self._reads(self._convs[node]).order()
 
     def write_order(self, node: Node) -> Indices:
         """The order in which a convolution writes its output channels."""
@@ -141,11 +153,12 @@ class Orders:
                 self._permute_groups(conv)
 
     def _order(self, parameter: Parameter) -> Indices:
-        layout = (
-            self._flow.reading(parameter.follows)
-            if isinstance(parameter.follows, Reading)
-            else self._flow.writing(parameter.node)
-        )
+        if not isinstance(parameter.follows, Reading):
+            layout = self._flow.writing(parameter.node)
+        elif parameter.node in self._convs:
+            layout = self._reads(self._convs[parameter.node])
+        else:
+            layout = self._flow.reading(parameter.follows)
         assert layout is not None
         return layout.order()
 
@@ -189,6 +202,13 @@ class Orders:
             if any(old is not new for old, new in instead.items()):
                 # All at once: an operand may take the place of another.
                 user.args = map_arg(user.args, functools.partial(_replacement, instead))
+            if user in self._apart and not _is_natural(positions := self._apart[user].order()):
+                tensor = user.args[0]
+                assert isinstance(tensor, Node)
+                key = (tensor, positions.tobytes())
+                if key not in made:
+                    made[key] = self._gather(tensor, positions, 1)
+                user.update_arg(0, made[key])
         return len(made)
 
     def _write_cuts(self) -> int:

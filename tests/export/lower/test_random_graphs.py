@@ -81,6 +81,31 @@ class SpatialGate(nn.Module):
         return x * torch.sigmoid(self.conv(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)))
 
 
+class Branches(nn.Module):
+    """Branches that are stacked along an axis of their own, then weighted and summed, as in selective kernels."""
+
+    def __init__(self, channels: int, axis: int) -> None:
+        super().__init__()
+        self.one, self.two, self.axis = het(channels, channels, 2), nn.Conv2d(channels, channels, 1), axis
+        self.weight = nn.Parameter(torch.randn(2, 1, 1, 1, 1) if axis == 0 else torch.randn(1, 2, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (torch.stack([self.one(x), self.two(x)], self.axis) * self.weight).sum(self.axis)
+
+
+class Broadcast(nn.Module):
+    """One map for all channels, which have a threshold or a depthwise kernel each."""
+
+    def __init__(self, channels: int, *, depthwise: bool) -> None:
+        super().__init__()
+        self.limit = nn.Parameter(torch.randn(channels, 1, 1))
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels) if depthwise else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.mean(1, keepdim=True)
+        return (y > self.limit).to(x.dtype) if self.conv is None else self.conv(y.expand(-1, len(self.limit), -1, -1))
+
+
 def batch_norm(channels: int) -> nn.Module:
     norm = nn.BatchNorm2d(channels)
     nn.init.normal_(norm.weight)
@@ -121,7 +146,12 @@ UNARY: dict[str, Callable[[int], nn.Module]] = {
     "norm": lambda c: nn.GroupNorm(1, c),
     "channels_last": ChannelsLast,
     "softmax": lambda c: nn.Softmax(1),
+    "stacked": lambda c: Branches(c, 0),
+    "branches": lambda c: Branches(c, 1),
+    "threshold": lambda c: Broadcast(c, depthwise=False),
+    "broadcast": lambda c: Broadcast(c, depthwise=True),
 }
+UNFOLLOWED = ("stacked", "branches", "threshold", "broadcast")  # their outputs have channels whose order is not followed
 ENDS = ("plain", "mean", "linear", "flat")
 
 
@@ -214,6 +244,14 @@ def check(net: RandomNet, lowering: Lowering | Literal["auto"]) -> LoweredProgra
         torch.testing.assert_close(two, one, rtol=1e-8, atol=1e-8)
     assert lowered.plan.gathers == gathers_in(lowered)
     return lowered
+
+
+@pytest.mark.parametrize("lowering", [Lowering.GROUPED, Lowering.SPLIT])
+@pytest.mark.parametrize("name", UNFOLLOWED)
+def test_convolutions_of_channels_that_are_not_followed(name: str, lowering: Lowering) -> None:
+    torch.manual_seed(0)
+    steps = [("het2", 0, 0), (name, 1, 0), ("het4", 2, 0), ("group", 2, 0), ("depthwise", 2, 0), ("add", 3, 2), ("conv", 6, 0)]
+    check(RandomNet(steps, [("plain", 7), ("plain", 4)]), lowering)
 
 
 @pytest.mark.slow
