@@ -37,7 +37,7 @@ def with_data(network: Network, calibration: str | None, evaluation: str | None)
 
     example = as_tensors(network.example_inputs)
     if calibration == RANDOM:
-        samples = _random_samples(example)
+        samples = random_samples(example, _RANDOM_SAMPLES)
         network = replace(network, calibration=samples, calibration_source="random numbers", random_calibration=True)
     elif calibration is not None:
         inputs = read_calibration(calibration, example, network.preprocessing)
@@ -50,14 +50,14 @@ def with_data(network: Network, calibration: str | None, evaluation: str | None)
     return network
 
 
-def _random_samples(example: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
-    """Standard normal inputs of the example's shapes, always the same ones; integer inputs are the example's."""
+def random_samples(example: tuple[Tensor, ...], count: int) -> list[tuple[Tensor, ...]]:
+    """``count`` standard normal inputs of the example's shapes, always the same ones; integer inputs are the example's."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
     return [
         tuple(torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor for tensor in example)
-        for _ in range(_RANDOM_SAMPLES)
+        for _ in range(count)
     ]
 
 

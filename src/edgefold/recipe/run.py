@@ -145,6 +145,7 @@ def run_stages(recipe: ShipRecipe, folder: Path, *, skip: Collection[str] = (), 
     network = named_network(
         model.name, kwargs=model.kwargs, weights=None if model.weights is None else Path(model.weights), trust=model.trust
     )
+    started = start(network, model.name, model.kwargs)
     network = with_data(network, recipe.ship.calibration, recipe.ship.evaluation)
     pruning = None if "prune" in left_out else recipe.prune
     distilling = None if "distill" in left_out else recipe.distill
@@ -168,7 +169,7 @@ def run_stages(recipe: ShipRecipe, folder: Path, *, skip: Collection[str] = (), 
         except (DataError, UsageError) as error:
             raise type(error)(f"{error}{_without_data(pruning)}" if distilling is None else str(error)) from error
     network = _with_training_data(network, training.data)
-    work = first = start(network, model.name, model.kwargs)
+    work = first = replace(started, network=network)
     if pruning is not None:
         progress.stage("prune")
         work = prune(work, pruning, training, folder)

@@ -30,6 +30,7 @@ from edgefold.models.remove_blocks import RemovedBlock, Shortened, remove_blocks
 from edgefold.models.train import train
 from edgefold.models.train_options import TrainOptions
 from edgefold.recipe.data import as_the_teacher_takes_it
+from edgefold.recipe.digest import module_digest, structure_digest
 from edgefold.recipe.schema import DistillSection, PruneSection
 
 if TYPE_CHECKING:
@@ -85,21 +86,11 @@ def start(network: Network, source: str, kwargs: dict[str, Any]) -> Work:
     file, colon, function = source.rpartition(":") if ".py:" in source else (source, "", "")
     if Path(file).is_file():  # the record may be read from another folder
         source = f"{Path(file).resolve()}{colon}{function}"
-    # The same weights in other code are another network.
+    # The same weights in other code are another network, and other numbers in the same code too.
     content = [source, source_digest(source), kwargs, version("edgefold"), version("torch")]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-    digest.update(_weights_digest(network.module).encode())
+    digest.update(module_digest(network.module, as_tensors(network.example_inputs)).encode())
     return Work(network, source, kwargs, digest.hexdigest(), removed, history)
-
-
-def _weights_digest(module: nn.Module, *, values: bool = True) -> str:
-    """The SHA-256 of all weights with their names and shapes, or of names and shapes alone."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        if values:
-            digest.update(tensor.detach().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def needs_data(settings: PruneSection) -> bool:
@@ -126,7 +117,7 @@ def prune(work: Work, settings: PruneSection, training: Training, folder: Path) 
     def fine_tune(network: nn.Module, index: int) -> None:
         if options is not None and training.data is not None:
             # What is removed to reach a latency may differ when it is measured again: then there is nothing to resume.
-            place = own / f"round{index}-{_weights_digest(network, values=False)[:8]}"
+            place = own / f"round{index}-{structure_digest(network)[:8]}"
             accuracy.append(train(network, training.data, options, out=place, resume=True).accuracy)
 
     removed: tuple[Removed | RemovedBlock, ...] = ()
@@ -175,7 +166,7 @@ def distill(work: Work, teacher: Network, settings: DistillSection, training: Tr
     assert training.data is not None, "the caller loads data for this stage"
     preprocessing = teacher.preprocessing
     adapt = as_the_teacher_takes_it(training.data.train, work.network.preprocessing, preprocessing)
-    taught = _weights_digest(teacher.module) + ("" if adapt is None else repr(preprocessing))
+    taught = module_digest(teacher.module, as_tensors(teacher.example_inputs)) + ("" if adapt is None else repr(preprocessing))
     state = _after(work, "distill", settings, training, taught)
     own = folder / f"distill-{state[:12]}"
     kept = _kept(work, own, state)
