@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -40,8 +41,8 @@ def capture(module: nn.Module, example_inputs: Batch) -> Program:
     """The module's graph for inputs of the shapes of ``example_inputs``.
 
     The graph holds functional ATen ops (``aten.conv2d.default`` and so on), takes one positional tensor an input and returns
-    a flat tuple. The module is not changed. Strided example inputs are made contiguous first: their memory format would
-    otherwise leak into the graph.
+    a flat tuple. The module is not changed, nor are the example inputs, also where its code writes into its input. Strided
+    example inputs are made contiguous first: their memory format would otherwise leak into the graph.
 
     Raises:
         ModelError: not a module, in train mode, with NaN or infinite weights, or it fails on the inputs.
@@ -50,11 +51,11 @@ def capture(module: nn.Module, example_inputs: Batch) -> Program:
     """
     check_module(module)
     args, kwargs = as_arguments(module, example_inputs)
-    run_once(module, args, kwargs)
+    writes = run_once(module, args, kwargs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # notes of the exporter to its own developers
         try:
-            with DataAsAlias():
+            with DataAsAlias(), _inputs_copied(module) if writes else nullcontext():
                 exported = torch.export.export(module, args, kwargs, strict=False).run_decompositions({})
         except Exception as error:  # the exporter raises whatever the module's code or its own passes raise
             taken = _taken_names(module)
@@ -73,6 +74,20 @@ def capture(module: nn.Module, example_inputs: Batch) -> Program:
     fold_constants(graph_module)
     placeholders = [str(node.target) for node in graph_module.graph.nodes if node.op == "placeholder"]
     return Program(graph_module, (*args, *kwargs.values()), tuple(placeholders), names)
+
+
+@contextmanager
+def _inputs_copied(module: nn.Module) -> Iterator[None]:
+    """Gives a module that writes into its input a copy of it, for the time of a capture."""
+
+    def copied(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        return copies_of(args, kwargs)
+
+    hook = module.register_forward_pre_hook(copied, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class DataAsAlias(TorchFunctionMode):
@@ -115,29 +130,38 @@ def check_module(module: object) -> None:
 
 
 def as_arguments(module: nn.Module, batch: Batch) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """The positional and keyword arguments with which ``module`` takes the batch.
+    """The positional and keyword arguments with which ``module`` takes the batch; copies, which its code may write into.
 
     Raises:
         DataError: not a batch, or an (image, label) pair where the module takes one input.
     """
     tensors = as_tensors(batch)
     if isinstance(batch, Mapping):
-        return (), dict(zip(batch, tensors, strict=True))
+        return copies_of((), dict(zip(batch, tensors, strict=True)))
     required = [
         parameter
         for parameter in inspect.signature(module.forward).parameters.values()
         if parameter.default is parameter.empty and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]
     refuse_labels(tensors, len(required), "batch")
-    return tensors, {}
+    return copies_of(tensors, {})
 
 
-def run_once(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-    """Runs the module once, so that a wrong input is reported as such and not as a failed capture.
+def copies_of(args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Copies of the arguments of one call."""
+    return tuple(tensor.clone() for tensor in args), {name: tensor.clone() for name, tensor in kwargs.items()}
+
+
+def run_once(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> bool:
+    """Runs the module once on copies, so that a wrong input is reported as such and not as a failed capture.
+
+    Returns whether the module writes into its inputs.
 
     Raises:
         ModelError: the module fails on the inputs.
     """
+    args, kwargs = copies_of(args, kwargs)
+    versions = [tensor._version for tensor in (*args, *kwargs.values())]
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (*args, *kwargs.values()))
     try:
         with torch.no_grad():
@@ -147,6 +171,7 @@ def run_once(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tens
             f"model {type(module).__name__} fails on inputs of shape {shapes}: {first_line(error)}; "
             "give example inputs of the shape and type that it expects"
         ) from error
+    return versions != [tensor._version for tensor in (*args, *kwargs.values())]
 
 
 def _output_names(spec: pytree.TreeSpec) -> tuple[str, ...]:

@@ -140,7 +140,7 @@ def reference_outputs(
     chunks: list[list[Tensor]] = []
     with torch.no_grad():
         for start in range(0, count, batch):
-            samples = tuple(tensor[start : start + batch] for tensor in tensors)
+            samples = tuple(tensor[start : start + batch].clone() for tensor in tensors)  # code may write into its input
             result = network(**dict(zip(inputs, samples, strict=True))) if isinstance(inputs, dict) else network(*samples)
             chunks.append(pytree.tree_leaves(result))
             progress()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +14,9 @@ from torch.fx import GraphModule
 
 from edgefold.batch import Batch
 from edgefold.errors import CheckError, ModelError, UnsupportedError, first_line
-from edgefold.export.capture import as_arguments, capture
+from edgefold.export.capture import as_arguments, capture, copies_of
 from edgefold.export.fold.graph import fold_regions
+from edgefold.export.fold.kernel import FoldedConv
 from edgefold.export.fold.modules import Decision, fold_modules
 from edgefold.export.fold.progress import Report, Stages, Told
 from edgefold.export.fold.record import Recorder, recorder, same
@@ -23,9 +24,12 @@ from edgefold.export.fold.report import plan_of
 from edgefold.export.fold.shadow import shadow
 from edgefold.export.fold.state import Snapshot
 from edgefold.export.fold.watch import proof
+from edgefold.export.fold.way import Way
 from edgefold.export.lower.nodes import record_values
 from edgefold.export.plan import FoldPlan
 from edgefold.export.program import Program
+
+_LAST_BITS = 1e-6  # relative: two runs of the same ops, in memory of another alignment
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +141,42 @@ def fold_tree(
         lost = _lost(watch, args, kwargs) if unsteady else ""
         if watch.chance:
             unsteady, lost = ("",), "draws random numbers outside of PyTorch"
-        folded, decisions = fold_modules(watch, snapshot, report)
-        watch.root = folded
+        layers, decisions = fold_modules(watch, snapshot, report)
+        tree, reason = _tree(watch, layers, expected, args, kwargs)
+        if reason:
+            decisions = [_withdrawn(decision, reason) for decision in decisions]
         outputs = None if watch.feeds else expected
-        if any(decision.folded for decision in decisions) and not same(expected, watch.replay(args, kwargs)):
-            # Code around a layer may ask for its class; then it takes another way with the folded one.
-            return FoldedTree(shadow(module), tuple(_withdrawn(decision) for decision in decisions), outputs, unsteady, lost)
-    return FoldedTree(folded, tuple(decisions), outputs, unsteady, lost)
+    return FoldedTree(tree, tuple(decisions), outputs, unsteady, lost)
+
+
+def _tree(
+    watch: Recorder, layers: dict[int, FoldedConv], expected: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
+) -> tuple[nn.Module, str]:
+    """The network with its folded layers, or without them and the reason why.
+
+    The layers stand in the place of the modules where the code around them goes the same way with them. Where it asks for what
+    the modules are or hold, the modules stay and the layers answer their calls only.
+    """
+    if not layers:
+        return shadow(watch.root), ""
+    try:
+        outputs, mark = _way(watch, args, kwargs, layers=layers)
+    except Exception as error:  # anything can be raised by the code of a foreign module
+        return shadow(watch.root), f"the code around it fails on the values of a folded layer: {first_line(error)}"
+    if not same(expected, outputs):
+        return shadow(watch.root), "the network gives other outputs with it: they hang on the last bits of its values"
+    replaced = watch.replaced(layers)
+    with suppress(Exception):  # code that wants what the folded layer does not have
+        again, other = _way(watch, args, kwargs, root=replaced)
+        if other == mark and same(outputs, again, _LAST_BITS):
+            return replaced, ""
+    return watch.answered(layers), ""
+
+
+def _way(watch: Recorder, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], **options: Any) -> tuple[Any, bytes]:
+    args, kwargs = copies_of(args, kwargs)
+    with Way((*args, *kwargs.values())) as way:
+        return watch.replay(args, kwargs, **options), way.mark
 
 
 def _outputs(program: Program) -> Any:
@@ -176,10 +209,8 @@ def _lost(watch: Recorder, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) 
     return ""
 
 
-def _withdrawn(decision: Decision) -> Decision:
-    if decision.folded is None:
-        return decision
-    return replace(decision, folded=None, reason="the code around it treats a folded layer in another way")
+def _withdrawn(decision: Decision, reason: str) -> Decision:
+    return decision if decision.folded is None else replace(decision, folded=None, reason=reason)
 
 
 def _check_mode(module: object) -> None:

@@ -16,7 +16,7 @@ from edgefold.export.fold.attempt import Evidence, Folded, attempt
 from edgefold.export.fold.kernel import FoldedConv
 from edgefold.export.fold.progress import Report
 from edgefold.export.fold.record import Recorder
-from edgefold.export.fold.shadow import children, is_plain_layer, replace_child
+from edgefold.export.fold.shadow import children, is_plain_layer
 from edgefold.export.fold.state import Snapshot
 
 ALREADY: Final = "is one convolution already"
@@ -36,52 +36,46 @@ class Decision:
     reason: str
 
 
-def fold_modules(recorder: Recorder, snapshot: Snapshot, report: Report) -> tuple[nn.Module, list[Decision]]:
-    """The shadow tree with its affine modules folded, and what was decided for each module that was looked at.
+def fold_modules(recorder: Recorder, snapshot: Snapshot, report: Report) -> tuple[dict[int, FoldedConv], list[Decision]]:
+    """The folded layers by the ids of their modules in the shadow tree, and what was decided for each module looked at.
 
     ``recorder`` has recorded; ``snapshot`` is from before.
     """
     folder = _Folder(recorder, snapshot, report)
-    root = folder.fold(recorder.root)
-    return root, folder.decisions
+    folder.fold(recorder.root)
+    return folder.layers, folder.decisions
 
 
 class _Folder:
     def __init__(self, recorder: Recorder, snapshot: Snapshot, report: Report) -> None:
         self.decisions: list[Decision] = []
+        self.layers: dict[int, FoldedConv] = {}
         self._recorder = recorder
         self._changed = snapshot.changed()
         self._random = "draws random numbers" if snapshot.draws_random_numbers() else ""
         self._snapshot = snapshot
         self._settled = Snapshot(recorder.modules.values(), caches=True)
         self._order = {key: index for index, key in enumerate(recorder.order)}
-        self._done: dict[int, nn.Module] = {}
+        self._done: set[int] = set()
         self._report = report
 
-    def fold(self, module: nn.Module) -> nn.Module:
-        """The module or its folded layer; children are replaced in place."""
+    def fold(self, module: nn.Module) -> None:
+        """Folds the module, or else its children."""
         key = id(module)
-        if key in self._done:
-            return self._done[key]
-        self._done[key] = module
-        if is_plain_layer(module) or isinstance(module, torch.jit.ScriptModule):
-            return module
+        if key in self._done or is_plain_layer(module) or isinstance(module, torch.jit.ScriptModule):
+            return
+        self._done.add(key)
         if key in self._order:
             self._report(self._order[key], len(self._order))
         if self._recorder.calls.get(key):
-            layer = self._try(module)
-            if layer is not None:
-                self._done[key] = layer
-                return layer
+            if self._try(module):
+                return
         elif key in self._order:
             self.decisions.append(self._decision(module, (), None, self._recorder.refused.get(key, "")))
-        for _, child in list(children(module)):
-            new = self.fold(child)
-            if new is not child:
-                replace_child(module, child, new)
-        return module
+        for _, child in children(module):
+            self.fold(child)
 
-    def _try(self, module: nn.Module) -> nn.Module | None:
+    def _try(self, module: nn.Module) -> bool:
         key, recorder = id(module), self._recorder
         calls = tuple(recorder.calls[key])
         reason = recorder.refused.get(key) or self._random or self._hidden_in(module, calls)
@@ -101,11 +95,9 @@ class _Folder:
                     reason = next(iter(after.values()), "")
                     folded = None if reason else found
         self.decisions.append(self._decision(module, calls, folded, reason))
-        if folded is None:
-            return None
-        layer = FoldedConv(folded.kernel, module)
-        recorder.adopt(module, layer)
-        return layer
+        if folded is not None:
+            self.layers[key] = FoldedConv(folded.kernel, module)
+        return folded is not None
 
     def _decision(self, module: nn.Module, calls: tuple[Evidence, ...], folded: Folded | None, reason: str) -> Decision:
         key = id(module)

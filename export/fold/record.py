@@ -3,12 +3,13 @@
 The modules are those of a shadow tree (`edgefold.export.fold.shadow`), whose calls are watched through an attribute of the
 instance. Into a module of thousands of layers the run feeds dense random values instead of its activations: such a module is
 too slow to be run again for its check, and activations after a ReLU would not show every coefficient. A replay feeds the same
-values again, so the folded network can be compared with the recorded one.
+values again, so the folded network can be compared with the recorded one: first with folded layers that answer the calls of the
+modules, then with folded layers in the place of the modules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,10 +20,12 @@ from torch.utils import _pytree as pytree
 from edgefold.export.fold.affine import Proof, Scope
 from edgefold.export.fold.attempt import HUGE, LARGE, Evidence, evidence
 from edgefold.export.fold.check import random_like
-from edgefold.export.fold.shadow import children, is_plain_layer, size_of
+from edgefold.export.fold.kernel import FoldedConv
+from edgefold.export.fold.shadow import children, is_plain_layer, shadow, size_of
 from edgefold.export.fold.watch import proof
 
 MANY = 5_000  # modules in a tree that is run as few times as possible
+_NO_LAYERS: Mapping[int, FoldedConv] = {}
 
 
 class Recorder:
@@ -39,6 +42,8 @@ class Recorder:
         self._fed: dict[int, list[Tensor]] = {}
         self._proof: Proof | None = None
         self._replay: dict[int, Iterator[Tensor]] | None = None
+        self._layers = _NO_LAYERS
+        self._replaced: list[nn.Module] = []
         sizes: dict[int, int] = {}
         self._many = {id(module) for _, module in _walk(root) if size_of(module, sizes) > MANY}
         for name, module in _walk(root):
@@ -57,38 +62,65 @@ class Recorder:
         with proof(quick=True) as mode:
             self._proof = mode
             try:
-                return self.root(*args, **kwargs)
+                # Copies: what the network writes into, its input say, is given back its values.
+                return pytree.tree_map_only(Tensor, Tensor.clone, self.root(*args, **kwargs))
             finally:
                 self.chance = mode.chance
                 self._proof = None
 
-    def replay(self, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
-        """Runs the network again, folded by now, with what `record` fed into it."""
+    def replay(
+        self,
+        args: tuple[Tensor, ...],
+        kwargs: dict[str, Tensor],
+        *,
+        layers: Mapping[int, FoldedConv] = _NO_LAYERS,
+        root: nn.Module | None = None,
+    ) -> Any:
+        """Runs the network again, with what `record` fed into it.
+
+        ``layers`` answer the calls of the modules with these ids; everything else about the modules stays as it is. ``root`` is
+        another tree to run, of `replaced`.
+        """
         self._replay = {key: iter(values) for key, values in self._fed.items()}
+        self._layers = layers
         try:
             with torch.no_grad():
-                return self.root(*args, **kwargs)
+                return (root or self.root)(*args, **kwargs)
         finally:
-            self._replay = None
+            self._replay, self._layers = None, _NO_LAYERS
 
-    def adopt(self, old: nn.Module, new: nn.Module) -> None:
-        """Lets a folded layer take the place of the module that it was in a replay."""
-        if id(old) in self._fed:
-            self._fed[id(new)] = self._fed.pop(id(old))
-            vars(new)["_call_impl"] = self._watched(new)
-            self.modules[id(new)] = new
+    def replaced(self, layers: Mapping[int, FoldedConv]) -> nn.Module:
+        """A copy of the tree with ``layers`` in the place of the modules with these ids."""
+        copies: dict[int, nn.Module] = {**layers}
+        root = shadow(self.root, copies)
+        for key in self._fed.keys() & copies.keys():
+            vars(copies[key])["_call_impl"] = self._watched(copies[key], key)
+            self._replaced.append(copies[key])
+        return root
+
+    def answered(self, layers: Mapping[int, FoldedConv]) -> nn.Module:
+        """A copy of the tree in which ``layers`` answer the calls of the modules with these ids, which stay as they are."""
+        copies: dict[int, nn.Module] = {}
+        root = shadow(self.root, copies)
+        for key in layers.keys() & copies.keys():
+            vars(copies[key])["_call_impl"] = layers[key].kernel
+        return root
 
     def release(self) -> None:
         """Ends the watch."""
-        for module in self.modules.values():
+        for module in (*self.modules.values(), *self._replaced):
             vars(module).pop("_call_impl", None)
 
-    def _watched(self, module: nn.Module) -> Callable[..., Any]:
+    def _watched(self, module: nn.Module, key: int | None = None) -> Callable[..., Any]:
         call: Callable[..., Any] = type(module)._call_impl
+        key = id(module) if key is None else key
 
         def watched(*args: Any, **kwargs: Any) -> Any:
-            if self._replay is not None and id(module) in self._replay:
-                return call(module, next(self._replay[id(module)], *args), **kwargs)
+            if self._replay is not None and key in self._replay:
+                args = (next(self._replay[key], *args),)
+            layer = self._layers.get(key)
+            if layer is not None:
+                return layer.forward(*args, **kwargs)
             if self._proof is None:
                 return call(module, *args, **kwargs)
             return self._prove(self._proof, module, args, kwargs)

@@ -26,9 +26,13 @@ def is_plain_layer(module: nn.Module) -> bool:
     )
 
 
-def shadow(module: nn.Module) -> nn.Module:
-    """The copy of ``module``."""
-    return _Copier().module(module)
+def shadow(module: nn.Module, copies: dict[int, nn.Module] | None = None) -> nn.Module:
+    """The copy of ``module``.
+
+    ``copies`` holds what is to stand in place of modules, by their ids; the copies that are made are added to it. What stands in
+    place of a module that hides in a plain container gets registered too.
+    """
+    return _Copier({} if copies is None else copies).module(module)
 
 
 def children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -46,20 +50,6 @@ def children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
                 if id(child) not in seen:
                     seen.add(id(child))
                     yield path, child
-
-
-def replace_child(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Puts ``new`` wherever ``module`` itself holds ``old``, in place; one that hides in a container gets registered too."""
-    hidden = [name for name, child in children(module) if child is old and name not in module._modules]
-    for name, child in module._modules.items():
-        if child is old:
-            module._modules[name] = new
-    for name, value in list(vars(module).items()):
-        if name not in _INTERNAL:
-            vars(module)[name] = _replaced(value, old, new)
-    for name in hidden:
-        if name.isidentifier() and not hasattr(module, name):
-            module._modules[name] = new
 
 
 def size_of(module: nn.Module, memo: dict[int, int]) -> int:
@@ -88,24 +78,12 @@ def _inside(name: str, value: Any) -> Iterator[tuple[str, nn.Module]]:
                 yield from _inside(f"{name}_{key}", member)
 
 
-def _replaced(value: Any, old: nn.Module, new: nn.Module) -> Any:
-    if value is old:
-        return new
-    if type(value) is list:
-        value[:] = [_replaced(member, old, new) for member in value]
-    elif type(value) is tuple:
-        return tuple(_replaced(member, old, new) for member in value)
-    elif type(value) is dict:
-        for key, member in value.items():
-            value[key] = _replaced(member, old, new)
-    return value
-
-
 class _Copier:
     """Copies each module once, so that shared modules stay shared."""
 
-    def __init__(self) -> None:
-        self._copies: dict[int, nn.Module] = {}
+    def __init__(self, copies: dict[int, nn.Module]) -> None:
+        self._copies = copies
+        self._given = frozenset(copies)
 
     def module(self, module: nn.Module) -> nn.Module:
         if is_plain_layer(module) or isinstance(module, torch.jit.ScriptModule):
@@ -116,6 +94,7 @@ class _Copier:
         self._copies[id(module)] = copy
         state = vars(copy)
         state.update(vars(module))
+        state.pop("_call_impl", None)  # the watch of a shadow's calls
         for name in _INTERNAL & state.keys():
             if isinstance(state[name], dict):
                 state[name] = state[name].copy()
@@ -124,7 +103,16 @@ class _Copier:
         for name, value in vars(module).items():
             if name not in _INTERNAL:
                 state[name] = self._value(value)
+        self._register(module, copy)
         return copy
+
+    def _register(self, module: nn.Module, copy: nn.Module) -> None:
+        """Registers what was given in place of hidden modules."""
+        if not self._given:
+            return
+        for name, child in children(module):
+            if id(child) in self._given and name not in module._modules and name.isidentifier() and not hasattr(copy, name):
+                copy._modules[name] = self._copies[id(child)]
 
     def _value(self, value: Any) -> Any:
         if isinstance(value, nn.Module):
