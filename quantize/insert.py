@@ -123,7 +123,8 @@ def _quantize_constant(module: GraphModule, node: Node, *, fold_weights: bool) -
             if fold_weights:
                 constant = add_buffer(module, f"{node.name}_int8", integers)
             else:
-                float_constant = add_buffer(module, f"{node.name}_float", value)
+                on_grid = _OPS.dequantize_per_tensor.default(integers, *arguments)
+                float_constant = add_buffer(module, f"{node.name}_float", on_grid)
                 constant = module.graph.call_function(_OPS.quantize_per_tensor.default, (float_constant, *arguments))
             dequantize = module.graph.call_function(_OPS.dequantize_per_tensor.default, (constant, *arguments))
         dequantize.meta = _origin(user)
@@ -142,10 +143,13 @@ def _quantize_parameters(module: GraphModule, node: Node, *, fold_weights: bool)
         scale_node = add_buffer(module, f"{node.name}_weight_scale", scale)
         zeros_node = add_buffer(module, f"{node.name}_weight_zero_point", zeros)
         arguments = (scale_node, zeros_node, 0, WEIGHT_QMIN, WEIGHT_QMAX, torch.int8)
+        rounded = quantize_weight(weight, scale)
         if fold_weights:
-            integers = add_buffer(module, f"{node.name}_weight_int8", quantize_weight(weight, scale))
+            integers = add_buffer(module, f"{node.name}_weight_int8", rounded)
         else:
-            integers = module.graph.call_function(_OPS.quantize_per_channel.default, (weight_node, *arguments))
+            # On the grid, so that a converter, which divides in another precision, finds the same integers.
+            on_grid = add_buffer(module, f"{node.name}_weight_on_grid", weight_values(rounded, scale))
+            integers = module.graph.call_function(_OPS.quantize_per_channel.default, (on_grid, *arguments))
         dequantized = module.graph.call_function(_OPS.dequantize_per_channel.default, (integers, *arguments))
         dequantized.meta = _origin(node)
         arguments_of_node = list(node.args)

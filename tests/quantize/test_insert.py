@@ -11,7 +11,7 @@ from torch import nn
 from edgefold.export.capture import capture
 from edgefold.quantize.calibrate import ScaleTable, attach, calibrate
 from edgefold.quantize.insert import insert_qdq
-from edgefold.quantize.scheme import Q, QParams
+from edgefold.quantize.scheme import WEIGHT_SCALE, Q, QParams
 
 Ints = NDArray[np.int64]
 
@@ -109,3 +109,20 @@ def test_float_weights_are_gone_once_they_are_integers(net: Residual) -> None:
     graph = insert_qdq(attach(program.graph, table), fold_weights=True)
     kept = {name for name, value in graph.state_dict().items() if value.ndim == 4 and value.is_floating_point()}
     assert kept == set()
+
+
+def test_float_weights_give_the_same_integers_however_a_converter_divides(net: Residual) -> None:
+    program = capture(net, torch.zeros(1, 3, 8, 8))
+    table = calibrate(program.graph, [(torch.randn(1, 3, 8, 8),)])
+    attached = attach(program.graph, table)
+    node = attached.graph.find_nodes(op="call_function", target=torch.ops.aten.conv2d.default)[0]
+    scale = node.meta[WEIGHT_SCALE].reshape(-1, 1, 1, 1)
+    # Half-way between two integers, where the last bit of a quotient decides.
+    weight = (torch.arange(162).reshape(6, 3, 3, 3) - 80.5) * scale
+    with torch.no_grad():
+        attached.get_parameter(node.args[1].target).copy_(weight)
+    integers = insert_qdq(attached, fold_weights=True).get_buffer("conv2d_weight_int8").double()
+    on_grid = insert_qdq(attached, fold_weights=False).get_buffer("conv2d_weight_on_grid")
+    assert len({int(value) for value in integers.flatten()}) > 50
+    for quotient in (on_grid / scale, on_grid * (1 / scale), on_grid.double() / scale.double()):
+        assert torch.equal(torch.round(quotient).double(), integers)
