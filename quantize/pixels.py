@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
@@ -24,7 +24,11 @@ from torch.fx import GraphModule, Node
 from edgefold.errors import UnsupportedError, UsageError
 from edgefold.preprocess import Preprocessing
 from edgefold.quantize.graph import add_buffer, constant_of, groups_of, is_constant
+from edgefold.quantize.pairs import weight_scale
 from edgefold.quantize.scheme import FIXED, QParams
+
+if TYPE_CHECKING:
+    from edgefold.quantize.calibrate import ScaleTable
 
 _ATEN = torch.ops.aten
 PIXELS: Final = QParams(1.0, -128)  # as int8; uint8 ends move the zero point to 0
@@ -89,6 +93,22 @@ def absorb(graph: GraphModule, pixels: PixelInput) -> GraphModule:
     result.graph.lint()
     result.recompile()
     return result
+
+
+def with_pixel_scales(graph: GraphModule, table: ScaleTable) -> ScaleTable:
+    """A table of the network as it was, for the graph of `absorb`: only the scales of its first layer are others."""
+    path = [graph.graph.find_nodes(op="placeholder")[0]]
+    while path[-1].target is not _ATEN.conv2d.default:
+        (following,) = path[-1].users
+        path.append(following)
+    conv = path.pop()
+    scale = weight_scale(constant_of(graph, _argument(conv, 1)).float())
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return replace(
+        table,
+        activations={**table.activations, **{node.name: PIXELS for node in path}},
+        weights={**table.weights, conv.name: scale},
+    )
 
 
 def _first_conv(source: Node) -> tuple[Node | None, Node]:

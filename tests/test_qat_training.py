@@ -18,6 +18,7 @@ from edgefold.models.registry import builtin_slice
 from edgefold.network import Network, Quiet, ShipOptions
 from edgefold.pipeline import export_model, fold
 from edgefold.qat_training import QatOptions, QatResult, train_qat
+from edgefold.quantize.pixels import PixelInput
 from edgefold.runtime import run
 from edgefold.shipping import named_network
 from edgefold.trained import TrainedWeights, load_trained, quantize_network, save_trained, trained_program
@@ -76,10 +77,28 @@ def test_it_is_exported_through_the_same_path(done: tuple[Network, QatResult, Tr
     assert with_network.table.activations == program.table.activations
     with pytest.raises(UsageError, match="which --equalize would change"):
         quantize_network(replace(network, trained=again), folded, (), Precision.INT8, equalize=True)
+
+
+def test_camera_pixels_go_into_a_trained_network(done: tuple[Network, QatResult, TrainedWeights], tmp_path: Path) -> None:
+    network, _, trained = done
+    folded = fold(network.module, network.example_inputs)
     options = ShipOptions(formats=(Format.ONNX,), precisions=(Precision.INT8,), io="uint8")
+    program = quantize_all(replace(network, trained=trained), folded, options, Quiet())[0][Precision.INT8]
+    plain = trained_program(folded, trained)
+    first = next(name for name in plain.table.weights if not torch.equal(plain.table.weights[name], program.table.weights[name]))
+    assert {name for name in plain.table.weights if name != first} <= set(program.table.weights)
+    assert all(torch.equal(plain.table.weights[name], scale) for name, scale in program.table.weights.items() if name != first)
+    images = builtin_slice().evaluation
     assert network.preprocessing is not None
-    with pytest.raises(UsageError, match="--io uint8 divides the weights of the first layer"):
-        quantize_all(replace(network, trained=again), folded, options, Quiet())
+    inputs = images.normalised(0, 64)
+    (expected,) = reference_outputs(plain, inputs)
+    pixels = PixelInput.of(network.preprocessing).pixels(inputs)
+    artifact = export_model(program, format="onnx", lowering="dense", io="uint8", out=tmp_path / "net")
+    assert artifact.inputs[0].dtype == "uint8"
+    (found,) = run(artifact.path, pixels.numpy().astype(np.uint8))
+    error = np.abs(found - expected)
+    assert 10 * np.log10(np.square(expected).sum() / np.square(error).sum()) > 25
+    assert (found.argmax(1) == expected.argmax(1)).mean() > 0.95
 
 
 def test_files_that_are_not_its_own_are_refused(tmp_path: Path) -> None:

@@ -34,14 +34,20 @@ class TrainedWeights:
     table: ScaleTable
 
 
-def trained_program(folded: FoldResult, trained: TrainedWeights, scheme: Precision = Precision.INT8) -> QuantizedProgram:
+def trained_program(
+    folded: FoldResult, trained: TrainedWeights, scheme: Precision = Precision.INT8, *, pixels: Preprocessing | None = None
+) -> QuantizedProgram:
     """The network of a fold result with trained weights and scales, ready for every format.
+
+    With ``pixels`` it takes camera pixels: the first layer is divided by their deviation and rounded anew, the rest stays.
 
     Raises:
         UsageError: the weights are of another network.
+        UnsupportedError: its input, as camera pixels, goes elsewhere than into a plain convolution.
     """
     from edgefold.export.program import Program, QuantizedProgram
     from edgefold.quantize.calibrate import attach
+    from edgefold.quantize.pixels import PixelInput, absorb, with_pixel_scales
     from edgefold.quantize.qat import load_weights
 
     source = folded.program
@@ -51,8 +57,13 @@ def trained_program(folded: FoldResult, trained: TrainedWeights, scheme: Precisi
         raise UsageError(f"the trained weights have scales for '{strange[0]}', which this network lacks; train this network")
     graph = load_weights(source.graph, trained.weights)
     base = Program(graph, source.example_inputs, source.input_names, source.output_names)
-    program = replace(base, graph=attach(graph, trained.table))
-    return QuantizedProgram(program, trained.table, scheme, folded.plan, base)
+    table, camera = trained.table, None
+    if pixels is not None:
+        camera = PixelInput.of(pixels)
+        base = replace(base, graph=absorb(graph, camera), example_inputs=camera.first(base.example_inputs))
+        table = with_pixel_scales(base.graph, table)
+    program = replace(base, graph=attach(base.graph, table))
+    return QuantizedProgram(program, table, scheme, folded.plan, base, pixels=camera)
 
 
 def quantize_network(
@@ -109,17 +120,12 @@ def quantize_network(
         "--equalize": equalize,
         "--exclude": bool(exclude),
     }
-    if pixels is not None:
-        raise UsageError(
-            "--io uint8 divides the weights of the first layer by the deviation of each channel and makes the input's step one "
-            "pixel value, and --qat brings integers trained for other weights and another step; use --io int8 or calibrate"
-        )
     if any(given.values()):
         names = ", ".join(name for name, there in given.items() if there)
         raise UsageError(
             f"--qat brings scales that the weights were trained for, which {names} would change; leave one of them out"
         )
-    return trained_program(folded, network.trained, scheme)
+    return trained_program(folded, network.trained, scheme, pixels=pixels)
 
 
 def save_trained(trained: TrainedWeights, path: Path, *, force: bool = False) -> None:
