@@ -127,7 +127,7 @@ def distill(
     """
     options = TrainOptions() if options is None else options
     distillation = DistillOptions() if distillation is None else distillation
-    _check(distillation)
+    check_options(distillation)
     refuse_fixed_graph(student, type(student).__name__, "distilled")
     in_eval_mode(teacher)
     teach = teacher if adapt is None else nn.Sequential(_Adapter(adapt), teacher)
@@ -154,7 +154,8 @@ class _Adapter(nn.Module):
         return self.function(x)
 
 
-def _check(options: DistillOptions) -> None:
+def check_options(options: DistillOptions) -> None:
+    """Raises a `UsageError` for an option out of its range."""
     if not (math.isfinite(options.temperature) and options.temperature > 0):
         raise UsageError(f"distillation option temperature is {options.temperature}, expected a positive number")
     if not 0 <= options.alpha <= 1:

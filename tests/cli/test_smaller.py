@@ -97,6 +97,37 @@ def test_a_teacher_with_arguments_weights_and_hints(cli: Cli, data: Path) -> Non
     assert wrong.code == 2
 
 
+def test_a_network_is_not_overwritten_and_told_once(cli: Cli) -> None:
+    model = ("hetnet", "--kwargs", '{"width": 16, "blocks": [1], "num_classes": 3, "resolution": 8}', "--epochs", "0")
+    first = cli("prune", *model, "-o", "d", "--flops", "0.8")
+    assert first.code == 0, first.stderr
+    assert first.stdout.count("Pruned to") == 1
+    kept = {path.name: path.read_bytes() for path in Path("d").iterdir() if path.is_file()}
+    for command in (
+        ("prune", *model, "-o", "d", "--flops", "0.5"),
+        ("distill", *model[:3], "--teacher", "hetnet", "-o", "d"),
+    ):
+        again = cli(*command)
+        assert (again.code, "'d/network.json' exists already" in again.stderr) == (2, True), again.stderr
+    assert {path.name: path.read_bytes() for path in Path("d").iterdir() if path.is_file()} == kept
+    forced = cli("prune", *model, "-o", "d", "--flops", "0.5", "--force")
+    assert forced.code == 0, forced.stderr
+    assert Path("d/weights.safetensors").read_bytes() != kept["weights.safetensors"]
+
+
+def test_options_that_nothing_uses_are_refused(cli: Cli) -> None:
+    for command, message in (
+        (("prune", "hetnet", "--sparsity", "0.8", "--device", "adb://1"), "option device is for a target of latency_ms"),
+        (("prune", "hetnet", "--flops", "0.8", "--format", "tflite"), "option format is for a target of latency_ms"),
+        (("prune", "hetnet", "--sparsity", "0.8", "--round-to", "3"), "option round_to is for removing channels"),
+        (("distill", "hetnet", "--teacher", "hetnet", "--hint-weight", "5"), "hint_weight is 5, but there are no hints"),
+        (("distill", "hetnet", "--teacher", "hetnet", "--alpha", "2"), "alpha is 2.0, expected a number in [0, 1]"),
+        (("prune", "hetnet", "--sparsity", "0.8", "--learning-rate", "-1"), "learning_rate is -1.0, expected a positive number"),
+    ):
+        ended = cli(*command, "-o", "x")
+        assert (ended.code, message in " ".join(ended.stderr.split())) == (2, True), ended.stderr
+
+
 def test_what_does_not_go_together(cli: Cli, tmp_path: Path) -> None:
     assert "give one of --flops SHARE, --latency-ms MS" in cli("prune", "hetnet", "-o", "x").stderr
     assert "there are several" in cli("prune", "hetnet", "-o", "x", "--blocks", "1", "--sparsity", "0.5").stderr

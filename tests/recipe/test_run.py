@@ -146,6 +146,30 @@ def _changed(folder: Path, old: str, new: str) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("changes", "train", "message"),
+    [
+        ({"hints": ("stem=steam",)}, {}, "unknown layer of the teacher 'steam'"),
+        ({"hints": ("steam=stem",)}, {}, "unknown layer of the student 'steam'"),
+        ({}, {"crop_padding": 9}, "crop padding is 9 pixels for images of 8×8"),
+    ],
+)
+def test_what_is_found_late_is_refused_before_the_first_stage(
+    recipe: ShipRecipe, tmp_path: Path, changes: dict[str, Any], train: dict[str, Any], message: str
+) -> None:
+    assert recipe.distill is not None
+    assert recipe.prune is not None
+    wrong = replace(
+        recipe,
+        distill=replace(recipe.distill, **changes),
+        prune=replace(recipe.prune, epochs=0),
+        train={**recipe.train, **train},
+    )
+    with pytest.raises(UsageError, match=message):
+        run_stages(wrong, tmp_path / "stages")
+    assert not (tmp_path / "stages").exists()
+
+
 def test_all_stages_skipped_is_the_network_itself(recipe: ShipRecipe, tmp_path: Path) -> None:
     work = run_stages(recipe, tmp_path / "stages", skip=["prune", "distill"])
     assert work.history == ()

@@ -9,11 +9,11 @@ import typer
 
 from edgefold.artifact import Format, Precision
 from edgefold.cli.models import CropPadding, Flip, ImageSize
-from edgefold.cli.options import Arg, Device, Json, Model, Trust, Weights
+from edgefold.cli.options import Arg, Device, Force, Json, Model, Trust, Weights
 from edgefold.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgefold.recipe.schema import DistillSection, PruneSection
+    from edgefold.recipe.schema import ShipRecipe
 
 _Folder = Annotated[Path, typer.Option("--out", "-o", help="Folder of the new network.", show_default=False)]
 _Data = Annotated[
@@ -71,10 +71,12 @@ def prune(
     arg: Arg = None,
     weights: Weights = None,
     trust: Trust = False,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Remove channels until a target is met, whole blocks, or single weights, the least important first; then fine-tune."""
-    from edgefold.recipe.schema import PruneSection, check_pruning, targets
+    from edgefold.cli.sources import arguments
+    from edgefold.recipe.schema import DataSection, ModelSection, PruneSection, ShipRecipe, check_pruning, targets
 
     section = PruneSection(flops, latency_ms, blocks, sparsity, device, format, precision, rounds, epochs, keep, round_to)
     if len(targets(section)) != 1:
@@ -84,7 +86,8 @@ def prune(
         )
     check_pruning(section)
     train = _train(learning_rate, seed, flip, crop_padding)
-    _run(model, out_dir, arg, weights, trust, (data, image_size), train, as_json, prune=section)
+    choice = ModelSection(model, arguments(arg or []), None if weights is None else str(weights), trust)
+    _run(ShipRecipe(choice, DataSection(data, image_size), train, prune=section), out_dir, force, as_json)
 
 
 def distill(
@@ -124,11 +127,12 @@ def distill(
     arg: Arg = None,
     weights: Weights = None,
     trust: Trust = False,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Train a model with the help of another one, which knows more."""
     from edgefold.cli.sources import arguments
-    from edgefold.recipe.schema import DistillSection
+    from edgefold.recipe.schema import DataSection, DistillSection, ModelSection, ShipRecipe, check_distilling
 
     section = DistillSection(
         epochs,
@@ -140,53 +144,45 @@ def distill(
         tuple(hint or ()),
         hint_weight,
     )
-    section.hint_pairs()  # refuses other forms
+    check_distilling(section)
     train = _train(0.1 if learning_rate is None else learning_rate, seed, flip, crop_padding)
-    _run(student, out_dir, arg, weights, trust, (data, image_size), train, as_json, distill=section)
+    choice = ModelSection(student, arguments(arg or []), None if weights is None else str(weights), trust)
+    _run(ShipRecipe(choice, DataSection(data, image_size), train, distill=section), out_dir, force, as_json)
 
 
 def _train(learning_rate: float | None, seed: int, flip: bool, crop_padding: int | None) -> dict[str, float | int]:
+    from edgefold.recipe.schema import check_training
+
     given = {"learning_rate": learning_rate, "crop_padding": crop_padding}
     # What is the default is left out: kept stages are found again by what is given.
-    return {
+    found = {
         "seed": seed,
         **({} if flip else {"flip": False}),
         **{key: value for key, value in given.items() if value is not None},
     }
+    check_training(found)
+    return found
 
 
-def _run(
-    model: str,
-    out_dir: Path,
-    arg: list[str] | None,
-    weights: Path | None,
-    trust: bool,
-    data: tuple[str | None, int | None],
-    train: dict[str, float | int],
-    as_json: bool,
-    *,
-    prune: PruneSection | None = None,
-    distill: DistillSection | None = None,
-) -> None:
+def _run(recipe: ShipRecipe, out_dir: Path, force: bool, as_json: bool) -> None:
     from edgefold.cli.output import output
     from edgefold.cli.progress import stages
 
     with output(as_json) as out:
-        from edgefold.cli.sources import arguments
-        from edgefold.models.derived import read_record, write_derived
+        from edgefold.models.derived import RECORD_NAME, read_record, write_derived
+        from edgefold.models.fingerprint import WEIGHTS_NAME
+        from edgefold.pipeline import check_free
         from edgefold.recipe.run import run_stages
-        from edgefold.recipe.schema import DataSection, ModelSection, ShipRecipe
 
-        section = ModelSection(model, arguments(arg or []), None if weights is None else str(weights), trust)
-        recipe = ShipRecipe(section, DataSection(*data), train, prune, distill)
+        for name in (RECORD_NAME, WEIGHTS_NAME):  # the stages beside them are what an interrupted run goes on from
+            check_free(out_dir / name, force=force)
         with stages() as progress:
             work = run_stages(recipe, out_dir / "stages", progress=progress)
         record = write_derived(out_dir, work.network.module, work.source, work.kwargs, work.removed, work.history, work.accuracy)
         out.show(
             read_record(record),
             lambda: [
-                *work.network.notes,
-                *work.history,
+                *work.network.notes,  # with the history
                 f"Network: {record}, a model for ship, export and all commands that take one",
             ],
         )

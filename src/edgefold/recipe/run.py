@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 from edgefold.batch import as_tensors
 from edgefold.errors import DataError, UsageError, unknown_name
 from edgefold.kept import Shelf
+from edgefold.models.augment import check_padding
 from edgefold.models.data import TrainingData, load_training_data
 from edgefold.models.fit import as_declared, fitted
+from edgefold.models.hints import Hints
 from edgefold.models.loaded import refuse_fixed_graph
 from edgefold.network import Evaluation, Network, Progress, Quiet, ShipOptions
 from edgefold.recipe.data import with_data
-from edgefold.recipe.schema import STAGES, PruneSection, ShipRecipe
+from edgefold.recipe.schema import STAGES, DistillSection, PruneSection, ShipRecipe
 from edgefold.recipe.stages import Training, Work, distill, needs_data, prune, start
 from edgefold.schemes import scheme_of
 from edgefold.shipping import named_network, ship_network
@@ -112,7 +114,7 @@ def _ship_options(recipe: ShipRecipe, left_out: frozenset[str], *, force: bool) 
         precisions=precisions,
         device=ship.device or "host",
         native=ship.device is not None and not ship.portable,
-        lowering=ship.lowering,  # type: ignore[arg-type]  # checked where it is used
+        lowering=ship.lowering,
         max_drop=ship.max_drop,
         bench=BenchOptions(threads=ship.threads, max_secs=ship.max_secs),
         force=force,
@@ -159,6 +161,7 @@ def run_stages(recipe: ShipRecipe, folder: Path, *, skip: Collection[str] = (), 
     for stage, purpose in ((pruning, "pruned"), (distilling, "distilled")):
         if stage is not None:
             refuse_fixed_graph(network.module, model.name, purpose)
+    teacher = network if distilling is None else _teacher(distilling, network, trust=model.trust)
     training = Training(None, recipe.train)
     trains = distilling is not None or (pruning is not None and needs_data(pruning))
     if trains or _calibrates_with_it(recipe, network, left_out):
@@ -166,6 +169,8 @@ def run_stages(recipe: ShipRecipe, folder: Path, *, skip: Collection[str] = (), 
         try:
             data = load_training_data(recipe.data.source, image_size=recipe.data.image_size)
             training = Training(training_data(network, data, model.name), recipe.train)
+            if trains:
+                _check_padding(training)
         except (DataError, UsageError) as error:
             raise type(error)(f"{error}{_without_data(pruning)}" if distilling is None else str(error)) from error
     network = _with_training_data(network, training.data)
@@ -174,10 +179,6 @@ def run_stages(recipe: ShipRecipe, folder: Path, *, skip: Collection[str] = (), 
         progress.stage("prune")
         work = prune(work, pruning, training, folder)
     if distilling is not None:
-        teacher = first.network
-        if distilling.teacher is not None:
-            weights = None if distilling.teacher_weights is None else Path(distilling.teacher_weights)
-            teacher = named_network(distilling.teacher, kwargs=distilling.teacher_kwargs, weights=weights, trust=model.trust)
         progress.stage("distill")
         with _frozen(teacher.module):
             work = distill(work, teacher, distilling, training, folder)
@@ -185,6 +186,26 @@ def run_stages(recipe: ShipRecipe, folder: Path, *, skip: Collection[str] = (), 
         return work
     described = replace(work.network, description=f"made from {model.name}", notes=(*work.network.notes, *work.history))
     return replace(work, network=described)
+
+
+def _teacher(distilling: DistillSection, network: Network, *, trust: bool) -> Network:
+    """The teacher; hints that name no layers are refused here, before the stages.
+
+    Raises:
+        InputError: see there and `edgefold.shipping.named_network`.
+    """
+    teacher = network
+    if distilling.teacher is not None:
+        weights = None if distilling.teacher_weights is None else Path(distilling.teacher_weights)
+        teacher = named_network(distilling.teacher, kwargs=distilling.teacher_kwargs, weights=weights, trust=trust)
+    Hints(network.module, teacher.module, distilling.hint_pairs())
+    return teacher
+
+
+def _check_padding(training: Training) -> None:
+    """Refuses to move pictures by more than their size, before the stages."""
+    if training.data is not None and training.data.train.pictures:
+        check_padding(training.for_epochs(1).crop_padding, training.data.train.images)
 
 
 def _calibrates_with_it(recipe: ShipRecipe, network: Network, left_out: frozenset[str]) -> bool:

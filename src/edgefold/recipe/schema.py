@@ -28,6 +28,7 @@ Paths are relative to the recipe's folder.
 
 from __future__ import annotations
 
+import json
 import math
 import tomllib
 from collections.abc import Mapping
@@ -130,7 +131,7 @@ class ShipSection:
     calibration: str | None = None
     evaluation: str | None = None
     device: str | None = None  # this machine, if none is named
-    lowering: str = "auto"
+    lowering: Literal["auto", "keep", "dense", "grouped", "split"] = "auto"
     max_drop: float = 0.5
     threads: int = 1
     max_secs: float = 120.0
@@ -204,7 +205,10 @@ def _section(path: Path, name: str, kind: type[Any], values: object) -> Any:
         if key not in known:
             raise unknown_name(f"key of [{name}] in recipe '{path}'", key, known)
     try:
-        return TypeAdapter(kind).validate_python(values)
+        # As JSON: strict about types there, but lists are tuples and words are members of enumerations.
+        return TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
+    except TypeError as error:
+        raise UsageError(f"recipe '{path}' has a date or time in [{name}], expected numbers, words, tables and lists") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -220,8 +224,9 @@ def _train(path: Path, values: object) -> dict[str, Any]:
         if key not in known:
             raise unknown_name(f"key of [train] in recipe '{path}'", key, known)
         wanted = type(getattr(TrainOptions(), key))
-        if not isinstance(value, (int, float) if wanted is float else wanted) or (wanted is int and isinstance(value, bool)):
+        if not isinstance(value, (int, float) if wanted is float else wanted) or (wanted is not bool and isinstance(value, bool)):
             raise UsageError(f"recipe '{path}' has [train] {key} = {value!r}, expected a value of type {wanted.__name__}")
+    check_training(table)
     return dict(table)
 
 
@@ -236,6 +241,9 @@ def _check(path: Path, recipe: ShipRecipe) -> None:
     for name in recipe.ship.skip:
         if name not in SHIP_STAGES:
             raise unknown_name(f"stage in [ship] skip of recipe '{path}'", name, SHIP_STAGES)
+    _check_ship(recipe.ship)
+    if recipe.data.image_size is not None and recipe.data.image_size < 1:
+        raise UsageError(f"recipe '{path}' has an image_size of {recipe.data.image_size} in [data], expected at least 1")
     if recipe.distill is not None:
         _check_distill(path, recipe.distill)
     prune = recipe.prune
@@ -254,16 +262,58 @@ def _check(path: Path, recipe: ShipRecipe) -> None:
 
 
 def _check_distill(path: Path, distill: DistillSection) -> None:
-    distill.hint_pairs()
+    check_distilling(distill)
     if distill.teacher is None and (distill.teacher_kwargs or distill.teacher_weights is not None):
         raise UsageError(f"recipe '{path}' has arguments or weights of a teacher, but no teacher in [distill]; name it")
+
+
+def check_training(train: Mapping[str, Any]) -> None:
+    """Refuses options of training before anything is made that is trained later.
+
+    Raises:
+        UsageError: one is out of its range.
+    """
+    from edgefold.models.train_options import TrainOptions, check_options
+
+    check_options(TrainOptions(**train))
+
+
+def check_distilling(distill: DistillSection) -> None:
+    """Refuses options of distillation before anything is made that is distilled later.
+
+    Raises:
+        UsageError: a number is out of its range, a hint names no two layers, or a weight of hints is given and no hint.
+    """
+    from edgefold.models.distill import DistillOptions, check_options
+
+    hints = distill.hint_pairs()
+    if distill.epochs < 1:
+        raise UsageError(f"distillation option epochs is {distill.epochs}, expected at least 1")
+    check_options(DistillOptions(distill.temperature, distill.alpha, hints, distill.hint_weight))
+    if not hints and distill.hint_weight != DistillSection().hint_weight:
+        raise UsageError(
+            f"distillation option hint_weight is {distill.hint_weight:g}, but there are no hints that it weighs; "
+            "give a hint, such as features.3=features.5, or leave it out"
+        )
+
+
+def _check_ship(ship: ShipSection) -> None:
+    from edgefold.device_bench import BenchOptions
+
+    BenchOptions(threads=ship.threads, max_secs=ship.max_secs)  # refuses others
+    if not (math.isfinite(ship.max_drop) and ship.max_drop >= 0):
+        raise UsageError(f"option max_drop of [ship] is {ship.max_drop}, expected at least 0 points of accuracy")
+    for name, value, least in (("max_batch", ship.max_batch, 2), ("max_size", 1 if ship.max_size is None else ship.max_size, 1)):
+        if value < least:
+            raise UsageError(f"option {name} of [ship] is {value}, expected at least {least}")
 
 
 def check_pruning(prune: PruneSection) -> None:
     """Refuses a target that nothing can meet, and rounds in which nothing could be pruned, before anything is measured.
 
     Raises:
-        UsageError: a number is out of its range, or there are more rounds than blocks to remove.
+        UsageError: a number is out of its range, there are more rounds than blocks to remove, or an option is given that the
+            target does not use.
     """
     if prune.flops is not None and not 0 < prune.flops < 1:
         raise UsageError(f"pruning target is {prune.flops} of the multiply-accumulates, expected a share between 0 and 1")
@@ -285,6 +335,23 @@ def check_pruning(prune: PruneSection) -> None:
         raise UsageError(
             f"removing {prune.blocks} blocks in {prune.rounds} rounds leaves some without a block; give at most as many rounds"
         )
+    _refuse_unused(prune)
+
+
+def _refuse_unused(prune: PruneSection) -> None:
+    """Refuses options that other targets have."""
+    default = PruneSection()
+    for names, used, what in (
+        (("device", "format", "precision"), prune.latency_ms is not None, "a target of latency_ms"),
+        (
+            ("keep", "round_to"),
+            prune.flops is not None or prune.latency_ms is not None,
+            "removing channels, by flops or latency_ms",
+        ),
+    ):
+        for name in names:
+            if not used and getattr(prune, name) != getattr(default, name):
+                raise UsageError(f"pruning option {name} is for {what}, which is not asked for; leave it out")
 
 
 def targets(prune: PruneSection) -> tuple[str, ...]:
