@@ -1,8 +1,9 @@
 """One attempt to fold a function that was proven affine: locate, probe, check, and refuse what would be dearer.
 
 The order is by cost. Where the proof knows the receptive field, the first probe trusts it; where that fails the check, the
-field is measured. Small functions are proven a second time in float64 on a batch of two and checked there; a function of very
-many ops (a layer of 262,144 modules) is checked in its own type against its recorded run.
+field is measured. Small functions are proven a second time in float64 on a batch of two and checked there, and at last in their
+own type on a batch of their own size, where code may round on purpose or ask for the type. A function of very many ops (a layer
+of 262,144 modules) is checked in its own type against its recorded run.
 """
 
 from __future__ import annotations
@@ -116,8 +117,28 @@ def attempt(f: Function, calls: tuple[Evidence, ...]) -> Folded | str:
         if isinstance(found, str) and one.nearest <= _ROUNDING and one.in_double:
             # Constants that the code has in float32 differ from each other by their rounding: there f is one convolution.
             other = _begin(f, calls, double=False)
-            return other if isinstance(other, str) else other.fold()
-        return found
+            found = other if isinstance(other, str) else other.fold()
+        return found if isinstance(found, str) else _in_use(f, calls, found)
+
+
+def _in_use(f: Function, calls: tuple[Evidence, ...], found: Folded) -> Folded | str:
+    """What was found, if it is f in the type and at the batch size of the network too."""
+    for call in calls:
+        if call.pair is not None or (call.ops >= LARGE and call.shape[0] > 1):
+            continue  # was checked so
+        x = random_like(call.shape, call.dtype, seed=1)
+        own = str(call.dtype).removeprefix("torch.")
+        try:
+            y = _guarded(f)(x)
+        except NotOneKernelError as error:
+            return str(error)
+        if not bool(torch.isfinite(y).all()):
+            return f"its values are not finite in {own}"
+        off = relative_error(found.kernel, x, y)
+        if off > TOLERANCE.get(call.dtype, TOLERANCE[torch.float32]):
+            why = "it rounds, or asks for the type or the batch"
+            return f"in {own} and a batch of {call.shape[0]} one convolution is off by {off:.1g} of its output (relative): {why}"
+    return found
 
 
 def _begin(f: Function, calls: tuple[Evidence, ...], *, double: bool) -> _Attempt | str:

@@ -82,7 +82,9 @@ def fold_module(module: nn.Module, example_inputs: Batch, *, progress: Stages | 
         )
     folds, reasons = fold_regions(program.graph, tree.unsteady, told.counted("fold: graph"))
     if not same(outputs, _outputs(program)):
-        raise CheckError(f"model {type(module).__name__}: its folded graph gives other outputs; please report this model")
+        program = capture(tree.module, example_inputs)
+        why = "the network gives other outputs with its functional code folded"
+        folds, reasons = [], dict.fromkeys(program.graph.graph.nodes, why)
     record_values(program.graph, program.example_inputs)
     return FoldResult(program, plan_of(program.graph, list(tree.decisions), folds, reasons))
 

@@ -55,14 +55,18 @@ class Region:
     @cached_property
     def holds_sizes(self) -> bool:
         """Whether the captured code holds the sizes of its input as numbers, and so takes no others."""
-        return any(op_name(node) in _WITH_SIZES for node in (*self.nodes, *self.constants))
+        return bool(self._likes) or any(op_name(node) in _WITH_SIZES for node in (*self.nodes, *self.constants))
 
     def module(self, owner: GraphModule) -> GraphModule:
         """The region as a module of one input; it shares the tensors of ``owner``."""
         graph = Graph()
         copies = {self.source: graph.placeholder("x")}
         for node in self.output.graph.nodes:
-            if node in self.nodes or node in self.constants:
+            if node in self._likes:
+                value = node.meta["val"]
+                options = {"dtype": value.dtype}
+                copies[node] = graph.call_function(torch.ops.aten.zeros.default, (list(value.shape),), options)
+            elif node in self.nodes or node in self.constants:
                 copies[node] = graph.node_copy(node, lambda other: copies[other])
         graph.output(copies[self.output])
         return GraphModule(owner, graph)
@@ -70,14 +74,30 @@ class Region:
     @cached_property
     def constants(self) -> frozenset[Node]:
         """The nodes outside that the region reads, other than its source, with all that they are computed from."""
+        return self._outside[0]
+
+    @cached_property
+    def _likes(self) -> frozenset[Node]:
+        """The nodes outside of which the region reads shape and type only: those of ``zeros_like``, say."""
+        return self._outside[1]
+
+    @cached_property
+    def _outside(self) -> tuple[frozenset[Node], frozenset[Node]]:
         found: set[Node] = set()
-        stack = [other for node in self.nodes for other in node.all_input_nodes]
+        likes: set[Node] = set()
+        stack = list(self.nodes)
         while stack:
             node = stack.pop()
-            if node is not self.source and node not in self.nodes and node not in found:
-                found.add(node)
-                stack.extend(node.all_input_nodes)
-        return frozenset(found)
+            shape_only = isinstance(node.target, OpOverload) and is_shape_only(node.target)
+            for other in node.all_input_nodes:
+                if other is self.source or other in self.nodes or other in found:
+                    continue
+                if shape_only:
+                    likes.add(other)
+                else:
+                    found.add(other)
+                    stack.append(other)
+        return frozenset(found), frozenset(likes - found)
 
 
 class Search:

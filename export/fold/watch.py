@@ -85,7 +85,7 @@ class Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not kwargs:
             quick = self._quick.get(func)
-            if quick is not None:
+            if quick is not None and not torch.is_autocast_enabled("cpu"):  # which casts, and the results have other types
                 watch = sys.getprofile()
                 sys.setprofile(None)  # no foreign code from here on, and many calls of our own for each convolution of a loop
                 try:

@@ -183,3 +183,39 @@ def test_what_mixes_a_batch_stays(batch: int) -> None:
             return (y + 0.1 * y.flip(0)).relu()
 
     assert "flip" in ops_of(fold(Mixed(), torch.randn(batch, 4, 5, 5)))
+
+
+def test_an_accumulator_like_a_value_before_the_region_is_no_second_input() -> None:
+    class Shifts(nn.Module):
+        """A convolution as a sum of shifted 1x1 convolutions."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 4, 3, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.sigmoid(x)
+            padded, y = F.pad(x, (1, 1, 1, 1)), torch.zeros_like(x)
+            for i in range(3):
+                for j in range(3):
+                    part = padded[:, :, i : i + x.shape[2], j : j + x.shape[3]]
+                    y = y + F.conv2d(part, self.weight[:, :, i : i + 1, j : j + 1])
+            return torch.sigmoid(y)
+
+    assert ops_of(fold(Shifts(), torch.randn(1, 4, 8, 8))) == ["sigmoid", "conv2d", "sigmoid"]
+
+
+def test_code_that_does_not_give_the_same_outputs_in_float32_stays_alone() -> None:
+    class Overflows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(torch.sigmoid(x) * 1e-42 * 1e38 * 1e4) + self.b(x)
+            return torch.sigmoid(self.c(torch.sigmoid(y)) * 2.0)
+
+    result = fold(Overflows(), torch.randn(1, 4, 8, 8))
+    folded = {layer.name: layer.folded for layer in result.plan.layers}
+    assert folded == {"a": False, "b": False, "c": True}
+    assert any("float32" in layer.reason for layer in result.plan.layers if layer.name == "a")

@@ -1,0 +1,83 @@
+"""Functions that are one convolution in float64 or in larger batches, and another function in the network itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgefold.export.fold.fold import fold_tree
+from edgefold.export.fold.kernel import FoldedConv
+
+Function = Callable[[Any, Tensor], Tensor]
+STEPS = 1.5 * 2.0**14  # a number this large has steps of 2**-9 in float32
+
+
+class Branches(nn.Module):
+    """Two convolutions in the hands of ``function``."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self.wide, self.point, self.function = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+    def sum(self, x: Tensor) -> Tensor:
+        """What is one convolution."""
+        return self.wide(x) + self.point(x)
+
+
+def rounded(net: Any, x: Tensor) -> Tensor:
+    return net.wide((x + STEPS) - STEPS) + net.point(x)
+
+
+def rounded_after(net: Any, x: Tensor) -> Tensor:
+    return (net.sum(x) + STEPS) - STEPS
+
+
+def cast(net: Any, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.float16):
+        y = net.wide(x)
+    return y.float() + net.point(x)
+
+
+def by_batch(net: Any, x: Tensor) -> Tensor:
+    return net.sum(x) * (1.0 + 2e-4 / x.shape[0])
+
+
+def by_type(net: Any, x: Tensor) -> Tensor:
+    return net.sum(x) * (1.0005 if x.dtype == torch.float32 else 1.0)
+
+
+def overflowing(net: Any, x: Tensor) -> Tensor:
+    return net.sum((x * 1e38) * 100.0 * 1e-40)
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (rounded, "in float32"),
+        (rounded_after, "in float32"),
+        (cast, "rounds values to float16"),
+        (by_batch, "a batch of 1"),
+        (by_type, "in float32"),
+        (overflowing, "not finite in float32"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_function_that_is_another_one_in_the_network_stays(function: Function, reason: str) -> None:
+    torch.manual_seed(0)
+    tree = fold_tree(Branches(function).eval(), (torch.randn(1, 4, 10, 10),), {})
+    assert not isinstance(tree.module, FoldedConv)
+    assert reason in tree.decisions[0].reason
+
+
+def test_the_rounding_of_ordinary_code_is_none_of_these() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(64, 64, 1), nn.Conv2d(64, 64, 1), nn.Conv2d(64, 64, 3), nn.BatchNorm2d(64, eps=1e-3)).eval()
+    tree = fold_tree(module, (torch.randn(1, 64, 9, 9),), {})
+    assert isinstance(tree.module, FoldedConv), tree.decisions[0].reason
