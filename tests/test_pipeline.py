@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 import edgefold
+from edgefold.artifact import Format, Precision
 from edgefold.errors import UsageError
+from edgefold.network import ShipOptions
 
 
 def network() -> nn.Module:
@@ -26,3 +28,9 @@ def test_a_fold_result_brings_its_example(tmp_path: Path) -> None:
 def test_a_module_does_not(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="example_inputs are missing"):
         edgefold.export_model(network(), format="onnx", out=tmp_path / "net")
+
+
+def test_a_format_or_precision_that_is_given_twice_counts_once() -> None:
+    options = ShipOptions(formats=(Format.TFLITE, Format.ONNX, Format.TFLITE), precisions=(Precision.INT8, Precision.INT8))
+    assert options.formats == (Format.TFLITE, Format.ONNX)
+    assert options.precisions == (Precision.INT8,)

@@ -104,6 +104,10 @@ class ShipOptions:
     measure: bool = True
     random_calibration: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("formats", "precisions"):  # each once, as its file has a name of its own
+            object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
+
 
 @dataclass(frozen=True, slots=True)
 class Network:
