@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from edgefold.batch import Batch, as_tensors, refuse_labels
 from edgefold.errors import ModelError, UnsupportedError, first_line
 from edgefold.export.constants import fold_constants
+from edgefold.export.plain_ops import plain_ops
 from edgefold.export.program import Program
 
 # Ops that say nothing about the values of their input in inference.
@@ -41,8 +42,9 @@ def capture(module: nn.Module, example_inputs: Batch) -> Program:
     """The module's graph for inputs of the shapes of ``example_inputs``.
 
     The graph holds functional ATen ops (``aten.conv2d.default`` and so on), takes one positional tensor an input and returns
-    a flat tuple. The module is not changed, nor are the example inputs, also where its code writes into its input. Strided
-    example inputs are made contiguous first: their memory format would otherwise leak into the graph.
+    a flat tuple, without outputs that are ``None``. The module is not changed, nor are the example inputs, also where its code
+    writes into its input. Strided example inputs are made contiguous first: their memory format would otherwise leak into the
+    graph.
 
     Raises:
         ModelError: not a module, in train mode, with NaN or infinite weights, or it fails on the inputs.
@@ -69,8 +71,12 @@ def capture(module: nn.Module, example_inputs: Batch) -> Program:
             ) from error
     graph_module = exported.module(check_guards=False)
     assert isinstance(graph_module, GraphModule)
-    names = _output_names(exported.call_spec.out_spec)
+    flat = pytree.tree_leaves(graph_module.graph.output_node().args[0])
+    names = _output_names(exported.call_spec.out_spec, [value is not None for value in flat])
+    if not names:
+        raise ModelError(f"model {type(module).__name__} returns nothing but None, expected at least one tensor")
     _flatten(graph_module)
+    plain_ops(graph_module)
     fold_constants(graph_module)
     placeholders = [str(node.target) for node in graph_module.graph.nodes if node.op == "placeholder"]
     return Program(graph_module, (*args, *kwargs.values()), tuple(placeholders), names)
@@ -174,12 +180,21 @@ def run_once(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tens
     return versions != [tensor._version for tensor in (*args, *kwargs.values())]
 
 
-def _output_names(spec: pytree.TreeSpec) -> tuple[str, ...]:
-    count = spec.num_leaves
+def _output_names(spec: pytree.TreeSpec, there: list[bool]) -> tuple[str, ...]:
+    """The names of the outputs that are ``there``: others are ``None``, as those that only training uses."""
     # The graph of an `torch.fx` module gives its own kind of dict.
-    if isinstance(spec.type, type) and issubclass(spec.type, dict) and len(spec.context) == count:
-        return tuple(str(key) for key in spec.context)
-    return ("output",) if count == 1 else tuple(f"output_{index}" for index in range(count))
+    if isinstance(spec.type, type) and issubclass(spec.type, dict) and len(spec.context) == len(there):
+        names = [str(key) for key in spec.context]
+    elif sum(there) == 1:
+        names = ["output"] * len(there)
+    else:
+        names = [f"output_{index}" for index in range(len(there))]
+    return tuple(name for name, one in zip(names, there, strict=True) if one)
+
+
+def output_tensors(result: Any) -> list[Any]:
+    """What a module returned, without its nesting and without ``None``: the outputs of its captured graph."""
+    return [value for value in pytree.tree_leaves(result) if value is not None]
 
 
 def _flatten(graph_module: GraphModule) -> None:
@@ -196,7 +211,7 @@ def _flatten(graph_module: GraphModule) -> None:
         elif node.target in _VIEWS:  # without the copies before it, a view may meet a strided tensor
             node.target = torch.ops.aten.reshape.default
     output = graph.output_node()
-    output.args = (tuple(pytree.tree_leaves(output.args[0])),)
+    output.args = (tuple(output_tensors(output.args[0])),)
     # Only calls are removed: an input that nothing uses is still part of the model's signature.
     graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
     graph_module.delete_all_unused_submodules()

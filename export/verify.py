@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from edgefold.artifact import Artifact, Precision
 from edgefold.batch import Batch, as_tensors
 from edgefold.errors import DataError
+from edgefold.export.capture import output_tensors
 from edgefold.export.program import QuantizedProgram
 from edgefold.quantize.graph import output_nodes
 from edgefold.quantize.scheme import Q
@@ -142,7 +142,7 @@ def reference_outputs(
         for start in range(0, count, batch):
             samples = tuple(tensor[start : start + batch].clone() for tensor in tensors)  # code may write into its input
             result = network(**dict(zip(inputs, samples, strict=True))) if isinstance(inputs, dict) else network(*samples)
-            chunks.append(pytree.tree_leaves(result))
+            chunks.append(output_tensors(result))
             progress()
     return tuple(torch.cat(parts).numpy() for parts in zip(*chunks, strict=True))
 

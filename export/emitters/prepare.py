@@ -15,6 +15,7 @@ from edgefold.export.emitters.base import EmitOptions, checked_options
 from edgefold.export.emitters.batches import capacity, trial
 from edgefold.export.emitters.integer_only import refuse_float_ops
 from edgefold.export.passes.adaptive_pool import ADAPTIVE_POOL, UNEVEN_POOL
+from edgefold.export.passes.constant_first import CONSTANT_FIRST
 from edgefold.export.passes.dynamic_batch import dynamic_batch
 from edgefold.export.passes.global_mean import GLOBAL_MEAN
 from edgefold.export.passes.infra import clone, run_passes
@@ -101,7 +102,7 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
         graph, _ = run_passes(graph, (IO_CHANNELS_LAST,))
     graph, _ = run_passes(graph, (ADAPTIVE_POOL, GLOBAL_MEAN))
     if lowered.format is Format.TFLITE:
-        graph, _ = run_passes(graph, (POOL_WINDOWS,))
+        graph, _ = run_passes(graph, (POOL_WINDOWS, CONSTANT_FIRST))
     if lowered.format is Format.EXECUTORCH:
         graph, _ = run_passes(graph, (ROW_MEANS,))
     if options.dynamic_batch:

@@ -166,8 +166,8 @@ def recorder(root: nn.Module) -> Iterator[Recorder]:
 
 
 def same(left: Any, right: Any, tolerance: float = 1e-3) -> bool:
-    """Whether two outputs of a network agree, relative to the range of each tensor."""
-    ones, two = (pytree.tree_leaves(value) for value in (left, right))
+    """Whether two outputs of a network agree, relative to the range of each tensor; ``None`` among them does not count."""
+    ones, two = ([leaf for leaf in pytree.tree_leaves(value) if leaf is not None] for value in (left, right))
     if len(ones) != len(two):
         return False
     for one, other in zip(ones, two, strict=True):
