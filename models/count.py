@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from edgefold.errors import EdgefoldError, ModelError, first_line
 from edgefold.models.blocks.locally_connected import LocallyConnected2d
 from edgefold.models.blocks.masked import MaskedConv2d
+from edgefold.models.loaded import quiet_errors
 from edgefold.models.packing import effective_parameters
 
 
@@ -43,6 +45,9 @@ def count_cost(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> Cost:
     Args:
         module: any module; its mode and its state do not change.
         example_inputs: batch first.
+
+    Raises:
+        ModelError: the module does not run on its example inputs.
     """
     layers: list[LayerCost] = []
 
@@ -57,8 +62,16 @@ def count_cost(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> Cost:
     modes = {child: child.training for child in module.modules()}
     try:
         module.eval()
-        with torch.no_grad():
+        with torch.no_grad(), quiet_errors():
             module(*example_inputs)
+    except EdgefoldError:
+        raise
+    except Exception as error:  # of anyone's code
+        shapes = ", ".join(str(tuple(value.shape)) for value in example_inputs)
+        raise ModelError(
+            f"{type(module).__name__} does not run on its example inputs of shape {shapes}: {first_line(error)}; "
+            "give example inputs of the number, shape and type that it expects"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

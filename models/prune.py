@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from edgefold.errors import UsageError
 from edgefold.models.blocks.masked import MaskedConv2d
 from edgefold.models.count import count_cost
-from edgefold.models.prune_graph import Axis, channel_axes, remove_channels
+from edgefold.models.prune_graph import Axis, remove_channels
+from edgefold.models.prune_trial import tried_axes
 
 ROUND_TO: Final = 16
 """The default step of channel counts: the widest block of the three runtimes."""
@@ -127,7 +128,7 @@ def prune_channels(
         raise UsageError(f"pruning option keep is {keep}, expected a share in (0, 1]")
     if round_to < 1:
         raise UsageError(f"pruning option round_to is {round_to}, expected at least 1")
-    axes, skipped = channel_axes(module, example_inputs)
+    axes, skipped = tried_axes(module, example_inputs)
     order = _order(axes, keep)
     whole = count_cost(module, example_inputs).macs
     for step in _steps(round_to):

@@ -94,6 +94,8 @@ def channel_axes(module: nn.Module, example_inputs: tuple[Tensor, ...]) -> tuple
 
 def _axes(traced: nn.Module, graph: DependencyGraph) -> tuple[tuple[Axis, ...], tuple[str, ...]]:
     """See `channel_axes`."""
+    from torch_pruning import ops
+
     names = {child: name for name, child in traced.named_modules()}
     axes: list[Axis] = []
     skipped: list[str] = []
@@ -101,6 +103,9 @@ def _axes(traced: nn.Module, graph: DependencyGraph) -> tuple[tuple[Axis, ...], 
         if _reaches_the_output(graph, group):
             continue
         root = group[0].dep.target.module
+        if any(item.dep.target.type is ops.OPTYPE.SPLIT for item in group):  # its parts would have to shrink alike
+            skipped.append(f"the axis of '{names[root]}' is split into parts, whose sizes are the code's own")
+            continue
         channels = graph.get_out_channels(root)
         parameters = [item.dep.target.name for item in group if isinstance(item.dep.target.module, nn.Parameter)]
         touches = _touches(graph, group, names, channels)
@@ -255,7 +260,7 @@ def _check_outputs(before: nn.Module, after: nn.Module, example_inputs: tuple[Te
     try:
         with torch.no_grad(), quiet_errors():
             shapes = [_shapes(network.eval()(*example_inputs)) for network in (before, after)]
-    except RuntimeError as error:
+    except Exception as error:  # of anyone's code
         raise ModelError(
             f"{type(before).__name__} does not run after channels were removed: {first_line(error)}; it cannot be pruned"
         ) from error

@@ -6,7 +6,7 @@ stage. A *unit* is a set of channels of that axis that is removed as one:
 * no structure: each channel by itself;
 * HetConv with part P: P consecutive channels. One of each residue mod P goes, and all that follow move by P, so that
   (m − n) mod P stays what it was for every pair that is left, and the layer is a HetConv of the same P.
-* group convolution with G groups: the channel at one place of each group, so that the groups stay equal.
+* group convolution or group norm with G groups: the channel at one place of each group, so that the groups stay equal.
 """
 
 from __future__ import annotations
@@ -62,6 +62,9 @@ def partition(channels: int, touches: Sequence[Touch]) -> tuple[tuple[tuple[int,
 
 def _groups(touch: Touch) -> int:
     layer = touch.layer
+    if isinstance(layer, nn.GroupNorm):
+        # With a group a channel the number of groups would have to change: such an axis does not pass its trial.
+        return 1 if layer.num_groups == layer.num_channels else layer.num_groups
     if not isinstance(layer, nn.modules.conv._ConvNd):
         return 1
     # A depthwise convolution loses a whole group with each channel.
@@ -77,7 +80,11 @@ def _keeps_structure(touch: Touch, unit: tuple[int, ...]) -> bool:
     if groups == 1:
         return True
     layer = touch.layer
-    assert isinstance(layer, nn.modules.conv._ConvNd)
-    span = (layer.out_channels if touch.output_side else layer.in_channels) // groups
+    if isinstance(layer, nn.GroupNorm):
+        channels = layer.num_channels
+    else:
+        assert isinstance(layer, nn.modules.conv._ConvNd)
+        channels = layer.out_channels if touch.output_side else layer.in_channels
+    span = channels // groups
     by_group = [[place % span for place in places if place // span == group] for group in range(groups)]
     return all(group == by_group[0] for group in by_group)

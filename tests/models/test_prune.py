@@ -385,4 +385,4 @@ def test_an_error_without_text_after_pruning_is_named_by_its_type() -> None:
             return found
 
     with pytest.raises(ModelError, match="does not run after channels were removed: RuntimeError"):
-        prune_channels(Picky().eval(), X, lambda _: True, round_to=1)
+        remove_channels(Picky().eval(), X, {"conv": [0]})

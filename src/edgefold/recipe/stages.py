@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from edgefold.network import Network
 
 _LATENCY_SECS = 20.0  # of measuring one candidate
+_TOLD = 3  # reasons for which axes stay whole
 JUDGED_IMAGES = 1000  # on which blocks are judged
 
 
@@ -265,10 +266,12 @@ def _latency(network: Network, settings: PruneSection) -> Callable[[nn.Module], 
 def _pruned(pruned: Pruned) -> str:
     report = pruned.report
     counts = f" with channel counts in multiples of {report.round_to}" if report.round_to > 1 else ""
+    whole = "; ".join(report.skipped[:_TOLD]) + ("; and others" if len(report.skipped) > _TOLD else "")
     return (
         f"Pruned to {report.macs / report.macs_before:.1%} of the multiply-accumulates "
         f"({report.macs_before:,} → {report.macs:,}) "
         f"and {report.parameters:,} of {report.parameters_before:,} parameters{counts}"
+        + (f"; left whole: {whole}" if whole else "")
     )
 
 
