@@ -184,6 +184,14 @@ def test_all_stages_skipped_is_the_network_itself(recipe: ShipRecipe, tmp_path: 
         run_stages(recipe, tmp_path / "stages", skip=["prun"])
 
 
+def test_names_of_classes_are_the_datas_where_the_network_has_none(recipe: ShipRecipe, tmp_path: Path) -> None:
+    skip = ["prune", "distill"]
+    assert run_stages(recipe, tmp_path / "stages", skip=skip).network.labels == ()
+    arrays = dict(np.load(tmp_path / "data.npz"))
+    np.savez(tmp_path / "data.npz", **arrays, classes=np.array(["dark", "light"]))
+    assert run_stages(recipe, tmp_path / "stages", skip=skip).network.labels == ("dark", "light")
+
+
 def _counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The stages of shipping that are really done from now on."""
     calls: list[str] = []

@@ -139,7 +139,7 @@ def train(
             recipe,
             lambda: [
                 f"{network}: {percent(recipe.accuracy)} on {recipe.test_images:,} test images of {recipe.data} "
-                f"after {options.epochs} epochs in {recipe.time_s:.0f} s",
+                f"after {options.epochs} epoch{'s' if options.epochs != 1 else ''} in {recipe.time_s:.0f} s",
                 f"weights: {out_dir / network}.safetensors",
             ],
         )

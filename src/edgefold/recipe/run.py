@@ -245,10 +245,21 @@ def _without_data(pruning: PruneSection | None) -> str:
     return ". To prune without training, which needs no data, give epochs 0"
 
 
+def _scores(network: Network, data: TrainingData) -> int:
+    """How many scores a network gives to a sample that fits it."""
+    import torch
+
+    with torch.no_grad():
+        return int(network.module(data.train.normalised(0, 1)).shape[1])
+
+
 def _with_training_data(network: Network, data: TrainingData | None) -> Network:
-    """The network with calibration and evaluation data of the training data, where it brings none itself."""
+    """The network with calibration and evaluation data and names of classes of the training data, where it has none itself."""
     if data is None:
         return network
+    numbers = tuple(str(number) for number in range(len(data.train.classes)))
+    if not network.labels and data.train.classes != numbers and _scores(network, data) == len(data.train.classes):
+        network = replace(network, labels=data.train.classes)
     if network.calibration is None:
         network = replace(
             network,
