@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgefold.export.fold import fold_module
 from edgefold.export.fold.fold import fold_tree
 from edgefold.export.fold.kernel import FoldedConv
 
@@ -81,3 +83,39 @@ def test_the_rounding_of_ordinary_code_is_none_of_these() -> None:
     module = nn.Sequential(nn.Conv2d(64, 64, 1), nn.Conv2d(64, 64, 1), nn.Conv2d(64, 64, 3), nn.BatchNorm2d(64, eps=1e-3)).eval()
     tree = fold_tree(module, (torch.randn(1, 64, 9, 9),), {})
     assert isinstance(tree.module, FoldedConv), tree.decisions[0].reason
+
+
+def test_functional_code_that_is_another_one_for_the_example_inputs_stays() -> None:
+    class Overflows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(2, 2, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(F.conv2d(torch.relu(x) * 1e37 * 1e-37, self.weight))
+
+    torch.manual_seed(0)
+    x = torch.full((1, 2, 4, 4), 1000.0)
+    module = Overflows().eval()
+    result = fold_module(module, x)
+    assert [layer.folded for layer in result.plan.layers] == [False]
+    assert sum(str(node.target) == "aten.mul.Tensor" for node in result.module.graph.nodes) == 2
+    with torch.no_grad():
+        torch.testing.assert_close(result.module(x)[0], module(x), equal_nan=True)
+
+
+def test_weights_that_are_normalized_in_every_call_fold() -> None:
+    class Limited(nn.Conv2d):
+        """The layer of EEGNet whose weights have a greatest norm."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.weight.data = torch.renorm(self.weight.data, p=2, dim=0, maxnorm=0.5)
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Sequential(Limited(4, 4, 3, padding=1), nn.BatchNorm2d(4)), nn.ReLU(), Limited(4, 4, 1)).eval()
+    x = torch.randn(1, 4, 10, 10)
+    result = fold_module(module, x)
+    assert [layer.folded for layer in result.plan.layers] == [True, True]
+    with torch.no_grad():
+        torch.testing.assert_close(result.module(x)[0], module(x), rtol=0, atol=1e-5)
