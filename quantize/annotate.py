@@ -7,7 +7,9 @@ The rules (for integer kernels that all three runtimes have):
   the clip. A scale taken before it wastes the integers on values that the clip removes.
 * Ops that only move values (pooling by maximum, reshape, slice, concat) share one set of parameters with their inputs.
 * A constant that is added, subtracted or multiplied may be one number.
-* Sigmoid, tanh and softmax have the ranges that the integer kernels fix: [0, 1) and [-1, 1), in 16 bits all [-1, 1).
+* Sigmoid, tanh and softmax have the ranges that the integer kernels fix: [0, 1) and [-1, 1), in 16 bits all [-1, 1). Values that
+  share parameters have such a range where all of them lie in it; `edgefold.export.passes.own_ranges` parts the others.
+* A clone takes its input's values to other parameters.
 * Everything else stays float.
 
 `annotate` says so as data; `EdgefoldQuantizer` says the same to PT2E (`prepare_pt2e`, `prepare_qat_pt2e`).
@@ -16,7 +18,7 @@ The rules (for integer kernels that all three runtimes have):
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,6 +46,7 @@ _BINARY: Final = frozenset({_ATEN.add.Tensor, _ATEN.sub.Tensor, _ATEN.mul.Tensor
 _UNARY: Final = CLIPS | {
     _ATEN.adaptive_avg_pool1d.default,
     _ATEN.adaptive_avg_pool2d.default,
+    _ATEN.clone.default,
     _ATEN.hardsigmoid.default,
     _ATEN.hardswish.default,
     _ATEN.leaky_relu.default,
@@ -81,6 +84,8 @@ _FIXED: Final[dict[object, QParams]] = {
     _ATEN._softmax.default: QParams(1 / 256, -128),
     _ATEN.tanh.default: QParams(1 / 128, 0),
 }
+_PADS: Final = frozenset({_ATEN.constant_pad_nd.default, _ATEN.pad.default})
+_DIVISOR: Final = 6  # place of avg_pool2d's divisor_override
 _FIXED_16: Final = QParams(1 / 32768, 0, INT16.qmin, INT16.qmax)
 
 
@@ -124,14 +129,13 @@ def annotate(graph: GraphModule, keep_float: frozenset[str] = frozenset(), grid:
                 source = _split_source(source)
                 if node in parents and source in parents:
                     parents[_root(parents, node)] = _root(parents, source)
-    members: dict[Node, list[str]] = {}
+    members: dict[Node, list[Node]] = {}
     for node in nodes:
         if node in parents and node.target not in _SPLITS:
-            members.setdefault(_root(parents, node), []).append(node.name)
-    groups = tuple(tuple(names) for names in members.values())
-    fixed_by_name = {node.name: _FIXED[node.target] if grid is INT8 else _FIXED_16 for node in nodes if node.target in _FIXED}
-    fixed_by_name |= {node.name: node.meta[FIXED] for node in nodes if FIXED in node.meta}
-    fixed = {names[0]: fixed_by_name[names[0]] for names in groups if names[0] in fixed_by_name}
+            members.setdefault(_root(parents, node), []).append(node)
+    groups = tuple(tuple(node.name for node in group) for group in members.values())
+    ranges = {group[0].name: fixed_range(group, grid) for group in members.values()}
+    fixed = {name: params for name, params in ranges.items() if params is not None}
     weighted = tuple(node.name for node in nodes if node in integer and node.target in WEIGHTED)
     constants = (source for node in nodes if node in integer and node.target in _BINARY for source in node.all_input_nodes)
     return Annotation(groups, fixed, weighted, tuple(dict.fromkeys(node.name for node in constants if is_constant(node))))
@@ -141,6 +145,22 @@ def is_fused_with_clip(node: Node) -> bool:
     """Whether a conv, linear, add or mul is followed by a clip alone, with which integer kernels fuse it."""
     users = list(node.users)
     return node.target in _FUSES_CLIP and len(users) == 1 and users[0].target in CLIPS
+
+
+def fixed_params(node: Node, grid: Grid = INT8) -> QParams | None:
+    """The parameters that integer kernels (or the pixels that come in) fix for a node by itself; ``None`` where nothing does."""
+    if FIXED in node.meta:
+        params: QParams = node.meta[FIXED]
+        return params
+    return (_FIXED[node.target] if grid is INT8 else _FIXED_16) if node.target in _FIXED else None
+
+
+def fixed_range(group: Sequence[Node], grid: Grid = INT8) -> QParams | None:
+    """The fixed parameters of values that share theirs: those of all that compute anything, if no move leaves the range."""
+    moves = [node for node in group if node.target in _MOVES or node.target is operator.getitem]
+    found = {fixed_params(node, grid) for node in group if node not in moves}
+    params = found.pop() if len(found) == 1 else None
+    return params if params is not None and all(_stays_in(node, params) for node in moves) else None
 
 
 class EdgefoldQuantizer(Quantizer):  # type: ignore[misc]  # torchao is untyped
@@ -227,6 +247,16 @@ def _is_integer_op(node: Node) -> bool:
     if node.target in _BINARY:
         return all(_is_activation(argument) or _is_number(argument) for argument in node.args[:2])
     return node.target in _UNARY or node.target in _MOVES or node.target in _SPLITS or node.target in _FIXED
+
+
+def _stays_in(node: Node, params: QParams) -> bool:
+    """Whether a move of values in a range makes none outside it: padding has a value, and a pool may have another divisor."""
+    if node.target is _ATEN.avg_pool2d.default:
+        return len(node.args) <= _DIVISOR or node.args[_DIVISOR] is None
+    if node.target not in _PADS:
+        return True
+    low, high = (params.scale * (end - params.zero_point) for end in (params.qmin - 1, params.qmax + 1))
+    return all(low <= value <= high for value in node.args[2:] if isinstance(value, int | float))
 
 
 def _is_number(node: object) -> bool:

@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from operator import attrgetter
 from typing import TypeGuard
 
+import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgefold.errors import unknown_name
+from edgefold.quantize.scheme import FIXED, Q
 
 
 def is_constant(node: object) -> TypeGuard[Node]:
@@ -32,6 +34,16 @@ def add_buffer(module: GraphModule, name: str, value: Tensor) -> Node:
         unique = f"{name}_{count}"
     module.register_buffer(unique, value.detach().contiguous())
     return module.graph.get_attr(unique)
+
+
+def add_clone(module: GraphModule, node: Node, users: Iterable[Node]) -> Node:
+    """A clone of a node's value, which ``users`` read in its place: the same numbers with quantization parameters of its own."""
+    with module.graph.inserting_after(node):
+        copied = module.graph.call_function(torch.ops.aten.clone.default, (node,))
+    copied.meta = {key: value for key, value in node.meta.items() if key not in (Q, FIXED)}
+    for user in users:
+        user.replace_input_with(node, copied)
+    return copied
 
 
 def module_path(node: Node) -> str:

@@ -50,6 +50,11 @@ def insert_qdq(graph: GraphModule, *, fold_weights: bool, run_time_scales: bool 
             _quantize_constant(result, node, fold_weights=fold_weights)
         elif Q in node.meta:
             _quantize_output(result, node)
+    for node in nodes:
+        # Between a dequantize and a quantize node; a copy in another memory format is needed.
+        if Q in node.meta and node.target is torch.ops.aten.clone.default and not node.kwargs:
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            result.graph.erase_node(node)
     result.graph.lint()
     # A module made anew holds only what its graph reads: a converter would write the float weights beside the integers.
     return GraphModule(result, result.graph)

@@ -27,6 +27,7 @@ from edgefold.export.passes.half_compute import HALF_COMPUTE
 from edgefold.export.passes.infra import run_passes
 from edgefold.export.passes.io_types import integer_ends
 from edgefold.export.passes.module_names import STACK_AS_PATH, path_of
+from edgefold.export.passes.one_rounding import ONE_ROUNDING
 from edgefold.export.program import LoweredProgram
 from edgefold.schemes import scheme_of
 
@@ -43,7 +44,7 @@ class ExecutorchEmitter:
             graph, _ = run_passes(prepared.graph, (HALF_COMPUTE, STACK_AS_PATH))
             prepared = replace(prepared, graph=graph)
         if scheme_of(lowered.precision).calibrated:
-            graph, _ = run_passes(prepared.graph, (COPIED_MOVES,))
+            graph, _ = run_passes(prepared.graph, (ONE_ROUNDING, COPIED_MOVES))
             prepared = replace(prepared, graph=graph)
         prepared = _with_integer_ends(prepared)
         with converter("ExecuTorch", self.format):

@@ -20,6 +20,7 @@ from edgefold.export.emitters.quiet import converter
 from edgefold.export.passes.hold_layers import HOLD_LAYERS
 from edgefold.export.passes.hold_moves import HOLD_MOVES
 from edgefold.export.passes.infra import run_passes
+from edgefold.export.passes.requantize import HOLD_GRIDS
 from edgefold.export.passes.subtract_constants import SUBTRACT_CONSTANTS
 from edgefold.export.passes.tflite_batch import open_batch
 from edgefold.export.passes.tflite_ends import check_ends, name_ends, set_metadata
@@ -47,6 +48,8 @@ class TfliteEmitter:
         if scheme_of(lowered.precision).activation_bits == 16:
             add_values(prepared.graph, prepared.example_inputs)
             prepared = replace(prepared, graph=run_passes(prepared.graph, (SUBTRACT_CONSTANTS, HOLD_MOVES))[0])
+        elif scheme_of(lowered.precision).calibrated:
+            prepared = replace(prepared, graph=run_passes(prepared.graph, (HOLD_GRIDS,))[0])
         with converter("litert_torch", self.format):
             data = _convert(prepared)
         inputs, outputs = (tuple(_without_64_bits(spec) for spec in specs) for specs in (prepared.inputs, prepared.outputs))

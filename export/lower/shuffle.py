@@ -26,7 +26,6 @@ _MOVES: Final = frozenset(
         aten.unflatten.int,
         aten.transpose.int,
         aten.permute.default,
-        aten.clone.default,
         aten.contiguous.default,
         aten.index_select.default,
         aten.index.Tensor,

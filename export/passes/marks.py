@@ -11,7 +11,6 @@ from typing import Any, Final
 import torch
 from torch.fx import GraphModule, Node
 
-from edgefold.export.passes.infra import GraphPass
 from edgefold.export.passes.tflite_model import TfliteModel
 
 _NAME: Final = "edgefold-mark"
@@ -58,6 +57,3 @@ def drop_marks(model: TfliteModel) -> tuple[TfliteModel, bool]:
 def no_mark_left(model: TfliteModel) -> str | None:
     """The condition on a model that is done."""
     return "a mark is left" if marks_in(model) else None
-
-
-DROP_MARKS: GraphPass[TfliteModel] = GraphPass("tflite-drop-marks", drop_marks, ensures=(no_mark_left,))

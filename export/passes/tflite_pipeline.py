@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from edgefold.artifact import Precision
 from edgefold.export.passes.infra import GraphPass
-from edgefold.export.passes.marks import DROP_MARKS
+from edgefold.export.passes.requantize import REQUANTIZE
 from edgefold.export.passes.tflite_columns import COLUMNS_AS_CHANNELS
 from edgefold.export.passes.tflite_half_weights import HALF_WEIGHTS
 from edgefold.export.passes.tflite_integer_moves import INTEGER_MOVES
@@ -28,5 +28,5 @@ def pipeline(precision: Precision, weights: Sequence[RoundedWeight], *, wide: bo
     if scheme_of(precision).activation_bits == 16:
         return (INTEGER_MOVES, WIDE_BIASES, NAME_BY_MODULE)
     if scheme_of(precision).calibrated:
-        return (DROP_MARKS, *((COLUMNS_AS_CHANNELS,) if wide else ()), NAME_BY_MODULE)
+        return (REQUANTIZE, *((COLUMNS_AS_CHANNELS,) if wide else ()), NAME_BY_MODULE)
     return (HALF_WEIGHTS, NAME_BY_MODULE) if precision is Precision.FP16 else (NAME_BY_MODULE,)

@@ -84,11 +84,11 @@ def quantize_model(
     from edgefold.export.lower.branches import branches_of
     from edgefold.export.passes.infra import run_passes
     from edgefold.export.passes.integer_activations import INTEGER_ACTIVATIONS
+    from edgefold.export.passes.own_ranges import own_ranges_pass
     from edgefold.export.passes.transposed_convs import transposed_convs_pass
     from edgefold.export.program import Program, QuantizedProgram
+    from edgefold.quantize import correct
     from edgefold.quantize.calibrate import attach, calibrate
-    from edgefold.quantize.correct import correct_biases
-    from edgefold.quantize.correct import equalize as equalize_layers
     from edgefold.quantize.graph import layer_nodes
     from edgefold.quantize.pixels import PixelInput, absorb
     from edgefold.quantize.rounding import round_by_data
@@ -106,9 +106,10 @@ def quantize_model(
     graph = folded.program.graph
     pairs: tuple[EqualizedPair, ...] = ()
     if equalize:
-        graph, pairs = equalize_layers(graph)
+        graph, pairs = correct.equalize(graph)
     if form.calibrated:
-        graph, _ = run_passes(graph, (transposed_convs_pass(layer_nodes(graph, exclude)), INTEGER_ACTIVATIONS))
+        own_ranges = own_ranges_pass(GRIDS[form.activation_bits])
+        graph, _ = run_passes(graph, (transposed_convs_pass(layer_nodes(graph, exclude)), INTEGER_ACTIVATIONS, own_ranges))
     program = Program(graph, folded.program.example_inputs, folded.program.input_names, folded.program.output_names)
     if calibration is None:
         return _rounded(program, folded, precision, exclude, pairs)
@@ -122,8 +123,7 @@ def quantize_model(
         )
     camera = None if pixels is None else PixelInput.of(pixels)
     if camera is not None:
-        examples = camera.first(program.example_inputs)
-        program = Program(absorb(program.graph, camera), examples, program.input_names, program.output_names)
+        program = replace(program, graph=absorb(program.graph, camera), example_inputs=camera.first(program.example_inputs))
         samples = [camera.first(sample) for sample in samples]
     table = calibrate(
         program.graph,
@@ -136,7 +136,7 @@ def quantize_model(
     )
     if precision is Precision.LOG2:
         table = replace(table, exponent_bits=exponent_bits)
-    table = correct_biases(program.graph, table, samples[:JUDGED])
+    table = correct.correct_biases(program.graph, table, samples[:JUDGED])
     if precision is not Precision.LOG2:
         table = round_by_data(program.graph, table, samples[:JUDGED])
     quantized = Program(attach(program.graph, table), program.example_inputs, program.input_names, program.output_names)

@@ -1,3 +1,6 @@
+from collections.abc import Callable
+
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -78,3 +81,29 @@ def test_a_layer_kept_float_keeps_only_what_its_neighbours_need() -> None:
     annotation = _annotate(module, 1, 3, 4, 4, keep_float=frozenset({"conv2d_2"}))
     assert annotation.weighted == ("conv2d", "conv2d_1")
     assert _quantized(annotation) == {"input_1", "conv2d", "conv2d_1"}
+
+
+@pytest.mark.parametrize(
+    ("join", "fixed"),
+    [
+        (lambda p, q: torch.cat([p.sigmoid(), q.softmax(1)], 1), True),
+        (lambda p, q: torch.cat([p.sigmoid(), q], 1), False),
+        (lambda p, q: torch.cat([p.sigmoid(), q.tanh()], 1), False),
+        (lambda p, q: F.pad(p.sigmoid(), (1, 1), value=0.5), True),
+        (lambda p, q: F.pad(p.sigmoid(), (1, 1), value=4.0), False),
+        (lambda p, q: F.avg_pool2d(p.sigmoid(), 2, divisor_override=1), False),
+    ],
+)
+def test_a_fixed_range_is_shared_by_values_within_it_only(join: Callable[..., torch.Tensor], fixed: bool) -> None:
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return join(self.one(x), self.other(x))
+
+    annotation = _annotate(Joined(), 1, 3, 4, 4)
+    (group,) = [names for names in annotation.groups if "sigmoid" in names]
+    assert len(group) > 1
+    assert (group[0] in annotation.fixed) is fixed
