@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from edgefold.errors import DataError, UsageError
 from edgefold.models.data import TrainingData, from_arrays
+from edgefold.models.pictures import as_8_bit, is_grey
 
 SUFFIXES: Final = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 TEST_NAMES: Final = ("test", "val", "valid", "validation")
@@ -105,7 +106,7 @@ def _is_grey(path: Path) -> bool:
 
     try:
         with Image.open(path) as image:
-            return image.mode in ("1", "L", "LA")
+            return is_grey(image)
     except (UnidentifiedImageError, OSError) as error:
         raise DataError(f"'{path}' is not a picture that can be read: {error}; remove it") from error
 
@@ -116,7 +117,7 @@ def _pixels(path: Path, grey: bool, size: tuple[int, int] | None) -> npt.NDArray
 
     try:
         with Image.open(path) as image:
-            picture = image.convert("L" if grey else "RGB")
+            picture = as_8_bit(image, "L" if grey else "RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"'{path}' is a damaged picture: {error}; remove it") from error
     if size is not None and (picture.height, picture.width) != size:

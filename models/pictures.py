@@ -1,17 +1,24 @@
-"""Folders of pictures: which files, in which order, and as pixels."""
+"""Folders of pictures: which files, in which order, and as pixels.
+
+Every picture that is read, for training, calibration, evaluation or a run, becomes pixels by `as_8_bit`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgefold.errors import DataError
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 SUFFIXES: Final = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_WIDE_FORMATS: Final = ("PNG", "PPM")  # Pillow may read their 16 bits as 32
 _MODES: Final = {"gray": "L", "rgb": "RGB", "bgr": "RGB"}
 
 
@@ -35,6 +42,34 @@ def spread(items: Sequence[Any], limit: int) -> list[Any]:
     return [items[index * len(items) // limit] for index in range(limit)]
 
 
+def as_8_bit(image: Image, mode: str | None = None) -> Image:
+    """An opened picture as a camera would show it: upright, with 8 bits a channel.
+
+    Args:
+        image: as Pillow opened it. What its EXIF data says of its orientation is applied; 16 bits are divided by 257, so that
+            65535 becomes 255.
+        mode: Pillow's mode of the result, such as ``L`` or ``RGB``; its own by default.
+
+    Raises:
+        ValueError: it has 32 bits a channel, of which nothing says how bright they are.
+    """
+    from PIL import ImageOps
+    from PIL.Image import fromarray
+
+    kind = image.format
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind in _WIDE_FORMATS):
+        image = fromarray(np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError("it has 32 bits a channel, expected 8 or 16")
+    return image.convert(mode or image.mode)
+
+
+def is_grey(image: Image) -> bool:
+    """Whether an opened picture has one channel of brightness, with or without transparency."""
+    return image.mode in ("1", "L", "LA", "I") or image.mode.startswith("I;16")
+
+
 def read_pictures(files: Iterable[Path], colour: str) -> Iterator[NDArray[np.uint8]]:
     """The pixels of each file, uint8 (H, W) or (H, W, 3).
 
@@ -50,8 +85,8 @@ def read_pictures(files: Iterable[Path], colour: str) -> Iterator[NDArray[np.uin
     for path in files:
         try:
             with Image.open(path) as image:
-                yield np.asarray(image.convert(_MODES[colour]))
-        except (UnidentifiedImageError, OSError) as error:
+                yield np.asarray(as_8_bit(image, _MODES[colour]))
+        except (UnidentifiedImageError, OSError, ValueError) as error:
             raise DataError(f"picture '{path}' cannot be read ({error}); remove it or save it anew") from error
 
 

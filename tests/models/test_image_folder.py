@@ -10,7 +10,9 @@ from PIL import Image
 
 from edgefold.errors import DataError, UsageError
 from edgefold.models.data import load_training_data
+from edgefold.models.image_folder import read_image_folder
 from edgefold.models.networks import fitting_arguments
+from edgefold.models.pictures import is_grey, read_pictures
 
 COLOURS = {"red": (200, 20, 20), "blue": (10, 10, 220)}
 
@@ -111,3 +113,36 @@ def test_networks_take_their_arguments_from_the_data(tmp_path: Path) -> None:
     data = load_training_data(tmp_path)
     found = fitting_arguments("hetnet", {"width": 8, "resolution": 16}, data)
     assert found == {"width": 8, "resolution": 16, "num_classes": 2, "in_channels": 3}
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_become_eight(tmp_path: Path, suffix: str) -> None:
+    wide = np.arange(0, 65536, 257 * 8, dtype=np.uint16).reshape(4, 8)
+    path = tmp_path / f"wide.{suffix}"
+    Image.fromarray(wide).save(path)
+    expected = (wide // 257).astype(np.uint8)
+    np.testing.assert_array_equal(next(read_pictures([path], "gray")), expected)
+    np.testing.assert_array_equal(next(read_pictures([path], "rgb"))[:, :, 1], expected)
+    with Image.open(path) as image:
+        assert is_grey(image)
+
+
+def test_thirty_two_bits_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(DataError, match="32 bits a channel"):
+        list(read_pictures([tmp_path / "float.tif"], "gray"))
+
+
+def test_training_takes_wide_and_turned_pictures_as_they_look(tmp_path: Path) -> None:
+    grey = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be shown turned by 90 degrees to the right
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for index in range(5):
+            Image.fromarray(np.ascontiguousarray(np.rot90(grey))).save(tmp_path / name / f"{index}.png", exif=turned)
+        Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / name / "wide.png")
+    images = read_image_folder(tmp_path).train.images
+    assert images.shape == (10, 1, 6, 8)
+    for image in images:
+        np.testing.assert_array_equal(image[0].numpy(), grey)

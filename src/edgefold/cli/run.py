@@ -79,11 +79,12 @@ def _read_image(path: Path, colour: str) -> NDArray[Any]:
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
+    from edgefold.models.pictures import as_8_bit
+
     try:
         with Image.open(path) as image:
-            mode = {"gray": "L", "rgb": "RGB", "bgr": "RGB"}.get(colour, image.mode)
-            return np.asarray(image.convert(mode))
-    except (UnidentifiedImageError, OSError) as error:
+            return np.asarray(as_8_bit(image, {"gray": "L", "rgb": "RGB", "bgr": "RGB"}.get(colour)))
+    except (UnidentifiedImageError, OSError, ValueError) as error:
         raise DataError(f"input '{path}' is not a readable image ({error}); give a PNG or JPEG, or an .npy file") from error
 
 
