@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -21,6 +22,17 @@ def small() -> nn.Module:
 def crashes() -> nn.Module:
     """Takes the process with it."""
     os._exit(7)
+
+
+def killed() -> nn.Module:
+    """Is killed by somebody."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def leaves() -> nn.Module:
+    """Ends as a script would."""
+    raise SystemExit(5)
 
 
 def hangs() -> nn.Module:

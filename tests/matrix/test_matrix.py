@@ -106,11 +106,12 @@ def test_each_cell_has_its_own_process() -> None:
         held = b"1" * size
         peaks[index] = _peak_bytes() + 0 * len(held)
 
-    assert in_own_process(lambda: cell(0, 400 * 10**6)) == 0
-    assert in_own_process(lambda: cell(1, 1)) == 0
+    large, small = in_own_process(lambda: cell(0, 400 * 10**6)), in_own_process(lambda: cell(1, 1))
+    assert (large[0], small[0]) == (0, 0)
     assert peaks[0] - peaks[1] > 300 * 10**6
-    assert in_own_process(lambda: os._exit(7)) == 7
-    assert in_own_process(lambda: os.kill(os.getpid(), signal.SIGKILL)) == -signal.SIGKILL
+    assert large[1] - small[1] > 300 * 10**6
+    assert in_own_process(lambda: os._exit(7))[0] == 7
+    assert in_own_process(lambda: os.kill(os.getpid(), signal.SIGKILL))[0] == -signal.SIGKILL
 
     def limited() -> None:
         _limit_memory(10**9)
@@ -119,7 +120,7 @@ def test_each_cell_has_its_own_process() -> None:
         except MemoryError:
             os._exit(3)
 
-    assert in_own_process(limited) == 3
+    assert in_own_process(limited)[0] == 3
     assert len(bytearray(2 * 10**9)) == 2 * 10**9  # the limit was that cell's own
 
 
@@ -139,6 +140,32 @@ def test_a_cell_that_hangs_is_ended(tmp_path: Path) -> None:
     (found,) = run_cells(cells, ["key"], FEW, Caps(time_s=1.0))
     assert (found.stage, found.error) == ("load", "Timeout")
     assert "took longer than 1 s" in found.message
+
+
+def test_a_cell_that_failed_for_its_cap_is_computed_anew_with_a_larger_one(tmp_path: Path) -> None:
+    args = ([_entry("hangs")], [Format.ONNX], [Precision.FP32], tmp_path, FEW)
+    first = run_matrix(*args, Caps(time_s=1.0))
+    assert (first.cells[0].error, first.cells[0].cap) == ("Timeout", 1.0)
+    assert run_matrix(*args, Caps(time_s=1.0)).cached == 1
+    larger = run_matrix(*args, Caps(time_s=1.5))
+    assert larger.cached == 0
+    assert "longer than 1.5 s" in larger.cells[0].message
+
+
+def test_only_a_process_that_was_near_its_limit_lacked_memory() -> None:
+    cells = cells_of([_entry("killed")], [Format.ONNX], [Precision.FP32])
+    (found,) = run_cells(cells, ["key"], FEW, Caps(memory_bytes=10**11))
+    assert (found.error, found.stage) == ("Crash", "load")
+    assert "--retry" in found.message
+    assert found.peak_rss_bytes > 10**7
+    (near,) = run_cells(cells, ["key"], FEW, Caps(memory_bytes=found.peak_rss_bytes))
+    assert (near.error, near.cap) == ("Memory", found.peak_rss_bytes)
+
+
+def test_a_model_that_raises_says_so_in_its_cell(tmp_path: Path) -> None:
+    (found,) = run_matrix([_entry("leaves")], [Format.ONNX], [Precision.FP32], tmp_path, FEW).cells
+    assert (found.error, found.stage) == ("ModelError", "load")
+    assert "models.py:leaves' failed: SystemExit: 5" in found.message
 
 
 def test_a_stopped_matrix_starts_nothing(tmp_path: Path) -> None:

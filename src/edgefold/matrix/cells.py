@@ -11,7 +11,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -79,6 +79,7 @@ class CellResult:
     ``error`` is a class of `edgefold.errors`, or ``Timeout``, ``Memory``, ``Crash`` or ``Cluster``. The SQNR in dB is against
     the fake-quantized network (``sqnr_db``) and of that network against the float one (``quantization_db``); ``None`` is no error
     at all, or not measured. ``peak_rss_bytes`` is that of the cell's own processes; it begins with the network that they inherit.
+    ``cap`` is what a cell of ``Timeout`` (seconds) or ``Memory`` (bytes) needed more than.
     """
 
     key: str
@@ -100,8 +101,24 @@ class CellResult:
     interval_ns: tuple[float, float] | None = None
     time_s: float = 0.0
     peak_rss_bytes: int = 0
+    cap: float | None = None
     random_calibration: bool = False
     date: str = ""
+
+
+def with_cap(result: CellResult, caps: Caps) -> CellResult:
+    """A result with the cap that its cell failed for, if it did."""
+    return replace(result, cap=_cap(result, caps))
+
+
+def is_outgrown(result: CellResult, caps: Caps) -> bool:
+    """Whether a cell failed for less than it may use now, or for a cap that is not known."""
+    now = _cap(result, caps)
+    return now is not None and (result.cap is None or now > result.cap)
+
+
+def _cap(result: CellResult, caps: Caps) -> float | None:
+    return {"Timeout": caps.time_s, "Memory": float(caps.memory_bytes)}.get(result.error)
 
 
 def cells_of(entries: Sequence[Entry], formats: Sequence[Format], precisions: Sequence[Precision]) -> tuple[Cell, ...]:

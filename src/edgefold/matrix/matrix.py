@@ -18,7 +18,19 @@ from typing import Any
 
 from edgefold.artifact import Format, Precision, atomic_path
 from edgefold.errors import ArtifactError, DeviceError, MissingExtraError, OutputError, UsageError
-from edgefold.matrix.cells import Caps, Cell, CellOptions, CellResult, Entry, by_model, cell_key, cells_of, failed, plain_cell
+from edgefold.matrix.cells import (
+    Caps,
+    Cell,
+    CellOptions,
+    CellResult,
+    Entry,
+    by_model,
+    cell_key,
+    cells_of,
+    failed,
+    is_outgrown,
+    plain_cell,
+)
 from edgefold.matrix.supervise import Stop, run_cells, run_job
 from edgefold.models.fingerprint import source_digest
 from edgefold.results import from_dict, to_json
@@ -65,7 +77,7 @@ def run_matrix(
         caps: what one cell may use.
         jobs: how many models are worked on at once on this machine.
         scheduler: the address of a Dask scheduler; its workers need Edgefold and see files of models under the same paths.
-        retry: compute cells anew that failed before.
+        retry: compute cells anew that failed before; those that failed for a smaller cap are computed anew in any case.
         progress: called with each result, also those that were there.
 
     Raises:
@@ -84,7 +96,11 @@ def run_matrix(
     if twice is not None:
         raise UsageError(f"model '{twice.entry.label}' is in the list twice; name every model once")
     store = _Store(out)
-    found = {key: result for key in keys if (result := store.read(key)) is not None and (result.passed or not retry)}
+    found = {
+        key: result
+        for key in keys
+        if (result := store.read(key)) is not None and (result.passed or not (retry or is_outgrown(result, caps)))
+    }
     cached = len(found)
     for result in found.values():
         progress(result)

@@ -16,13 +16,16 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import IO, Any
 
-from edgefold.matrix.cells import FORKS, Caps, Cell, CellOptions, CellResult, cell_from, failed, plain_cell
+from edgefold.matrix.cells import FORKS, Caps, Cell, CellOptions, CellResult, cell_from, failed, plain_cell, with_cap
+from edgefold.matrix.worker import rss_bytes
 from edgefold.results import from_dict
 
 _TAIL_BYTES = 2000
+_SIGKILL = getattr(signal, "SIGKILL", 9)
+_NEAR = 0.8  # of the memory that a process may use: it holds some pages less than it asked for
 _OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "allocate memory")
 
 
@@ -117,15 +120,15 @@ def _one_process(left: Sequence[tuple[Cell, str]], options: CellOptions, caps: C
                     stage = line["stage"]
                     continue
                 if "died" in line:
-                    result = _death(left[done], stage, line["died"], clock, caps, _tail(errors))
+                    result = _death(left[done], stage, line["died"], line["peak_bytes"], clock, caps, _tail(errors))
                 else:
                     result = from_dict(CellResult, line["result"])
                 clock.start()
                 done += 1
-                yield result
-            code = process.wait()
+                yield with_cap(result, caps)
+            code, peak_bytes = _ended(process)
             if done < len(left) and not stop.asked.is_set():
-                yield _death(left[done], stage, code, clock, caps, _tail(errors))
+                yield with_cap(_death(left[done], stage, code, peak_bytes, clock, caps, _tail(errors)), caps)
         finally:
             clock.cancel()
             kill_group(process.pid)
@@ -133,6 +136,15 @@ def _one_process(left: Sequence[tuple[Cell, str]], options: CellOptions, caps: C
             if process.stdout is not None:
                 process.stdout.close()
             stop.forget(process.pid)
+
+
+def _ended(process: subprocess.Popen[str]) -> tuple[int, int]:
+    """Waits for the end of a process; its exit code, and the most memory that it had in bytes (0 where that is not told)."""
+    if not hasattr(os, "wait4"):
+        return process.wait(), 0
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, rss_bytes(usage)
 
 
 class _Clock:
@@ -179,17 +191,23 @@ def _tail(errors: IO[bytes]) -> str:
     return os.pread(errors.fileno(), _TAIL_BYTES, start).decode(errors="replace")
 
 
-def _death(at: tuple[Cell, str], stage: str, code: int, clock: _Clock, caps: Caps, tail: str) -> CellResult:
+def _death(at: tuple[Cell, str], stage: str, code: int, peak_bytes: int, clock: _Clock, caps: Caps, tail: str) -> CellResult:
     cell, key = at
     last = next((line for line in reversed(tail.splitlines()) if line.strip()), "no message")
     if clock.rang:
         kind, message = "Timeout", f"took longer than {caps.time_s:g} s; give it more with --cell-time"
-    elif (code == -signal.SIGABRT and any(words in tail for words in _OUT_OF_MEMORY)) or code == -getattr(signal, "SIGKILL", 9):
+    elif code == -_SIGKILL and peak_bytes < _NEAR * caps.memory_bytes:
+        kind = "Crash"
+        message = (
+            f"the process was killed at {peak_bytes / 1e9:.2g} GB of {caps.memory_bytes / 1e9:g} GB that it may use: the system "
+            "does so when its memory is full, or another program did; compute it anew with --retry, and fewer --jobs"
+        )
+    elif code == -_SIGKILL or (code == -signal.SIGABRT and any(words in tail for words in _OUT_OF_MEMORY)):
         kind, message = "Memory", f"needed more than {caps.memory_bytes / 1e9:g} GB; give it more with --cell-memory ({last})"
     else:
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         kind, message = "Crash", f"the process ended with {how}: {last}"
-    return failed(cell, key, stage, kind, message[:500], time_s=clock.elapsed_s)
+    return replace(failed(cell, key, stage, kind, message[:500], time_s=clock.elapsed_s), peak_rss_bytes=peak_bytes)
 
 
 def run_job(job: dict[str, Any]) -> list[dict[str, Any]]:

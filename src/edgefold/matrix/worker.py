@@ -5,8 +5,8 @@ forked from this one: it is written, verified and measured there, under its own 
 with it. Converters and runtimes are only ever loaded in those. Where there is no fork, this process gets one cell only.
 
 On stdout goes one JSON line at each new stage (``{"stage": …}``) and one after each cell: ``{"cell": index, "result": …}``, or
-``{"cell": index, "died": exit code}`` where its process ended without a result. What libraries print goes to stderr. If this
-process itself dies, its parent starts another with the cells that are left.
+``{"cell": index, "died": exit code, "peak_bytes": …}`` where its process ended without a result. What libraries print goes to
+stderr. If this process itself dies, its parent starts another with the cells that are left.
 """
 
 from __future__ import annotations
@@ -239,13 +239,17 @@ def _peak_bytes(*, children: bool = True) -> int:
         import resource
     except ImportError:
         return 0
-    unit = 1 if sys.platform == "darwin" else 1024
     whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN) if children else (resource.RUSAGE_SELF,)
-    return unit * max(resource.getrusage(who).ru_maxrss for who in whose)
+    return max(rss_bytes(resource.getrusage(who)) for who in whose)
 
 
-def in_own_process(work: Callable[[], None]) -> int:
-    """Does ``work`` in a forked process; its exit code, or the negative number of the signal that ended it.
+def rss_bytes(usage: Any) -> int:
+    """The most memory of what the system tells of a process that ended."""
+    return int(usage.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+
+
+def in_own_process(work: Callable[[], None]) -> tuple[int, int]:
+    """Does ``work`` in a forked process; its exit code (the negative number of a signal that ended it), and its peak in bytes.
 
     Only PyTorch's threads may be running: the forked process does without them.
     """
@@ -258,7 +262,8 @@ def in_own_process(work: Callable[[], None]) -> int:
         warnings.simplefilter("ignore", DeprecationWarning)  # of Python, about the threads
         pid = os.fork()
     if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        _, status, usage = os.wait4(pid, 0)
+        return os.waitstatus_to_exitcode(status), rss_bytes(usage)
     code = 1
     try:
         torch.set_num_threads(1)  # the others were left behind
@@ -315,9 +320,9 @@ def _one_cell(model: _Model, cell: Cell, key: str, index: int, say: Say) -> None
     if not FORKS:
         work()
         return
-    code = in_own_process(work)
+    code, peak_bytes = in_own_process(work)
     if code:
-        say({"cell": index, "died": code})
+        say({"cell": index, "died": code, "peak_bytes": peak_bytes})
 
 
 if __name__ == "__main__":
