@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgefold.errors import ArtifactError
+from edgefold.errors import ArtifactError, first_line
 from edgefold.export.inspectors.ask import ask
 from edgefold.export.inspectors.base import Kind, Op, Reading
 
@@ -43,7 +43,8 @@ def read(path: Path) -> Reading:
     with tempfile.TemporaryDirectory(prefix="edgefold-") as folder:
         optimized_path = Path(folder) / "optimized.onnx"
         ask("onnx", path, str(optimized_path))
-        optimized = onnx.load(optimized_path)
+        # Its weights may lie in files of their own, of which only names and types matter here.
+        optimized = onnx.load(optimized_path, load_external_data=False)
     return Reading(tuple(_ops(optimized.graph, _macs_by_weight(original))))
 
 
@@ -200,6 +201,10 @@ def _load(path: Path) -> ModelProto:
         return onnx.load(path)
     except DecodeError as error:
         raise ArtifactError(f"'{path.name}' is not an ONNX model ({error}); fetch it again") from error
+    except onnx.checker.ValidationError as error:
+        raise ArtifactError(
+            f"'{path.name}' keeps weights in a file that is not there: {first_line(error)}; put that file beside it"
+        ) from error
 
 
 def _macs(node: NodeProto, weight: tuple[int, ...], shapes: dict[str, tuple[int, ...]]) -> int:

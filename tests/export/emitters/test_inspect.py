@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 
 from edgefold.artifact import Artifact, Format, Precision
@@ -70,3 +71,14 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         inspect(path)
     with pytest.raises(ArtifactError):
         inspect(tmp_path / "missing.onnx")
+
+
+def test_weights_in_a_file_beside_it(emitted: Emitted, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    model = onnx.load(emitted("residual", Format.ONNX).path)
+    onnx.save_model(model, path, save_as_external_data=True, location="net.onnx.data", size_threshold=256)
+    found = inspect(path)
+    assert (found.macs, found.convs) == (RESIDUAL_MACS, 4)
+    (tmp_path / "net.onnx.data").unlink()
+    with pytest.raises(ArtifactError, match="net"):
+        inspect(path)
