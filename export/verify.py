@@ -156,11 +156,27 @@ def top1(scores: NDArray[Any], labels: Sequence[int] | NDArray[np.int64]) -> flo
     """The share of samples whose largest score, of (samples, classes), is that of their label.
 
     Raises:
-        DataError: another number of labels than samples.
+        DataError: another number of labels than samples, or a label that is none of the classes.
     """
     if len(scores) != len(labels):
         raise DataError(f"evaluation has {len(labels)} labels for {len(scores)} samples, expected one a sample")
+    check_labels(labels, scores.shape[1])
     return float((scores.argmax(axis=1) == np.asarray(labels)).mean())
+
+
+def check_labels(labels: Sequence[int] | NDArray[np.int64], classes: int) -> None:
+    """Refuses class indices that no score belongs to.
+
+    Raises:
+        DataError: one is not from 0 to ``classes`` - 1.
+    """
+    array = np.asarray(labels)
+    wrong = array[(array < 0) | (array >= classes)]
+    if len(wrong):
+        raise DataError(
+            f"evaluation has the class index {wrong[0]}, the network gives {classes} scores, expected 0 to {classes - 1}; "
+            "number the classes in the order of the scores"
+        )
 
 
 def agreement(first: str, second: str, a: Arrays, b: Arrays, steps: Sequence[float | None]) -> RuntimeAgreement:

@@ -358,9 +358,9 @@ def _holds_idx(folder: Path) -> bool:
 
 
 def _from_python(path: Path, function: str) -> TrainingData:
-    from edgefold.models.source_files import function_of
+    from edgefold.models.source_files import given_by
 
-    made = function_of(f"{path}:{function}")()
+    made = given_by(f"{path}:{function}")
     if isinstance(made, TrainingData):
         return made
     if isinstance(made, Mapping):

@@ -30,7 +30,7 @@ from edgefold.models.data import ImageSet, load_npz, load_training_data
 from edgefold.models.fit import shaped
 from edgefold.models.idx import read_idx
 from edgefold.models.pictures import class_folders, picture_files, read_pictures, spread
-from edgefold.models.source_files import function_of
+from edgefold.models.source_files import data_of, given_by
 from edgefold.preprocess import Preprocessing
 
 LIMIT: Final = 1000  # samples that calibration takes at most
@@ -54,7 +54,7 @@ def read_calibration(source: str, example: tuple[Tensor, ...], prepare: Preproce
         UsageError: it has no such function.
     """
     if _is_function(source):
-        return list(islice(_given(_one_by_one(function_of(source)(), example), prepare, source, example), limit))
+        return list(islice(_given(_each(_one_by_one(given_by(source), example), source), prepare, source, example), limit))
     path = Path(source)
     if path.is_dir() and not _is_idx_folder(path):
         return _pictures(spread(picture_files(path), limit), _needed(prepare, source))
@@ -88,11 +88,11 @@ def read_evaluation(
         DataError: nothing there can be read, or it has no labels.
     """
     if _is_function(source):
-        made = function_of(source)()
+        made = given_by(source)
         if not (isinstance(made, tuple) and len(made) == 2):
             raise DataError(f"'{source}' gave a {type(made).__name__}, expected (inputs, class indices)")
-        samples = list(_given(_one_by_one(made[0], example), prepare, source, example))
-        labels = np.asarray(made[1], dtype=np.int64)
+        samples = list(_given(_each(_one_by_one(made[0], example), source), prepare, source, example))
+        labels = class_indices(made[1], f"'{source}'")
         if not samples or len(samples) != len(labels):
             raise DataError(f"'{source}' gave {len(samples)} inputs and {len(labels)} class indices, expected the same number")
         return _stacked(samples), labels, f"{len(labels):,} images of {Path(source).name}"
@@ -107,6 +107,32 @@ def read_evaluation(
     data = load_training_data(path)
     inputs = _of_set(data.test, prepare, len(data.test), example)
     return (inputs,), data.test.labels.numpy(), f"{len(data.test):,} test {data.test.noun} of {data.name}"
+
+
+def class_indices(labels: Any, what: str) -> NDArray[np.int64]:
+    """Class indices, one a sample, as int64 (N,).
+
+    Args:
+        labels: a sequence, an array or a tensor.
+        what: what gives them, as an error calls it.
+
+    Raises:
+        DataError: they are no whole numbers of 0 or more, or have another shape.
+    """
+    try:
+        array = np.asarray(labels.numpy(force=True) if isinstance(labels, Tensor) else labels)
+    except ValueError as error:  # rows of several lengths
+        raise DataError(f"{what} has class indices that are no array ({error}), expected one whole number a sample") from error
+    if array.size and (array.dtype.kind not in "iu" or array.ndim != 1):
+        raise DataError(
+            f"{what} has class indices of type {array.dtype} and shape {array.shape}, expected one whole number a sample; "
+            "give the number of each sample's class, from 0"
+        )
+    if array.size and int(array.min()) < 0:
+        raise DataError(
+            f"{what} has the class index {int(array.min())}, expected 0 or more; give the numbers of the classes from 0"
+        )
+    return array.astype(np.int64)
 
 
 def prepared(data: Iterable[Any] | Tensor, prepare: Preprocessing | None) -> Iterable[Any] | Tensor:
@@ -202,6 +228,27 @@ def _rows(
         yield from ((_prepare(picture, _needed(prepare, source)),) for picture in array)
     else:
         raise DataError(f"'{source}' holds {array.dtype}, expected uint8 pictures or float32 inputs; preprocess them first")
+
+
+def _each(data: Any, source: str) -> Any:
+    """What a user's function gave; where that is computed while it is read, errors of the function are told as such."""
+    if isinstance(data, np.ndarray | Tensor | list | tuple):
+        return data
+    return _read(data, source)
+
+
+def _read(data: Any, source: str) -> Iterator[Any]:
+    if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+        raise DataError(f"'{source}' gave a {type(data).__name__}, expected inputs: an array, or batches or samples of them")
+    with data_of(source):
+        values = iter(data)
+    while True:
+        with data_of(source):
+            try:
+                value = next(values)
+            except StopIteration:
+                return
+        yield value
 
 
 def _is_input(values: Any, example: tuple[Tensor, ...]) -> bool:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgefold.errors import ModelError, UsageError, first_line, unknown_name
+from edgefold.errors import DataError, EdgefoldError, ModelError, UsageError, first_line, unknown_name
 from edgefold.models.loaded import LoadedModel, example_image
 from edgefold.preprocess import Preprocessing
 
@@ -42,6 +42,10 @@ def from_python(path: Path, factory: str, kwargs: dict[str, Any]) -> LoadedModel
     except TypeError as error:
         given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
         raise UsageError(f"'{path}:{factory}' cannot be called with {given or 'no arguments'}: {error}") from error
+    except EdgefoldError:
+        raise
+    except (Exception, SystemExit) as error:  # foreign code may raise anything
+        raise ModelError(f"'{path}:{factory}' failed: {_told(error)}; mend it, or give it the arguments that it needs") from error
     module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):
         raise ModelError(
@@ -56,15 +60,39 @@ def from_python(path: Path, factory: str, kwargs: dict[str, Any]) -> LoadedModel
     )
 
 
-def function_of(source: str) -> Callable[[], Any]:
-    """The function that ``file.py:function`` names.
+def given_by(source: str) -> Any:
+    """What the function gives that ``file.py:function`` names.
 
     Raises:
         ModelError: no such file, or an error in it.
         UsageError: the file has no such function.
+        DataError: the function raised something.
     """
     file, _, name = source.rpartition(":")
-    return _function(_run_file(Path(file)), Path(file), name)
+    function = _function(_run_file(Path(file)), Path(file), name)
+    with data_of(source):
+        return function()
+
+
+@contextmanager
+def data_of(source: str) -> Iterator[None]:
+    """Around the code of a user's function that gives data: what it raises becomes an error about ``source``.
+
+    Raises:
+        DataError: the code raised something.
+    """
+    try:
+        yield
+    except EdgefoldError:
+        raise
+    except (Exception, SystemExit) as error:  # foreign code may raise anything
+        raise DataError(f"'{source}' failed: {_told(error)}; mend the function") from error
+
+
+def _told(error: BaseException) -> str:
+    """The type of an error and the first line of its message, if it has one."""
+    kind, text = type(error).__name__, first_line(error)
+    return kind if text == kind else f"{kind}: {text}"
 
 
 def _function(code: ModuleType, path: Path, name: str) -> Callable[..., Any]:
@@ -115,7 +143,10 @@ def _run_file(path: Path) -> ModuleType:
 def _inputs(source: str, module: nn.Module, given: object, code: ModuleType) -> tuple[Tensor, ...]:
     found = given if given is not None else getattr(code, "example_inputs", None)
     if callable(found) and not isinstance(found, Tensor):
-        found = found()
+        try:
+            found = found()
+        except (Exception, SystemExit) as error:  # foreign code may raise anything
+            raise ModelError(f"example_inputs() of '{source}' failed: {_told(error)}; mend the function") from error
     size = getattr(module, "input_size", None)
     if found is None and isinstance(size, tuple) and all(isinstance(side, int) for side in size):
         return (example_image(size),)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from edgefold.batch import Batch
     from edgefold.bundle.reader import Bundle
     from edgefold.device_bench import BenchOptions
+    from edgefold.export.fold import FoldResult
     from edgefold.network import Metric
     from edgefold.pipeline import Lowerings
     from edgefold.preprocess import Preprocessing
@@ -180,6 +181,7 @@ def ship_network(
     if options.fold:
         capture = partial(fold, progress=progress)
     folded = stages.folded(lambda: capture(module, inputs))
+    _refuse_labels(network, folded)
     if not options.fold:
         options = stages.options = replace(options, lowering="keep")
     quantized, samples = stages.quantized(folded)
@@ -218,6 +220,16 @@ def ship_network(
         progress.stage("bundle")
         write_bundle(shipment, contract, out, force=options.force)
     return load_bundle(out)
+
+
+def _refuse_labels(network: Network, folded: FoldResult) -> None:
+    """Class indices that no score belongs to would only show as an accuracy of 0 %, at the end."""
+    from edgefold.export.verify import check_labels
+    from edgefold.quantize.graph import output_nodes
+
+    scores = output_nodes(folded.program.graph)[0].meta.get("val")
+    if network.evaluation is not None and network.metric is None and scores is not None and scores.ndim == 2:
+        check_labels(network.evaluation.labels, scores.shape[1])
 
 
 def _refuse_empty(variants: Sequence[Variant], *, folded: bool) -> None:
@@ -260,14 +272,14 @@ def as_evaluation(value: Evaluation | tuple[Tensor, Any] | None) -> Evaluation |
     """Evaluation data as it is, or from an (images, class indices) pair.
 
     Raises:
-        DataError: the numbers of images and labels differ, or there are none.
+        DataError: the numbers of images and labels differ, there are none, or the labels are no class indices.
     """
-    import numpy as np
+    from edgefold.models.inputs import class_indices
 
     if value is None or isinstance(value, Evaluation):
         return value
     images, labels = value
-    found = Evaluation((images,), np.asarray(labels, dtype=np.int64))
+    found = Evaluation((images,), class_indices(labels, "evaluation"))
     if not len(images) or len(images) != len(found.labels):
         raise DataError(
             f"evaluation has {len(images)} images and {len(found.labels)} labels, expected the same number, at least 1"

@@ -67,6 +67,14 @@ def number():
 
 def broken():
     raise ValueError("out of cheese")
+
+
+def leaves():
+    raise SystemExit(5)
+
+
+def labelled():
+    return torch.zeros(4, 1, 8, 8), [0, 1, 2, 100]
 """
 
 
@@ -106,6 +114,8 @@ SHIP = ("--calibration", "{folder}/good.npy", "-o", "{folder}/out")
         (("fold", "{folder}/syntax.py:small"), "SyntaxError"),
         (("fold", "{folder}/models.py:number"), "gave a int, expected a torch.nn.Module"),
         (("export", "{folder}/models.py:small", "-f", "onnx", "--weights", "{folder}/text.txt"), "text.txt"),
+        (("fold", "{folder}/models.py:broken"), "models.py:broken' failed: ValueError: out of cheese"),
+        (("fold", "{folder}/models.py:leaves"), "models.py:leaves' failed: SystemExit: 5"),
         # weights and inputs
         (("ship", "{folder}/models.py:nan", *SHIP), "NaN"),
         (("export", "{folder}/models.py:wide", "-f", "onnx", "-o", "{folder}/x.onnx"), "x"),
@@ -121,6 +131,8 @@ SHIP = ("--calibration", "{folder}/good.npy", "-o", "{folder}/out")
         (("ship", "{folder}/models.py:small", "--calibration", "{folder}/bytes.npy", "-o", "{folder}/out"), "expected float32"),
         (("quantize", "{folder}/models.py:small"), "--calibration"),
         (("ship", "{folder}/models.py:small", *SHIP, "--evaluation", "{folder}/text.txt"), "text.txt"),
+        (("ship", "{folder}/models.py:small", *SHIP, "--calibration", "{folder}/models.py:broken"), "broken' failed: ValueError"),
+        (("ship", "{folder}/models.py:small", *SHIP, "--evaluation", "{folder}/models.py:labelled"), "class index 100"),
         # outputs
         (("ship", "{folder}/models.py:small", "--calibration", "random", "-o", "{folder}/there"), "exists already"),
         (("ship", "{folder}/models.py:small", "--calibration", "random", "-o", "{folder}/there", "--force"), "is not a bundle"),

@@ -302,3 +302,72 @@ def test_batches_of_any_size_are_joined_and_cut() -> None:
         list(samples_like([(torch.zeros(3, 2), torch.zeros(2, 2))], (torch.zeros(1, 2), torch.zeros(1, 2)), "calibration"))
     with pytest.raises(DataError, match="holds an array of <U1, expected"):
         list(samples_like([np.array(["a"])], example, "calibration"))
+
+
+FAILING = """
+import sys
+import numpy as np
+from pathlib import Path
+
+
+def key():
+    raise KeyError("train")
+
+
+def leaves():
+    sys.exit(5)
+
+
+def halfway():
+    yield np.zeros((3, 6, 8), np.float32)
+    raise RuntimeError("no more\\npictures")
+
+
+def number():
+    return 3
+
+
+def images():
+    return np.zeros((4, 3, 6, 8), np.float32)
+
+
+def fractions():
+    return images(), np.arange(4) + 0.5
+
+
+def words():
+    return images(), ["a", "b", "a", "b"]
+
+
+def columns():
+    return images(), np.zeros((4, 2), np.int64)
+
+
+def below():
+    return images(), np.arange(4) - 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("key", "mine.py:key' failed: KeyError: 'train'; mend"),
+        ("leaves", "mine.py:leaves' failed: SystemExit: 5"),
+        ("halfway", "mine.py:halfway' failed: RuntimeError: no more; mend"),
+        ("number", "gave a int, expected inputs"),
+    ],
+)
+def test_a_function_that_fails_is_named_with_its_error(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "mine.py").write_text(FAILING)
+    with pytest.raises(DataError, match=words):
+        read_calibration(f"{tmp_path / 'mine.py'}:{name}", COLOUR_EXAMPLE, PREPARE)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("fractions", "of type float64"), ("words", "of type <U1"), ("columns", r"shape \(4, 2\)"), ("below", "class index -1")],
+)
+def test_labels_are_class_indices(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "mine.py").write_text(FAILING)
+    with pytest.raises(DataError, match=words):
+        read_evaluation(f"{tmp_path / 'mine.py'}:{name}", PREPARE, (), COLOUR_EXAMPLE)
