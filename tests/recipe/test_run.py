@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from edgefold.artifact import Format, Precision
 from edgefold.device_bench import BenchOptions, bench
@@ -287,6 +288,23 @@ def test_pruning_to_a_latency(recipe: ShipRecipe, tmp_path: Path, monkeypatch: p
     assert "without fine-tuning" in work.history[0]
     original = load_source(recipe.model.name, kwargs={"width": 6})
     assert count_cost(work.network.module, work.inputs).macs < count_cost(original.module, original.example_inputs).macs
+
+
+def test_an_impossible_latency_says_which_can_be_reached(
+    recipe: ShipRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def timed(module: nn.Module) -> float:
+        seen.append(count_cost(module, (torch.zeros(1, 1, 8, 8),)).macs)
+        return seen[-1] * 1e6
+
+    monkeypatch.setattr("edgefold.recipe.stages._latency", lambda network, settings: timed)
+    never = replace(recipe, prune=PruneSection(latency_ms=0.5, epochs=0), distill=None)
+    with pytest.raises(UsageError, match=r"cannot be met: .* the target is 0\.5 ms") as refused:
+        run_stages(never, tmp_path / "stages")
+    assert f"that were measured takes {min(seen):.3g} ms" in str(refused.value)
+    assert min(seen) < seen[0]
 
 
 WIDE = """

@@ -142,14 +142,32 @@ def prune(work: Work, settings: PruneSection, training: Training, folder: Path) 
 def _channels(
     network: Network, inputs: tuple[Tensor, ...], settings: PruneSection, fine_tune: Callable[[nn.Module, int], None]
 ) -> Pruned:
-    """The network without the channels that matter least, fine-tuned."""
+    """The network without the channels that matter least, fine-tuned.
+
+    Raises:
+        UsageError: the target cannot be met; of a latency with the shortest that was measured.
+    """
     module, rounds = network.module, settings.rounds
     if settings.flops is not None:
         return prune_iteratively(
             module, inputs, settings.flops, rounds, fine_tune, keep=settings.keep, round_to=settings.round_to
         )
     goal, cost = (settings.latency_ms or 0) * 1e6, _latency(network, settings)
-    return prune_to_cost(module, inputs, cost, goal, rounds, fine_tune, keep=settings.keep, round_to=settings.round_to)
+    found: list[float] = []
+
+    def timed(candidate: nn.Module) -> float:
+        found.append(cost(candidate))
+        return found[-1]
+
+    try:
+        return prune_to_cost(module, inputs, timed, goal, rounds, fine_tune, keep=settings.keep, round_to=settings.round_to)
+    except UsageError as error:
+        if not found:
+            raise
+        raise UsageError(
+            f"{error}; the fastest of the {len(found)} networks that were measured takes {min(found) / 1e6:.3g} ms, "
+            f"the target is {settings.latency_ms:g} ms"
+        ) from error
 
 
 def _judge(data: TrainingData) -> Callable[[nn.Module], float]:
