@@ -31,7 +31,8 @@ class NumericClass(StrEnum):
 class KernelMap:
     """The zero structure of a conv weight of shape (N, M, *kernel).
 
-    ``full`` counts the (n, m) pairs with a tap off the centre, ``centre`` those with the centre tap only, ``zero`` the rest.
+    ``full`` counts the (n, m) pairs with a tap elsewhere than at ``tap``, ``centre`` those with that tap only, ``zero`` the rest.
+    ``tap`` is the centre, as a rule; empty where it was not looked for.
     ``groups`` lists the connected components of the full pairs as (input channels, output channels).
     """
 
@@ -42,6 +43,7 @@ class KernelMap:
     centre: int
     zero: int
     groups: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    tap: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

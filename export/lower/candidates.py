@@ -103,7 +103,7 @@ def options_of(conv: Conv, weight: Tensor) -> Options:
         elif lowering is Lowering.SPLIT and len(partition) > MAX_SPLIT:
             option = f"{len(partition)} groups are more than {MAX_SPLIT}"
         else:
-            option = _branches(conv, lowering, partition, point=point)
+            option = _branches(conv, lowering, partition, kernel_map.tap if point else None)
         if isinstance(option, str):
             missing[lowering] = option
         else:
@@ -136,10 +136,11 @@ def _own_groups(conv: Conv, kernel_map: KernelMap) -> Options:
     return Options(conv, kernel_map, tuple(options), missing)
 
 
-def _branches(conv: Conv, lowering: Lowering, partition: Partition, *, point: bool) -> Option | str:
+def _branches(conv: Conv, lowering: Lowering, partition: Partition, tap: tuple[int, ...] | None) -> Option | str:
+    point = tap is not None
     if point and WEIGHT_SCALE in conv.node.meta and BRANCH_Q not in conv.node.meta:
         return "its two branches have not been calibrated"
-    return Option(lowering, _geometry(conv, partition, point), partition, place_point(conv) if point else None)
+    return Option(lowering, _geometry(conv, partition, point), partition, None if tap is None else place_point(conv, tap))
 
 
 def _geometry(conv: Conv, partition: Partition = (), point: bool = False) -> LayerGeometry:

@@ -1,9 +1,9 @@
 """Where the 1×1 branch of a convolution reads.
 
-Output i of a convolution reads its centre tap c = (K - 1) // 2 at input position i·s + c·d − p. A 1×1 convolution
-with the same stride reads at i·s − q, so q = p − c·d: zero for the usual odd kernel with 'same' padding. A positive q
-is padding of the 1×1 convolution, a negative one crops the start of its input. At least as many taps follow the
-centre as come before it, so the last output needs no input beyond those that q makes available: the output may come
+Output i of a convolution reads its tap c, at most (K - 1) // 2, at input position i·s + c·d − p. A 1×1 convolution
+with the same stride reads at i·s − q, so q = p − c·d: zero for the centre of an odd kernel with 'same' padding. A positive q
+is padding of the 1×1 convolution, a negative one crops the start of its input. At least as many taps follow
+c as come before it, so the last output needs no input beyond those that q makes available: the output may come
 out too long, and is then cropped at its end, but never too short.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgefold.export.fold.structure import centre_tap
 from edgefold.export.lower.conv import Conv
 
 
@@ -25,10 +24,9 @@ class PointPlacement:
     keep: tuple[int | None, ...]
 
 
-def place_point(conv: Conv) -> PointPlacement:
-    """The placement for a convolution."""
+def place_point(conv: Conv, taps: tuple[int, ...]) -> PointPlacement:
+    """The placement for the tap ``taps`` of a convolution, none of which is behind the centre."""
     crops, paddings, keeps = [], [], []
-    taps = centre_tap(conv.kernel)
     for dim, tap in enumerate(taps):
         shift = conv.padding[dim] - tap * conv.dilation[dim]
         crop, padding = max(-shift, 0), max(shift, 0)

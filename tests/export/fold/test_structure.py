@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from edgefold.export.fold import read_structure
-from edgefold.export.fold.structure import centre_tap
+from edgefold.export.fold.structure import centre_tap, point_tap
 
 
 def hetconv(outputs: int, inputs: int, parts: int) -> torch.Tensor:
@@ -56,6 +56,15 @@ def test_the_centre_of_an_even_kernel_is_the_first_middle_tap() -> None:
     weight[0, 1, 2, 1] = 1
     found = read_structure(weight)
     assert (found.full, found.centre) == (1, 1)
+
+
+def test_single_taps_may_lie_before_the_centre() -> None:
+    weight = hetconv(8, 8, 4).roll((-1, -1), dims=(2, 3))  # "same" padding of TensorFlow, with a stride of 2: all at the end
+    found = read_structure(weight)
+    assert found.tap == (0, 0)
+    assert (found.full, found.centre) == (16, 48)
+    assert read_structure(hetconv(8, 8, 4)).tap == (1, 1)
+    assert point_tap(torch.ones(4, 4, 5, 5)) == (2, 2)
 
 
 def test_a_pointwise_weight_has_groups_of_its_own() -> None:

@@ -18,15 +18,18 @@ from edgefold.quantize.graph import constant_of
 aten = torch.ops.aten
 
 
-def sparse(conv: nn.Module, owners: tuple[list[int], list[int]], *, point: bool) -> nn.Sequential:
-    """The conv with full kernels where input and output have the same owner, between two plain convolutions."""
+def sparse(conv: nn.Module, owners: tuple[list[int], list[int]], *, point: bool, first: bool = False) -> nn.Sequential:
+    """The conv with full kernels where input and output have the same owner, between two plain convolutions.
+
+    With ``point`` the other kernels have one tap: the centre, or the ``first``.
+    """
     weight = conv.weight
     assert isinstance(weight, Tensor)
     outs, ins, *kernel = weight.shape
     full = torch.tensor(owners[1])[:, None] == torch.tensor(owners[0])[None]
     mask = full.double().reshape(outs, ins, *[1] * len(kernel)).expand_as(weight).clone()
     if point:
-        mask.flatten(2)[:, :, np.ravel_multi_index(centre_tap(tuple(kernel)), kernel)] = 1
+        mask.flatten(2)[:, :, 0 if first else np.ravel_multi_index(centre_tap(tuple(kernel)), kernel)] = 1
     with torch.no_grad():
         weight.mul_(mask)
     plain = nn.Conv1d if len(kernel) == 1 else nn.Conv2d
@@ -68,10 +71,12 @@ GEOMETRIES = [
 ]
 
 
+@pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-def test_the_centre_taps_of_the_branches_are_aligned(geometry: dict[str, int]) -> None:
+def test_the_single_taps_of_the_branches_are_aligned(geometry: dict[str, int], first: bool) -> None:
     torch.manual_seed(0)
-    net = sparse(nn.Conv2d(8, 8, **geometry), (RESIDUES, RESIDUES), point=True)  # type: ignore[arg-type]  # one size fits all
+    conv = nn.Conv2d(8, 8, **geometry)  # type: ignore[arg-type]  # one size fits all
+    net = sparse(conv, (RESIDUES, RESIDUES), point=True, first=first)
     x = torch.randn(2, 3, 11, 12, dtype=torch.float64)
     program, expected = capture(net, x), net(x)
     for lowering in (Lowering.GROUPED, Lowering.SPLIT):
