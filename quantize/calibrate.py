@@ -344,16 +344,19 @@ def _weight_scales(
         weight = constant_of(graph, node.args[1]).float()
         scale = rule(weight)
         bias = node.args[2] if len(node.args) > 2 else None
+        input_scale = activations[node.args[0].name].scale
         if is_constant(bias):
             # A channel of tiny weights with a large bias (a dead channel) would overflow the int32 bias.
-            input_scale = activations[node.args[0].name].scale
             scale = torch.maximum(scale, constant_of(graph, bias).float().abs() / (input_scale * _BIAS_LIMIT))
-        scales[name] = torch.where(scale > 0, scale, torch.full_like(scale, _smallest(scale)))
+        made = next((activations[one.name] for one in (node, *node.users) if one.name in activations), None)
+        # With it a product of integers is a step of the output: kernels take no ratio that is far from one.
+        step = made.scale / input_scale if made is not None else 1.0
+        scales[name] = torch.where(scale > 0, scale, torch.full_like(scale, _smallest(scale, step)))
     return scales
 
 
-def _smallest(scale: Tensor) -> float:
-    """A scale for channels without any weight: that of the smallest channel, or one."""
+def _smallest(scale: Tensor, otherwise: float) -> float:
+    """A scale for channels without any weight: that of the smallest channel, or ``otherwise`` where no channel has a weight."""
     positive = scale[scale > 0]
-    value = float(positive.min()) if positive.numel() else 1.0
-    return value if math.isfinite(value) else 1.0
+    value = float(positive.min()) if positive.numel() else otherwise
+    return value if math.isfinite(value) else otherwise
