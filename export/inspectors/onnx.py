@@ -25,6 +25,7 @@ _CONVS = frozenset({"Conv", "ConvInteger", "ConvTranspose", "FusedConv", "NhwcFu
 _PRODUCTS = frozenset({"FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MatMulInteger", "QGemm", "QLinearMatMul"})
 # What ONNX Runtime computes in a convolution's kernel.
 _ACTIVATIONS = frozenset({"Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh"})
+_BLOCKED = "_nchwc"  # of a conv that the runtime computes on channels in blocks
 _CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 # Integer inside whatever their inputs are.
 _MIXED = frozenset({"DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits", "DynamicQuantizeLSTM"})
@@ -45,17 +46,43 @@ def read(path: Path) -> Reading:
         ask("onnx", path, str(optimized_path))
         # Its weights may lie in files of their own, of which only names and types matter here.
         optimized = onnx.load(optimized_path, load_external_data=False)
-    return Reading(tuple(_ops(optimized.graph, _macs_by_weight(original))))
+    modules = _modules(optimized.graph, original.graph)
+    return Reading(tuple(_ops(optimized.graph, modules, _macs_by_weight(original))))
 
 
-def _ops(graph: GraphProto, macs: dict[str, int]) -> Iterable[Op]:
+def _modules(graph: GraphProto, original: GraphProto) -> list[str]:
+    """The module of each node of the runtime's graph, empty where nothing tells.
+
+    A node that the runtime made gives a value of the file, has its name from one (``VALUE_nchwc``), or serves its reader.
+    """
+    names = {node.name for node in original.node}
+    makers = {name: _module(node) for node in original.node for name in node.output}
+    readers: dict[str, str] = {}
+    found = []
+    for node in reversed(graph.node):
+        module = _module(node)
+        if not module and node.name not in names:
+            made = (*node.output, node.name.removesuffix(_BLOCKED))
+            served = [readers.get(name, "") for name in node.output]
+            module = next((name for name in (*(makers.get(value, "") for value in made), *served) if name), "")
+        for name in node.input:
+            readers.setdefault(name, module)
+        found.append(module)
+    return found[::-1]
+
+
+def _module(node: NodeProto) -> str:
+    return node.name.rpartition("/")[0]
+
+
+def _ops(graph: GraphProto, modules: list[str], macs: dict[str, int]) -> Iterable[Op]:
     types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
     types.update({tensor.name: tensor.data_type for tensor in graph.initializer})
     ends = {value.name for value in (*graph.input, *graph.output)}
     uses = Counter(name for node in graph.node for name in node.input)
     left = dict(macs)
     found: list[Op] = []
-    for node in graph.node:
+    for node, module in zip(graph.node, modules, strict=True):
         _infer_types(node, types)
         kind = _kind(node, types)
         # A weight that is widened to float counts for the op that computes with it.
@@ -64,7 +91,7 @@ def _ops(graph: GraphProto, macs: dict[str, int]) -> Iterable[Op]:
             Op(
                 node.op_type,
                 kind,
-                node.name.rpartition("/")[0],
+                module,
                 macs=sum(left.pop(name) for name in weights),
                 is_conv=node.op_type in _CONVS,
                 dynamic=node.op_type in _DYNAMIC,
@@ -173,11 +200,9 @@ def work_by_name(path: Path) -> dict[str, tuple[str, int, int]]:
     for node in model.graph.node:
         for name in node.input:
             users.setdefault(name, []).append(node)
-    found = {
-        name: (node.name.rpartition("/")[0], 0, 0) for node in model.graph.node for name in (node.name, *node.output) if name
-    }
+    found = {name: (_module(node), 0, 0) for node in model.graph.node for name in (node.name, *node.output) if name}
     for node, weight, macs in _layers(model):
-        work = (node.name.rpartition("/")[0], macs, _bytes(weight))
+        work = (_module(node), macs, _bytes(weight))
         while True:
             found |= {name: work for name in (node.name, node.output[0]) if name}
             readers = users.get(node.output[0], [])

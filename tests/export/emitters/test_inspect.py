@@ -7,10 +7,13 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
+from torch import nn
 
 from edgefold.artifact import Artifact, Format, Precision
 from edgefold.errors import ArtifactError, RuntimeFailure
 from edgefold.export.inspect import inspect
+from edgefold.pipeline import export_model, quantize_model
 
 Emitted = Callable[..., Artifact]
 
@@ -82,3 +85,13 @@ def test_weights_in_a_file_beside_it(emitted: Emitted, tmp_path: Path) -> None:
     (tmp_path / "net.onnx.data").unlink()
     with pytest.raises(ArtifactError, match="net"):
         inspect(path)
+
+
+def test_a_layer_left_in_float_has_its_name_in_an_onnx_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3)).eval()
+    inputs = torch.randn(8, 3, 10, 10)
+    program = quantize_model(module, inputs[:1], calibration=inputs, exclude=("2",))
+    found = inspect(export_model(program, format=Format.ONNX, out=tmp_path / "net.onnx").path)
+    assert found.float_mac_modules == ("2",)
+    assert [text.partition(" ")[0] for text in found.float_modules] == ["2"]
