@@ -126,3 +126,10 @@ def test_data_of_a_model_that_is_prepared_otherwise_is_left_out(cli: Cli, tmp_pa
     ended = cli(*what, "--preprocess", "mean=0.5", "--preprocess", "std=0.5")
     assert ended.code == 2
     assert "brings none; give --calibration PATH" in ended.stderr
+
+
+def test_a_file_alone_is_compared_with_default_options(cli: Cli, work: Path, bundle: Path) -> None:
+    (path,) = (bundle / "artifacts").glob("*.onnx")
+    data = ("--calibration", work / "seen", "--evaluation", work / "unseen", *DECLARED)
+    report = cli("verify", path, f"{work}/net.py:make", *data, "--json").data
+    assert any("default options" in note for note in report["notes"])

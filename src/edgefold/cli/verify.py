@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from edgefold.results import ParityReport
 
 _SAMPLES = 32
+_ASSUMED = (
+    "a file alone does not say how it was calibrated, so it is compared with a calibration of default options; "
+    "made with other samples, --exclude, --observer or --equalize it holds other numbers: verify its bundle, which records them"
+)
 
 
 def verify(
@@ -151,7 +155,8 @@ class _Verifier:
             return ()
         recorded, found = self._recorded_calibration, self._calibration
         difference = calibration_difference(found, recorded)
-        return (*calibration_notes(recorded or found), *((difference,) if difference else ()))
+        assumed = () if self._network.trained or artifact.precision in self._recorded else (_ASSUMED,)
+        return (*calibration_notes(recorded or found), *((difference,) if difference else ()), *assumed)
 
     @cached_property
     def _calibration(self) -> Recorded | None:
