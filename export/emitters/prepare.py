@@ -23,7 +23,7 @@ from edgefold.export.passes.io_layout import IO_CHANNELS_LAST, TO_NHWC, is_image
 from edgefold.export.passes.module_names import STACK_AS_PATH
 from edgefold.export.passes.pool_windows import POOL_WINDOWS
 from edgefold.export.passes.row_means import ROW_MEANS
-from edgefold.export.passes.saturation import SATURATION
+from edgefold.export.passes.saturation import SATURATION, SPLIT_CLIPS
 from edgefold.export.program import LoweredProgram
 from edgefold.quantize.insert import insert_qdq
 from edgefold.quantize.scheme import Q, QParams
@@ -113,7 +113,8 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
         graph = dynamic_batch(graph, examples)
         examples = tuple(tensor[:1] for tensor in examples)
     if scheme.calibrated:
-        graph, _ = run_passes(graph, (SATURATION,))
+        clips = (SATURATION, SPLIT_CLIPS) if lowered.format is Format.EXECUTORCH else (SATURATION,)
+        graph, _ = run_passes(graph, clips)
     weights: tuple[RoundedWeight, ...] = ()
     if scheme.rounded and not scheme.calibrated and not fold_weights:
         weights = round_weights(graph)

@@ -79,9 +79,35 @@ def _integer(value: float, params: QParams) -> int:
     return min(max(round(value / params.scale) + params.zero_point, params.qmin), params.qmax)
 
 
+def split_clips(graph: GraphModule) -> tuple[GraphModule, bool]:
+    """Let a layer have integers of its own before a clip without 0, which ExecuTorch's delegate does not fuse.
+
+    They are those of the clip: what they saturate lies outside its bounds.
+    """
+    graph = clone(graph)
+    found = [node for node in graph.graph.nodes if _is_fused_without_zero(node)]
+    for node in found:
+        node.args[0].meta[Q] = node.meta[Q]
+    return graph, bool(found)
+
+
+def _is_fused_without_zero(node: Node) -> bool:
+    source = node.args[0] if node.args else None
+    if node.target not in _BOUNDED or Q not in node.meta or not isinstance(source, Node) or Q in source.meta:
+        return False
+    low, high = _bounds(node)
+    return is_fused_with_clip(source) and (low > 0 or high < 0)
+
+
+def _none_fused(graph: GraphModule) -> str | None:
+    names = [node.name for node in graph.graph.nodes if _is_fused_without_zero(node)]
+    return f"clip '{names[0]}' is fused" if names else None
+
+
 def _none_left(graph: GraphModule) -> str | None:
     names = [node.name for node in graph.graph.nodes if _is_redundant(node) or _is_relu(node)]
     return f"clip '{names[0]}' says what saturation says" if names else None
 
 
 SATURATION: GraphPass[GraphModule] = GraphPass("saturation", saturation, ensures=(_none_left,))
+SPLIT_CLIPS: GraphPass[GraphModule] = GraphPass("split-clips", split_clips, ensures=(_none_fused,))
