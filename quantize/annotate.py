@@ -85,7 +85,6 @@ _FIXED: Final[dict[object, QParams]] = {
     _ATEN.tanh.default: QParams(1 / 128, 0),
 }
 _PADS: Final = frozenset({_ATEN.constant_pad_nd.default, _ATEN.pad.default})
-_DIVISOR: Final = 6  # place of avg_pool2d's divisor_override
 _FIXED_16: Final = QParams(1 / 32768, 0, INT16.qmin, INT16.qmax)
 
 
@@ -250,9 +249,7 @@ def _is_integer_op(node: Node) -> bool:
 
 
 def _stays_in(node: Node, params: QParams) -> bool:
-    """Whether a move of values in a range makes none outside it: padding has a value, and a pool may have another divisor."""
-    if node.target is _ATEN.avg_pool2d.default:
-        return len(node.args) <= _DIVISOR or node.args[_DIVISOR] is None
+    """Whether a move of values in a range makes none outside it: padding has a value."""
     if node.target not in _PADS:
         return True
     low, high = (params.scale * (end - params.zero_point) for end in (params.qmin - 1, params.qmax + 1))
