@@ -17,7 +17,7 @@ Run = Callable[..., dict[str, NDArray[Any]]]
 
 
 @pytest.mark.parametrize("format", list(Format))
-@pytest.mark.parametrize("dead", [0, 2])
+@pytest.mark.parametrize("dead", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_layer_of_zeros_runs_in_every_format(dead: int, format: Format, run: Run, tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1, bias=False)).eval()

@@ -48,7 +48,7 @@ def _db(exact: NDArray[Any], found: NDArray[Any]) -> float:
 
 
 @pytest.mark.parametrize("format", list(Format))
-@pytest.mark.parametrize("name", ["concat", pytest.param("split", marks=slow), "padding"])
+@pytest.mark.parametrize("name", ["concat", pytest.param("split", marks=slow), pytest.param("padding", marks=slow)])
 def test_values_beside_a_sigmoid_keep_their_range(name: str, format: Format, run: Run, tmp_path: Path) -> None:
     module, samples = _Joined(JOINS[name]).eval(), _samples()
     program = edgefold.quantize_model(module, samples[0], calibration=samples, observer="minmax")
