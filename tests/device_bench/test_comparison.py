@@ -24,7 +24,7 @@ from edgefold.device_bench.runners import open_runner
 from edgefold.device_bench.runners.fake import QUIET_DEVICE, FakeDevice, FakeRunner
 from edgefold.device_bench.stats import turn_medians, turns_ratio
 from edgefold.errors import UsageError
-from edgefold.results import Code, Estimate, Measurement, Run, Verdict
+from edgefold.results import Code, Comparison, Estimate, Measurement, Run, Verdict
 
 OPTIONS = BenchOptions(processes=12, gate_max_s=0)
 
@@ -67,16 +67,21 @@ def test_processes_are_interleaved_in_blocks(pair: tuple[Case, Case]) -> None:
     assert "".join(benches) == "abba" * 6
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> BenchOptions:
-    """Four processes, where a comparison that shall mean something has twelve."""
-    monkeypatch.setattr(comparison, "MIN_BLOCKS", 2)
-    return BenchOptions(processes=4, min_samples=3, min_time_s=0.0, max_secs=4, gate_max_s=0)
+@pytest.fixture(scope="module")
+def compared(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    """A comparison on this machine in four processes, where one that shall mean something has twelve; b has an op that no
+    delegate takes."""
+    folder = tmp_path_factory.mktemp("compared")
+    a, b = (make_case(copy(tiny / "tiny.onnx", folder / name), seed=0) for name in ("a.onnx", "b.onnx"))
+    options = BenchOptions(processes=4, min_samples=3, min_time_s=0.0, max_secs=4, gate_max_s=0)
+    with pytest.MonkeyPatch.context() as patch, open_runner("host") as runner:
+        patch.setattr(comparison, "MIN_BLOCKS", 2)
+        patch.setattr("edgefold.device_bench.benchmark.fallback_ops", lambda path: ("head (softmax)",) * (path.name == "b.onnx"))
+        return compare_cases(a, b, runner, options, Launchers(runner))
 
 
-def test_two_files_of_one_format_share_their_processes(pair: tuple[Case, Case], quick: BenchOptions) -> None:
-    with open_runner("host") as runner:
-        found = compare_cases(*pair, runner, quick, Launchers(runner))
+def test_two_files_of_one_format_share_their_processes(compared: Comparison) -> None:
+    found = compared
     assert len(found.block_ratios) == 4
     assert len(found.baseline.runs) == len(found.candidate.runs) == 4
     assert all(run.load_ns and len(run.samples_ns) >= 6 for run in (*found.baseline.runs, *found.candidate.runs))
@@ -93,14 +98,8 @@ def test_a_disturbed_turn_and_a_drift_do_not_move_the_ratio_of_a_process() -> No
     assert turn_medians([3, 1, 2, 10, 30], [3, 2]).tolist() == [2, 20]
 
 
-def test_ops_that_no_delegate_takes_are_a_code_of_the_comparison(
-    pair: tuple[Case, Case], quick: BenchOptions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "edgefold.device_bench.benchmark.fallback_ops", lambda path: ("head (softmax)",) * (path.name == "b.onnx")
-    )
-    with open_runner("host") as runner:
-        found = compare_cases(*pair, runner, quick, Launchers(runner))
+def test_ops_that_no_delegate_takes_are_a_code_of_the_comparison(compared: Comparison) -> None:
+    found = compared
     assert Code.FALLBACK_OPS not in found.baseline.codes
     assert found.candidate.fallback_ops == ("head (softmax)",)
     assert Code.FALLBACK_OPS in found.codes

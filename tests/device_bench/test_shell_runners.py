@@ -367,7 +367,7 @@ def test_the_launcher_uses_the_devices_python() -> None:
     assert PythonLauncher("/opt/python").argv("/w/case", "bench.json")[:2] == ["/opt/python", "-I"]
 
 
-@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("url", [URLS[0], pytest.param(URLS[1], marks=pytest.mark.slow)])
 def test_files_race_in_the_devices_own_python(lab: Bench, url: str) -> None:
     """The program and the worker that it builds upon are sent along, each file with its own inputs."""
     case = make_case(Path(__file__).parents[1] / "data" / "tiny" / "tiny.onnx", seed=0)
