@@ -6,14 +6,17 @@ import json
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from edgefold.cli import main
+
+if TYPE_CHECKING:
+    from edgefold.device_bench.race import Race, RaceOptions
 
 TINY = Path(__file__).parents[1] / "data" / "tiny"
 
@@ -68,8 +71,15 @@ def tiny() -> Path:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measuring in one short process: these tests look at the flow, not at the figures."""
+    """Measuring and racing in one short process: these tests look at the flow, not at the figures."""
     import edgefold.device_bench as device_bench
+    from edgefold.device_bench import closing
+    from edgefold.device_bench.race import race
+
+    def race_once(cases: Any, runner: Any, launchers: Any, options: RaceOptions) -> Race:
+        return race(cases, runner, launchers, replace(options, processes=1, blocks=2, turn_s=0.0))
 
     short = partial(device_bench.BenchOptions, processes=1, min_samples=2, min_time_s=0.01)
     monkeypatch.setattr(device_bench, "BenchOptions", lambda **options: short(**{**options, "max_secs": 1.0}))
+    monkeypatch.setattr(closing, "RACES", 1)
+    monkeypatch.setattr(closing, "race", race_once)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -36,20 +37,27 @@ def _pictures(folder: Path, count: int, seed: int) -> None:
         coarse.resize((16, 16), Image.Resampling.BICUBIC).save(target / f"{index}.png")
 
 
-@pytest.fixture
-def work(tmp_path: Path) -> Path:
-    (tmp_path / "net.py").write_text(MODEL)
-    _pictures(tmp_path / "seen", 36, 0)
-    _pictures(tmp_path / "unseen", 8, 1)
-    return tmp_path
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "net.py").write_text(MODEL)
+    _pictures(folder / "seen", 36, 0)
+    _pictures(folder / "unseen", 8, 1)
+    return folder
 
 
 @pytest.fixture
-def bundle(cli: Cli, work: Path, quick: None) -> Path:
+def bundle(cli: Cli, work: Path, tmp_path: Path, quick: None) -> Path:
+    """A copy of the bundle, which the first test that asks for it ships."""
+    if not (work / "out").exists():
+        _ship(cli, work)
+    return Path(copytree(work / "out", tmp_path / "out"))
+
+
+def _ship(cli: Cli, work: Path) -> None:
     data = ("--calibration", work / "seen", "--evaluation", work / "unseen", *DECLARED)
     ended = cli("ship", f"{work}/net.py:make", *data, "-f", "onnx", "-p", "int8", "--no-explain", "-o", work / "out")
     assert ended.code in (0, 1), ended.stderr
-    return work / "out"
 
 
 def test_pictures_are_prepared_as_the_bundle_declares(cli: Cli, work: Path, bundle: Path) -> None:
@@ -84,21 +92,21 @@ def test_a_damaged_bundle_is_refused(cli: Cli, work: Path, bundle: Path) -> None
 
 
 @pytest.mark.parametrize("format", ["onnx", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tflite", "executorch"))])
-def test_export_marks_a_file_of_random_data(cli: Cli, work: Path, format: str) -> None:
+def test_export_marks_a_file_of_random_data(cli: Cli, work: Path, tmp_path: Path, format: str) -> None:
     what = ("export", f"{work}/net.py:make", "-f", format, "-p", "int8", "--no-timing", "--calibration")
-    random = cli(*what, "random", "-o", work / "random", "--json")
+    random = cli(*what, "random", "-o", tmp_path / "random", "--json")
     assert random.code == 0, random.stderr
     assert random.data["calibration"]["random"]
     assert random.data["calibration"]["samples"] == 64
     assert cli("inspect", random.data["path"], "--json").data["random_calibration"]
     assert "calibrated with random data" in cli("inspect", random.data["path"]).stdout
 
-    real = cli(*what, work / "seen", *DECLARED, "-o", work / "real", "--json")
+    real = cli(*what, work / "seen", *DECLARED, "-o", tmp_path / "real", "--json")
     assert not real.data["calibration"]["random"]
     assert not cli("inspect", real.data["path"], "--json").data["random_calibration"]
 
 
-def test_export_tells_what_is_wrong_with_the_data(cli: Cli, work: Path) -> None:
+def test_export_tells_what_is_wrong_with_the_data(cli: Cli, work: Path, tmp_path: Path) -> None:
     what = (
         "export",
         f"{work}/net.py:make",
@@ -112,8 +120,8 @@ def test_export_tells_what_is_wrong_with_the_data(cli: Cli, work: Path) -> None:
         *DECLARED,
     )
     finding = "only 8 calibration samples, expected 32 or more: rare values are missed"
-    assert f"Note: {finding}" in cli(*what, "-o", work / "one").stdout
-    assert cli(*what, "-o", work / "two", "--json").data["calibration"]["findings"] == [finding]
+    assert f"Note: {finding}" in cli(*what, "-o", tmp_path / "one").stdout
+    assert cli(*what, "-o", tmp_path / "two", "--json").data["calibration"]["findings"] == [finding]
 
 
 def test_quantize_tells_random_data(cli: Cli, work: Path) -> None:

@@ -239,7 +239,9 @@ def test_devices(cli: Cli) -> None:
     assert "unreachable" in table.stdout
 
 
-def test_bench_several_devices(cli: Cli, tiny: Path) -> None:
+@pytest.mark.usefixtures("quick")
+def test_bench_several_devices(cli: Cli, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgefold.device_bench.fleet.RETRY_PAUSE_S", 0.0)
     quick = ("--processes", "1", "--max-secs", "1")
     ended = cli("bench", tiny / "tiny.onnx", "--device", "fake", "--device", "host", *quick, "--json")
     assert ended.code == 0
@@ -264,6 +266,7 @@ def test_the_baseline_gate(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     assert "times as long" in slower.stderr
 
 
+@pytest.mark.usefixtures("quick")
 def test_history_keeps_what_was_measured_here(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     assert cli("history", "--json").data == []
     quick = ("--processes", "1", "--max-secs", "1")

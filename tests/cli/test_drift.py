@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+import edgefold.export.drift as drift_maps
+from edgefold.quantize.drift import DriftReport
 
 Cli = Callable[..., Any]
 
@@ -37,29 +39,38 @@ class Net(nn.Module):
 
 
 @pytest.fixture
-def bundle(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """ONNX and ExecuTorch, INT8, made to agree."""
-    import edgefold.device_bench as device_bench
-
-    short = partial(device_bench.BenchOptions, processes=1, min_samples=2, min_time_s=0.01)
-    monkeypatch.setattr(device_bench, "BenchOptions", lambda **options: short(**{**options, "max_secs": 1.0}))
+def bundle(cli: Cli, tmp_path: Path, quick: None, formats: list[str]) -> Path:
+    """INT8 in the formats, made to agree."""
     (tmp_path / "net.py").write_text(MODEL)
     np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((16, 3, 12, 12)).astype(np.float32))
-    what = ("-f", "onnx", "-f", "executorch", "-p", "int8", "--agree", "--observer", "minmax", "--no-explain")
+    what = (*(word for name in formats for word in ("-f", name)), "-p", "int8", "--agree", "--observer", "minmax", "--no-explain")
     ended = cli("ship", f"{tmp_path}/net.py:Net", "--calibration", tmp_path / "x.npy", *what, "-o", tmp_path / "out")
     assert ended.code == 0, ended.stderr
     return tmp_path / "out"
 
 
-def test_runtimes_that_agree_are_bit_identical(cli: Cli, bundle: Path) -> None:
+@pytest.mark.parametrize("formats", [["onnx"], pytest.param(["onnx", "executorch"], marks=pytest.mark.slow)], ids="-".join)
+def test_runtimes_that_agree_are_bit_identical(
+    cli: Cli, bundle: Path, formats: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     work = bundle.parent
+    measure_drift = drift_maps.measure_drift
+    measured: list[DriftReport] = []
+
+    def measured_once(*args: Any, **kwargs: Any) -> DriftReport:
+        """Both commands below show one and the same measurement."""
+        if not measured:
+            measured.append(measure_drift(*args, **kwargs))
+        return measured[0]
+
+    monkeypatch.setattr(drift_maps, "measure_drift", measured_once)
     ended = cli("verify", bundle, f"{work}/net.py:Net", "--calibration", work / "x.npy", "--drift", "--json")
     assert ended.code == 0, ended.stderr
     drift = ended.data["drift"]["int8"]
-    assert drift["runtimes"] == ["torch", "onnx", "executorch"]
+    assert drift["runtimes"] == ["torch", *formats]
     assert {"stem", "het", "head"} <= {row["name"] for row in drift["rows"]}
     pairs = [
-        one for row in drift["rows"] for one in row["differences"] if (one["first"], one["second"]) == ("onnx", "executorch")
+        one for row in drift["rows"] for one in row["differences"] if [one["first"], one["second"]] == drift["runtimes"][-2:]
     ]
     assert len(pairs) == len(drift["rows"]) >= 5
     assert [one["max_steps"] for one in pairs] == [0] * len(pairs)

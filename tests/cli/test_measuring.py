@@ -74,6 +74,7 @@ def test_the_table_tells_by_how_many_steps_outputs_differ(tiny: Path) -> None:
     assert list(column.cells) == ["3", ""]
 
 
+@pytest.mark.usefixtures("quick")
 def test_what_is_kept_is_told_beside_the_result(cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     ended = cli("bench", tiny / "tiny.tflite", "--keep", "--processes", "1", "--no-remember", "--json")

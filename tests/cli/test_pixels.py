@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +32,7 @@ def make():
 
 
 @pytest.fixture
-def bundle(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    import edgefold.device_bench as device_bench
-
-    short = partial(device_bench.BenchOptions, processes=1, min_samples=2, min_time_s=0.01)
-    monkeypatch.setattr(device_bench, "BenchOptions", lambda **options: short(**{**options, "max_secs": 1.0}))
+def bundle(cli: Cli, tmp_path: Path, quick: None) -> Path:
     (tmp_path / "net.py").write_text(MODEL)
     np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, (40, 8, 10, 3), dtype=np.uint8))
     what = ("-f", "onnx", "-p", "int8", "--io", "uint8", "--layout", "nhwc", "--no-explain", "--observer", "minmax")

@@ -75,6 +75,7 @@ def test_a_layer_that_is_not_there_is_refused(cli: Cli, work: Path) -> None:
     assert "unknown layer '41'" in ended.stderr
 
 
+@pytest.mark.usefixtures("quick")
 def test_explain_says_whether_int8_pays_and_why(cli: Cli, work: Path) -> None:
     ended = cli("quantize", f"{work}/net.py:make", "--calibration", work / "x.npy", "--explain", "-f", "onnx", "--max-secs", "2")
     assert ended.code == 0, ended.stderr

@@ -148,6 +148,7 @@ def test_an_interrupted_ship_leaves_nothing(work: Path, tmp_path: Path, stage: s
     assert [path for path in temporary.iterdir() if path.name.startswith("edgefold")] == []
 
 
+@pytest.mark.usefixtures("quick")
 def test_fold_export_and_quantize(cli: Cli, work: Path) -> None:
     model = f"{work}/net.py:Net"
     assert "het" in cli("fold", model).stdout
@@ -181,6 +182,7 @@ def test_fold_export_and_quantize(cli: Cli, work: Path) -> None:
     assert found["top1"] is not None
 
 
+@pytest.mark.usefixtures("quick")
 def test_costs_of_a_models_layers(cli: Cli, work: Path) -> None:
     arguments = ("fold", f"{work}/net.py:Net", "--costs", "host", "-f", "onnx", "-p", "fp32")
     found = cli(*arguments, "--json")
