@@ -12,7 +12,7 @@ stamp := $(VENV)/.installed
 single := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-rigs test-slow lint format bench system-deps clean
+.PHONY: help venv demo test test-rigs test-rigs-slow test-slow lint format bench system-deps clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,10 +35,13 @@ test: $(stamp) ## run the tests (all but the rigs and the slow ones)
 
 # In one process: the rigs are shared by all of these tests. EDGEFOLD_REQUIRE_RIGS=1 makes a test fail that would skip.
 test-rigs: $(stamp) ## run the tests on ARM boards over ssh and phones over adb (root on Debian; elsewhere they skip)
-	$(single) $(bin)/python -m pytest -m rig
+	$(single) $(bin)/python -m pytest -m "rig and not slow"
+
+test-rigs-slow: $(stamp) ## run the longer tests on ARM boards and phones: the formats and workers that the others leave out
+	$(single) $(bin)/python -m pytest -m "rig and slow"
 
 test-slow: $(stamp) ## run the slow tests: long matrices, fresh installs
-	$(single) $(bin)/python -m pytest -n $(JOBS) --dist loadfile -m slow
+	$(single) $(bin)/python -m pytest -n $(JOBS) --dist loadfile -m "slow and not rig"
 
 lint: $(stamp) ## ruff (rules and format) and mypy --strict
 	$(bin)/ruff check

@@ -51,12 +51,14 @@ def check(result: Measurement) -> None:
     assert result.device.abi == "arm64-v8a"
 
 
-@pytest.mark.parametrize("name", FILES)
+# One runner is on boards and on phones. Over ssh fast tests run the other formats too: two at the same time, and a damaged file.
+@pytest.mark.parametrize("name", [FILES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in FILES[1:])])
 def test_native_runner_over_ssh(board: Path, native: Path, tiny: Path, name: str) -> None:
     check(bench(tiny / name, "ssh://board", options=QUICK, ssh_config=board, worker="native"))
 
 
-@pytest.mark.parametrize("name", ["tiny.onnx", "tiny-int8.tflite"])
+# The INT8 file runs in the board's Python below too, where nothing may be left.
+@pytest.mark.parametrize("name", ["tiny.onnx", pytest.param("tiny-int8.tflite", marks=pytest.mark.slow)])
 def test_the_boards_own_python_over_ssh(board: Path, tiny: Path, name: str) -> None:
     result = bench(tiny / name, "ssh://board-user", options=QUICK, ssh_config=board, worker="python")
     check(result)
@@ -70,9 +72,10 @@ def test_native_runner_over_adb(phone: str, native: Path, tiny: Path, name: str)
     check(result)
     assert result.device.system == "Android"
     assert result.device.battery_percent == 87
+    assert left_on(phone, "/data/local/tmp", None) == []
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if "int8" in name else name for name in FILES])
 def test_times_of_ops_under_the_native_runner(phone: str, native: Path, tiny: Path, name: str) -> None:
     found = profile(tiny / name, phone)
     assert found.emulated
@@ -96,15 +99,15 @@ def test_two_models_take_turns_under_the_boards_python(board: Path, tiny: Path) 
         np.testing.assert_allclose(output, host_outputs(case)[0], atol=1e-5)
 
 
-def test_the_limits_of_a_device_are_measured_there(board: Path, phone: str, native: Path) -> None:
-    with open_runner("ssh://board-user", ssh_config=board) as runner:
-        python = measure_roofline(runner, Launchers(runner, "python").of(Format.ONNX), QUICK, Format.ONNX)
-    with open_runner(phone) as runner:
-        bare = measure_roofline(runner, Launchers(runner, "native").of(Format.ONNX), replace(QUICK, threads=2), Format.ONNX)
-    for found in (python, bare):
-        assert found.operations_per_s > 1e6
-        assert found.bytes_per_s > 1e6
-    assert (python.threads, bare.threads) == (1, 2)
+@pytest.mark.parametrize(("worker", "threads"), [("native", 2), pytest.param("python", 1, marks=pytest.mark.slow)])
+def test_the_limits_of_a_device_are_measured_there(board: Path, phone: str, native: Path, worker: Worker, threads: int) -> None:
+    url, config = (phone, None) if worker == "native" else ("ssh://board-user", board)
+    with open_runner(url, ssh_config=config) as runner:
+        options = replace(QUICK, threads=threads)
+        found = measure_roofline(runner, Launchers(runner, worker).of(Format.ONNX), options, Format.ONNX)
+    assert found.operations_per_s > 1e6
+    assert found.bytes_per_s > 1e6
+    assert found.threads == threads
 
 
 def test_an_emulated_device_is_diagnosed_without_times(phone: str, native: Path, tiny: Path) -> None:
@@ -114,11 +117,9 @@ def test_an_emulated_device_is_diagnosed_without_times(phone: str, native: Path,
     assert [cause.title for cause in report.causes] == ["the device is emulated"]
 
 
-def test_nothing_is_left(board: Path, phone: str, native: Path, tiny: Path) -> None:
-    bench(tiny / "tiny-int8.tflite", "ssh://board", options=QUICK, ssh_config=board)
-    bench(tiny / "tiny-int8.tflite", phone, options=QUICK)
+def test_nothing_is_left_on_a_board_that_chooses_its_worker(board: Path, native: Path, tiny: Path) -> None:
+    check(bench(tiny / "tiny-int8.tflite", "ssh://board", options=QUICK, ssh_config=board))
     assert left_on("ssh://board", "/tmp", board) == []
-    assert left_on(phone, "/data/local/tmp", None) == []
 
 
 def test_devices_are_listed_with_their_state(board: Path, phone: str) -> None:

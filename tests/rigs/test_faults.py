@@ -218,7 +218,7 @@ def test_a_truncated_file_with_exit_code_0(phone: str, rig: Path, tmp_path: Path
 
 
 def test_a_login_that_prints_garbage(board: Path, native: Path, tiny: Path) -> None:
-    result = bench(tiny / "tiny-int8.tflite", "ssh://board-noisy", options=QUICK, ssh_config=board)
+    result = bench(tiny / "tiny-int8.tflite", "ssh://board-noisy", options=QUICK, ssh_config=board, worker="native")
     assert Code.OUTPUT_MISMATCH not in result.codes
     assert result.device.machine == "aarch64"
 
