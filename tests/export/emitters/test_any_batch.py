@@ -113,7 +113,7 @@ def _fast(*names: str) -> list[Any]:
     return [pytest.param(name, marks=[] if name in names else [pytest.mark.slow]) for name in NETWORKS]
 
 
-@pytest.mark.parametrize("name", _fast("_Channels", "_Attention"))
+@pytest.mark.parametrize("name", _fast("_Attention"))
 def test_tflite(name: str, check: Callable[[str, Format], None]) -> None:
     check(name, Format.TFLITE)
 
@@ -123,7 +123,7 @@ def test_onnx(name: str, check: Callable[[str, Format], None]) -> None:
     check(name, Format.ONNX)
 
 
-@pytest.mark.parametrize("name", _fast("_Channels"))
+@pytest.mark.parametrize("name", _fast())  # of which `test_dynamic_batch` has one
 def test_executorch(name: str, check: Callable[[str, Format], None]) -> None:
     """The limit is 16, with which torch compares the batch: the converter took it for the only one."""
     check(name, Format.EXECUTORCH)

@@ -29,7 +29,7 @@ def test_a_layer_of_zeros_runs_in_every_format(dead: int, format: Format, run: R
     np.testing.assert_array_equal(found, np.zeros((1, 4, 8, 8), np.float32))
 
 
-@pytest.mark.parametrize("bounds", [(0.5, 2.0), (None, -0.2)])
+@pytest.mark.parametrize("bounds", [(0.5, 2.0), pytest.param((None, -0.2), marks=pytest.mark.slow)])
 def test_executorch_clips_without_zero(bounds: tuple[float | None, float], run: Run, tmp_path: Path) -> None:
     class Clipped(nn.Module):
         def __init__(self) -> None:

@@ -49,7 +49,7 @@ def test_float_file_is_float_throughout(format: Format, emitted: Emitted) -> Non
 
 @pytest.mark.parametrize("format", list(Format))
 def test_damaged_files_are_refused_or_read(format: Format, emitted: Emitted, tmp_path: Path) -> None:
-    data = emitted("segment", format).path.read_bytes()
+    data = emitted("residual", format).path.read_bytes()
     generator = random.Random(1)
     for size in (0, 3, 40, len(data) // 2):
         path = tmp_path / f"short{format.suffix}"

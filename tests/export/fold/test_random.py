@@ -31,7 +31,7 @@ def check(case: Case) -> bool:
     return folded
 
 
-@settings(max_examples=150, derandomize=True, deadline=None, database=None)
+@settings(max_examples=60, derandomize=True, deadline=None, database=None)
 @given(st.integers(0, 1 << 32))
 def test_only_convolutions_fold(seed: int) -> None:
     check(generate(seed))

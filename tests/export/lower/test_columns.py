@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -72,19 +73,20 @@ class Mobile(nn.Module):
         return self.point(x) + torch.relu(self.other(x))
 
 
-@settings(deadline=None, max_examples=25)
-@given(
-    channels=st.integers(1, 4),
-    outputs_=st.sampled_from([1, 5, 8]),
-    kernel=st.tuples(st.sampled_from([1, 2, 3, 5]), st.sampled_from([1, 2, 3, 5])),
-    stride=st.integers(1, 2),
-    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
-    edges=st.tuples(*[st.integers(0, 2)] * 4),
-    depthwise=st.booleans(),
-    bias=st.booleans(),
-    seed=st.integers(0, 2**16),
-)
-def test_every_geometry_gives_the_same_integers(
+GEOMETRY: dict[str, st.SearchStrategy[Any]] = {
+    "channels": st.integers(1, 4),
+    "outputs_": st.sampled_from([1, 5, 8]),
+    "kernel": st.tuples(st.sampled_from([1, 2, 3, 5]), st.sampled_from([1, 2, 3, 5])),
+    "stride": st.integers(1, 2),
+    "padding": st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    "edges": st.tuples(*[st.integers(0, 2)] * 4),
+    "depthwise": st.booleans(),
+    "bias": st.booleans(),
+    "seed": st.integers(0, 2**16),
+}
+
+
+def check(
     channels: int,
     outputs_: int,
     kernel: tuple[int, int],
@@ -106,6 +108,19 @@ def test_every_geometry_gives_the_same_integers(
     assert made.plan.columns == (width * stride == 12)
     assert (made is origin) != made.plan.columns
     assert torch.equal(outputs(made, x), outputs(origin, x))
+
+
+@settings(deadline=None, max_examples=8)
+@given(**GEOMETRY)
+def test_every_geometry_gives_the_same_integers(**geometry: Any) -> None:
+    check(**geometry)
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=100)
+@given(**GEOMETRY)
+def test_every_geometry_gives_the_same_integers_in_more_cases(**geometry: Any) -> None:
+    check(**geometry)
 
 
 def test_a_network_computes_the_same_and_says_so(tmp_path: Path) -> None:

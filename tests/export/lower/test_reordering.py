@@ -52,7 +52,7 @@ def lowered_ops(net: nn.Module, x: Tensor, lowering: Lowering | Literal["auto"] 
     return lowered.plan.gathers, names
 
 
-@pytest.mark.parametrize("p", [2, 4, 8])
+@pytest.mark.parametrize("p", [4, *(pytest.param(p, marks=pytest.mark.slow) for p in (2, 8))])
 def test_a_residual_network_of_hetconvs_needs_no_reordering(p: int) -> None:
     gathers, ops = lowered_ops(hetnet(width=16, p=p, blocks=(2, 1, 1)), torch.randn(1, 1, 16, 16))
     assert gathers == 0

@@ -23,13 +23,20 @@ from edgefold.export.lower.lower import lower
 from edgefold.export.lower.nodes import record_values
 from edgefold.export.lower.rows import MAX_TAPS, row_branches, row_parts
 from edgefold.export.plan import LoweringPlan, NumericClass
-from edgefold.export.program import Program
+from edgefold.export.program import Program, QuantizedProgram
 from edgefold.pipeline import lower_model
 
 
 def net(kernel: tuple[int, int], channels: int = 6, **options: Any) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(channels, channels, kernel, groups=channels, **options), nn.ReLU()).eval()
+
+
+@pytest.fixture(scope="module")
+def quantized() -> QuantizedProgram:
+    """One layer of 7x7."""
+    module, samples = net((7, 7), padding=3), [torch.randn(1, 6, 12, 12) for _ in range(4)]
+    return edgefold.quantize_model(module, samples[0], calibration=samples)
 
 
 def convolutions(program: Program) -> list[Conv]:
@@ -89,9 +96,7 @@ def test_others_stay_whole(module: nn.Module, format: Format) -> None:
     assert len(convolutions(lowered.program)) == 1
 
 
-def test_formats_that_agree_compute_it_whole() -> None:
-    module, samples = net((7, 7), padding=3), [torch.randn(1, 6, 12, 12) for _ in range(4)]
-    quantized = edgefold.quantize_model(module, samples[0], calibration=samples)
+def test_formats_that_agree_compute_it_whole(quantized: QuantizedProgram) -> None:
     for format in Format:
         lowered = lower_model(quantized, format=format, agree=True)
         assert len(convolutions(lowered.program)) == 1
@@ -107,13 +112,11 @@ def test_one_after_the_other() -> None:
     torch.testing.assert_close(lowered.program.graph(x)[0], module(x))
 
 
-def test_drift_is_that_of_the_files() -> None:
-    module, samples = net((7, 7), padding=3), [torch.randn(1, 6, 12, 12) for _ in range(4)]
-    quantized = edgefold.quantize_model(module, samples[0], calibration=samples)
+def test_drift_is_that_of_the_files(quantized: QuantizedProgram) -> None:
     formats = (Format.ONNX, Format.TFLITE)
     for agree in (False, True):
         plans = {format: lower_model(quantized, format=format, agree=agree).plan for format in formats}
-        found = measure_drift(quantized, samples[0], formats=formats, plans=plans)
+        found = measure_drift(quantized, torch.randn(1, 6, 12, 12), formats=formats, plans=plans)
         assert any("branched" in row.cause for row in found.rows) is not agree
 
 
@@ -126,7 +129,7 @@ def test_branches_are_the_parts_and_the_sums_between_them() -> None:
     assert not row_branches(torch.randn(6, 2, 9, 9), 3)
 
 
-@pytest.mark.parametrize("format", [Format.TFLITE, Format.EXECUTORCH])
+@pytest.mark.parametrize("format", [Format.TFLITE, pytest.param(Format.EXECUTORCH, marks=pytest.mark.slow)])
 def test_integers_by_rows_run_in_the_runtime(format: Format, tmp_path: Path) -> None:
     torch.manual_seed(0)
     layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU()]
@@ -144,9 +147,8 @@ def test_integers_by_rows_run_in_the_runtime(format: Format, tmp_path: Path) -> 
     assert found.float_ops == 0
 
 
-def test_the_plan_says_that_integers_are_rounded_between_the_parts() -> None:
-    module, samples = net((7, 7), padding=3), [torch.randn(1, 6, 12, 12) for _ in range(4)]
-    program = edgefold.quantize_model(module, samples[0], calibration=samples).program
+def test_the_plan_says_that_integers_are_rounded_between_the_parts(quantized: QuantizedProgram) -> None:
+    program = quantized.program
 
     def plan(format: Format) -> LoweringPlan:
         return lower(program, format=format, precision=Precision.INT8).plan

@@ -145,7 +145,7 @@ def check(steps: tuple[list[tuple[str, int, int]], list[tuple[str, int]]], seed:
 
 
 @given(recipe, st.integers(0, 2**31))
-@settings(max_examples=12)
+@settings(max_examples=6)
 def test_a_sample_of_graphs(steps: tuple[list[tuple[str, int, int]], list[tuple[str, int]]], seed: int) -> None:
     check(steps, seed)
 

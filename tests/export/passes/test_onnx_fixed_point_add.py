@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import edgefold
 from edgefold.artifact import Format
 from edgefold.export.passes.onnx_fixed_point_add import fixed_point_adds, multipliers
+from edgefold.export.program import QuantizedProgram
 
 IMAGES = torch.randn(32, 3, 48, 48, generator=torch.Generator().manual_seed(1))
 
@@ -35,10 +36,14 @@ class _Residual(nn.Module):
         return torch.relu(self.three(x)) + x
 
 
-@pytest.mark.parametrize("agree", [True, False])
-def test_onnxruntime_gives_the_integers_of_executorch(agree: bool, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def quantized() -> QuantizedProgram:
     torch.manual_seed(1)
-    quantized = edgefold.quantize_model(_Residual().eval(), IMAGES[:1], calibration=IMAGES)
+    return edgefold.quantize_model(_Residual().eval(), IMAGES[:1], calibration=IMAGES[:8])
+
+
+@pytest.mark.parametrize("agree", [True, False])
+def test_onnxruntime_gives_the_integers_of_executorch(agree: bool, quantized: QuantizedProgram, tmp_path: Path) -> None:
     files = {
         format: edgefold.export_model(quantized, format=format, agree=agree, timing=False, out=tmp_path / f"net{format.suffix}")
         for format in (Format.ONNX, Format.EXECUTORCH)

@@ -65,7 +65,7 @@ def test_a_divisor_of_the_windows_own_size_costs_nothing() -> None:
     assert not [node for node in program.graph.graph.nodes if node.target is _ATEN.mul.Tensor]
 
 
-@pytest.mark.parametrize("format", list(Format))
+@pytest.mark.parametrize("format", [Format.ONNX, Format.TFLITE, pytest.param(Format.EXECUTORCH, marks=pytest.mark.slow)])
 def test_all_of_it_is_right_in_a_float_file(format: Format, tmp_path: Path) -> None:
     def several(y: Tensor) -> Tensor:
         pooled = functional.avg_pool2d(y, 2, divisor_override=1)
@@ -74,7 +74,10 @@ def test_all_of_it_is_right_in_a_float_file(format: Format, tmp_path: Path) -> N
     _check(Between(several).eval(), format, tmp_path)
 
 
-@pytest.mark.parametrize("function", [lambda y: 1 - y, lambda y: 2 / (y + 1)], ids=["minus", "over"])
+@pytest.mark.parametrize(
+    "function",
+    [pytest.param(lambda y: 1 - y, marks=pytest.mark.slow, id="minus"), pytest.param(lambda y: 2 / (y + 1), id="over")],
+)
 def test_a_constant_comes_first_in_a_tflite_file(function: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
     _check(Between(function).eval(), Format.TFLITE, tmp_path)
 
@@ -86,7 +89,9 @@ def _check(module: nn.Module, format: Format, folder: Path) -> None:
     torch.testing.assert_close(torch.from_numpy(run(artifact, x.numpy())[0]).double(), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("format", [Format.ONNX, Format.TFLITE, pytest.param(Format.EXECUTORCH, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "format", [Format.ONNX, *(pytest.param(one, marks=pytest.mark.slow) for one in (Format.TFLITE, Format.EXECUTORCH))]
+)
 def test_a_pooling_with_a_divisor_stays_right_in_integers(format: Format, tmp_path: Path) -> None:
     module = Between(lambda y: 1 - functional.avg_pool2d(y, 2, divisor_override=1)).eval()
     inputs = functional.interpolate(torch.randn(32, 3, 4, 4), size=8, mode="bilinear")

@@ -74,7 +74,12 @@ def weights(model: TfliteModel) -> list[tuple[int, ...]]:
         pytest.param(nn.Conv2d(4, 8, 7, 2, 3), (20, 24), None, marks=pytest.mark.slow),
         pytest.param(nn.Conv2d(3, 5, 2, 2), (8, 12), None, marks=pytest.mark.slow),
         pytest.param(nn.Conv2d(3, 8, (1, 5), 1, (0, 2)), (5, 15), None, marks=pytest.mark.slow),
-        (nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU6(), nn.Conv2d(8, 4, 3, 2, 1)), (8, 16), None),
+        pytest.param(
+            nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU6(), nn.Conv2d(8, 4, 3, 2, 1)),
+            (8, 16),
+            None,
+            marks=pytest.mark.slow,
+        ),
         (Shared(), (8, 16), None),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -212,15 +213,28 @@ class Rows(nn.Module):
         return y
 
 
-@pytest.fixture(scope="module", params=[(Decoder, (3, 12, 12)), (Rows, (3, 16))], ids=["decoder", "rows"])
+NETS: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {"decoder": (Decoder, (3, 12, 12)), "rows": (Rows, (3, 16))}
+
+
+def cases(*fast: tuple[str, Format]) -> list[Any]:
+    """Each network in each format; slow but for some."""
+    every = itertools.product(NETS, Format)
+    return [pytest.param(*case, marks=() if case in fast else slow, id="-".join(case)) for case in every]
+
+
+@pytest.fixture(scope="module")
 def quantized(request: pytest.FixtureRequest) -> tuple[QuantizedProgram, Tensor]:
-    kind, shape = request.param
+    kind, shape = NETS[request.param]
     torch.manual_seed(0)
     samples = torch.randn(4, *shape)
     return quantize_model(kind().eval(), samples[:1], calibration=list(torch.split(samples, 1)), observer="minmax"), samples
 
 
-@pytest.mark.parametrize("format", list(Format))
+@pytest.mark.parametrize(
+    ("quantized", "format"),
+    cases(("decoder", Format.ONNX), ("rows", Format.TFLITE), ("decoder", Format.EXECUTORCH)),
+    indirect=["quantized"],
+)
 def test_integers_throughout_and_the_references_own(
     quantized: tuple[QuantizedProgram, Tensor], format: Format, tmp_path: Path
 ) -> None:
@@ -244,7 +258,7 @@ def test_integers_throughout_and_the_references_own(
     assert (difference > 0.5).mean() < 0.02
 
 
-@pytest.mark.parametrize("format", [Format.ONNX, *(pytest.param(one, marks=slow) for one in (Format.TFLITE, Format.EXECUTORCH))])
+@pytest.mark.parametrize(("quantized", "format"), cases(("decoder", Format.ONNX)), indirect=["quantized"])
 def test_any_batch(quantized: tuple[QuantizedProgram, Tensor], format: Format, tmp_path: Path) -> None:
     program, samples = quantized
     fixed, any_batch = (
