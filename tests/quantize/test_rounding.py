@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -21,20 +22,18 @@ from edgefold.quantize.pairs import is_pair_safe
 from edgefold.quantize.rounding import _cost, _covariance, _partners, _round, _vectors_of, round_by_data
 from edgefold.quantize.scheme import WEIGHT_SCALE
 
+GEOMETRY: dict[str, st.SearchStrategy[Any]] = {
+    "dimensions": st.sampled_from([1, 2]),
+    "kernel": st.integers(1, 3),
+    "stride": st.integers(1, 2),
+    "padding": st.integers(0, 2),
+    "dilation": st.integers(1, 2),
+    "groups": st.sampled_from([1, 2, 4]),
+    "seed": st.integers(0, 2**16),
+}
 
-@settings(deadline=None, max_examples=40)
-@given(
-    dimensions=st.sampled_from([1, 2]),
-    kernel=st.integers(1, 3),
-    stride=st.integers(1, 2),
-    padding=st.integers(0, 2),
-    dilation=st.integers(1, 2),
-    groups=st.sampled_from([1, 2, 4]),
-    seed=st.integers(0, 2**16),
-)
-def test_the_cost_is_the_mean_square_of_what_the_layer_adds(
-    dimensions: int, kernel: int, stride: int, padding: int, dilation: int, groups: int, seed: int
-) -> None:
+
+def check(dimensions: int, kernel: int, stride: int, padding: int, dilation: int, groups: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     kind = nn.Conv1d if dimensions == 1 else nn.Conv2d
     conv = kind(4, 8, kernel, stride, padding, dilation, groups).eval()
@@ -52,6 +51,19 @@ def test_the_cost_is_the_mean_square_of_what_the_layer_adds(
     expected = torch.cat(added).transpose(0, 1).flatten(1).var(1, correction=0)  # the bias takes the mean
     torch.testing.assert_close(found.flatten(), expected, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(((columns @ moments) * columns).sum(2), found, rtol=1e-4, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=12)
+@given(**GEOMETRY)
+def test_the_cost_is_the_mean_square_of_what_the_layer_adds(**geometry: Any) -> None:
+    check(**geometry)
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=160)
+@given(**GEOMETRY)
+def test_the_cost_is_the_mean_square_of_what_the_layer_adds_in_more_cases(**geometry: Any) -> None:
+    check(**geometry)
 
 
 @pytest.mark.parametrize(("shape", "stride"), [((1, 4, 40, 40), 1), ((1, 4, 3, 200), 2), ((1, 4, 50), 1)])
