@@ -42,7 +42,7 @@ def quantized() -> QuantizedProgram:
     return edgefold.quantize_model(_Residual().eval(), IMAGES[:1], calibration=IMAGES[:8])
 
 
-@pytest.mark.parametrize("agree", [True, False])
+@pytest.mark.parametrize("agree", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_onnxruntime_gives_the_integers_of_executorch(agree: bool, quantized: QuantizedProgram, tmp_path: Path) -> None:
     files = {
         format: edgefold.export_model(quantized, format=format, agree=agree, timing=False, out=tmp_path / f"net{format.suffix}")
