@@ -5,16 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
 from edgefold.artifact import Artifact, Format, Precision, TensorSpec, sha256_of
-from edgefold.export.emitters.prepare import Prepared
 from edgefold.export.plan import (
     Candidate,
     FoldedLayer,
@@ -29,9 +26,7 @@ from edgefold.quantize.sensitivity_data import LayerSensitivity, Sensitivity
 from edgefold.report.content import Accuracy, Shipment, Variant
 from edgefold.report.explanation import Explanation, RuntimeOutlook
 from edgefold.results import Code, DeviceInfo, Measurement, OutputParity, ParityReport, Run, RuntimeAgreement
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
+from tests.lookups import look_up_once
 
 # The same examples in every run, however busy the machine; `--hypothesis-profile search` looks for new ones.
 settings.register_profile("repeat", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -54,36 +49,9 @@ def _no_costs_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _ask_torch_once() -> Iterator[None]:
-    """torch builds the same tables for each export, half of the time of a small one: they are built once for all tests.
-
-    The registry of ONNX ops is read only. Composite ops are looked up again as soon as one more is registered.
-    """
-    from torch._export import utils
-
-    from edgefold.export.emitters import onnx as emitter
-
-    convert, look_up = emitter._convert, utils._materialize_cpp_cia_ops
-    seen: list[str] = []
-
-    def look_up_what_is_new() -> None:
-        registered = torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd")
-        if registered != seen:
-            look_up()
-            seen[:] = registered
-
-    with pytest.MonkeyPatch.context() as patch:
-
-        def convert_with_one_registry(prepared: Prepared) -> ir.Model:
-            from torch.onnx._internal.exporter._registration import ONNXRegistry  # seconds that tests without exports save
-
-            patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
-            patch.setattr(emitter, "_convert", convert)
-            return convert(prepared)
-
-        patch.setattr(utils, "_materialize_cpp_cia_ops", look_up_what_is_new)
-        patch.setattr(emitter, "_convert", convert_with_one_registry)
-        yield
+def _quick_converters() -> None:
+    """See `look_up_once`."""
+    look_up_once()
 
 
 DEVICE = DeviceInfo(url="host", machine="x86_64", system="Linux 6.1", cpu="Test CPU", features=("avx2",), memory_bytes=8 << 30)

@@ -25,7 +25,8 @@ def crashes() -> nn.Module:
 
 
 def killed() -> nn.Module:
-    """Is killed by somebody."""
+    """Is killed by somebody, while it holds 800 MB."""
+    assert len(b"1" * 800_000_000)
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 

@@ -158,9 +158,10 @@ def test_only_a_process_that_was_near_its_limit_lacked_memory() -> None:
     (found,) = run_cells(cells, ["key"], FEW, Caps(memory_bytes=10**11))
     assert (found.error, found.stage) == ("Crash", "load")
     assert "--retry" in found.message
-    assert found.peak_rss_bytes > 10**7
-    (near,) = run_cells(cells, ["key"], FEW, Caps(memory_bytes=found.peak_rss_bytes))
-    assert (near.error, near.cap) == ("Memory", found.peak_rss_bytes)
+    assert found.peak_rss_bytes > 8 * 10**8
+    little_more = int(1.15 * found.peak_rss_bytes)  # libraries ask for more than they touch
+    (near,) = run_cells(cells, ["key"], FEW, Caps(memory_bytes=little_more))
+    assert (near.error, near.cap) == ("Memory", little_more)
 
 
 def test_a_model_that_raises_says_so_in_its_cell(tmp_path: Path) -> None:

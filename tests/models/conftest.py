@@ -10,13 +10,6 @@ from torch import Generator, nn
 
 from edgefold.models.blocks.hetconv import HetConv2d
 from edgefold.models.data import ImageSet, TrainingData
-from tests.lookups import look_up_once
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _quick_converters() -> None:
-    """See `look_up_once`."""
-    look_up_once()
 
 
 def bright_halves(count: int, seed: int) -> ImageSet:
