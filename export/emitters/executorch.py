@@ -22,6 +22,7 @@ from edgefold.export.emitters.batches import check_batches
 from edgefold.export.emitters.integer_only import check_integer_only
 from edgefold.export.emitters.prepare import Prepared, prepare
 from edgefold.export.emitters.quiet import converter
+from edgefold.export.passes.bare_pads import BARE_PADS
 from edgefold.export.passes.copied_moves import COPIED_MOVES
 from edgefold.export.passes.half_compute import HALF_COMPUTE
 from edgefold.export.passes.infra import run_passes
@@ -44,7 +45,7 @@ class ExecutorchEmitter:
             graph, _ = run_passes(prepared.graph, (HALF_COMPUTE, STACK_AS_PATH))
             prepared = replace(prepared, graph=graph)
         if scheme_of(lowered.precision).calibrated:
-            graph, _ = run_passes(prepared.graph, (ONE_ROUNDING, COPIED_MOVES))
+            graph, _ = run_passes(prepared.graph, (ONE_ROUNDING, BARE_PADS, COPIED_MOVES))
             prepared = replace(prepared, graph=graph)
         prepared = _with_integer_ends(prepared)
         with converter("ExecuTorch", self.format):

@@ -13,6 +13,7 @@ from edgefold.export.passes.tflite_integer_moves import INTEGER_MOVES
 from edgefold.export.passes.tflite_integer_weights import integer_weights
 from edgefold.export.passes.tflite_model import TfliteModel
 from edgefold.export.passes.tflite_names import NAME_BY_MODULE
+from edgefold.export.passes.tflite_pads import PADS_IN_CONVS
 from edgefold.export.passes.tflite_wide_biases import WIDE_BIASES
 from edgefold.quantize.weights import RoundedWeight
 from edgefold.schemes import scheme_of
@@ -24,9 +25,9 @@ def pipeline(precision: Precision, weights: Sequence[RoundedWeight], *, wide: bo
     ``weights`` are those that shall be integers beside float activations; ``wide`` makes channels of columns.
     """
     if weights:
-        return (integer_weights(weights, widened=not scheme_of(precision).integer), NAME_BY_MODULE)
+        return (integer_weights(weights, widened=not scheme_of(precision).integer), PADS_IN_CONVS, NAME_BY_MODULE)
     if scheme_of(precision).activation_bits == 16:
-        return (INTEGER_MOVES, WIDE_BIASES, NAME_BY_MODULE)
+        return (INTEGER_MOVES, PADS_IN_CONVS, WIDE_BIASES, NAME_BY_MODULE)
     if scheme_of(precision).calibrated:
-        return (REQUANTIZE, *((COLUMNS_AS_CHANNELS,) if wide else ()), NAME_BY_MODULE)
-    return (HALF_WEIGHTS, NAME_BY_MODULE) if precision is Precision.FP16 else (NAME_BY_MODULE,)
+        return (REQUANTIZE, PADS_IN_CONVS, *((COLUMNS_AS_CHANNELS,) if wide else ()), NAME_BY_MODULE)
+    return (PADS_IN_CONVS, *((HALF_WEIGHTS,) if precision is Precision.FP16 else ()), NAME_BY_MODULE)
