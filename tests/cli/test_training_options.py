@@ -77,3 +77,21 @@ def test_numbers_out_of_range_are_refused_before_training(cli: Cli, pictures: Pa
         assert (seed.code, "seed is 99999999999999999999, expected" in seed.stderr) == (2, True), seed.stderr
         padding = cli(*train, *qat, "--crop-padding", "100000")
         assert (padding.code, "crop padding is 100000 pixels for images of 8×8" in padding.stderr) == (2, True), padding.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [(("--learning-rate", "0.5"), "learning_rate"), (("--crop-padding", "1"), "crop_padding"), (("--no-flip",), "flip")],
+)
+def test_options_of_fine_tuning_need_an_epoch(cli: Cli, option: tuple[str, ...], name: str) -> None:
+    ended = cli("prune", "hetnet", "-o", "half", "--flops", "0.5", "--epochs", "0", *option)
+    assert ended.code == 2
+    assert f"training option {name} is given" in ended.stderr
+    assert "nothing is trained with epochs 0" in ended.stderr
+    assert not Path("half").exists()
+
+
+def test_a_device_is_looked_at_before_the_network_is_loaded(cli: Cli) -> None:
+    ended = cli("prune", "no-such-network", "-o", "half", "--latency-ms", "3", "--device", "phone")
+    assert ended.code == 2
+    assert "unknown device 'phone'" in ended.stderr

@@ -105,6 +105,17 @@ def test_the_shortest_recipe(tmp_path: Path) -> None:
         ('[model]\nname = "a"\n[ship]\nmax_size = -5\n', "max_size of .ship. is -5, expected at least 1"),
         ('[model]\nname = "a"\n[ship]\nthreads = 0\n', "threads is 0, expected at least 1"),
         ('[model]\nname = "a"\n[data]\nimage_size = 0\n', "image_size of 0 in .data., expected at least 1"),
+        ('[model]\nname = "a"\n[ship]\ndevice = "shh://pi"\n', r"\[ship\]: unknown device 'shh://pi'"),
+        ('[model]\nname = "a"\n[ship]\ndevice = "phone"\n', r"\[ship\]: unknown device 'phone'"),
+        ('[model]\nname = "a"\n[prune]\nlatency_ms = 3.0\ndevice = "phone"\n', r"\[prune\]: unknown device 'phone'"),
+        (
+            '[model]\nname = "a"\n[train]\nflip = false\n[prune]\nflops = 0.5\nepochs = 0\n',
+            "flip is given, and nothing is trained",
+        ),
+        (
+            '[model]\nname = "a"\n[train]\nlearning_rate = 1.0\n',
+            "learning_rate is given, and nothing is trained: there is neither",
+        ),
         ('model = "a"\n', r"expected a table \[model\]"),
     ],
 )
@@ -114,11 +125,11 @@ def test_wrong_recipes(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_whole_numbers_are_numbers(tmp_path: Path) -> None:
-    text = '[model]\nname = "a"\nkwargs = {width = 8}\n[prune]\nlatency_ms = 3\ndevice = "pi"\n'
+    text = '[model]\nname = "a"\nkwargs = {width = 8}\n[prune]\nlatency_ms = 3\ndevice = "ssh://pi"\n'
     text += '[ship]\nmax_drop = 1\nexclude = ["a"]\n'
     recipe = read_recipe(_write(tmp_path, text))
     assert recipe.prune is not None
-    assert (recipe.prune.latency_ms, recipe.prune.device, recipe.ship.max_drop) == (3.0, "pi", 1.0)
+    assert (recipe.prune.latency_ms, recipe.prune.device, recipe.ship.max_drop) == (3.0, "ssh://pi", 1.0)
     assert (recipe.ship.exclude, recipe.model.kwargs) == (("a",), {"width": 8})
 
 

@@ -76,6 +76,7 @@ def prune(
 ) -> None:
     """Remove channels until a target is met, whole blocks, or single weights, the least important first; then fine-tune."""
     from edgefold.cli.sources import arguments
+    from edgefold.recipe.checks import check_device, check_trained
     from edgefold.recipe.schema import DataSection, ModelSection, PruneSection, ShipRecipe, check_pruning, targets
 
     section = PruneSection(flops, latency_ms, blocks, sparsity, device, format, precision, rounds, epochs, keep, round_to)
@@ -85,7 +86,9 @@ def prune(
             "give one of --flops SHARE, --latency-ms MS, --blocks N and --sparsity SHARE"
         )
     check_pruning(section)
+    check_device(device, "--device")
     train = _train(learning_rate, seed, flip, crop_padding)
+    check_trained(train, section, None)
     choice = ModelSection(model, arguments(arg or []), None if weights is None else str(weights), trust)
     _run(ShipRecipe(choice, DataSection(data, image_size), train, prune=section), out_dir, force, as_json)
 

@@ -39,6 +39,7 @@ from typing import Any, Final, Literal
 from edgefold.artifact import MAX_BATCH, Format, Precision
 from edgefold.errors import UsageError, unknown_name
 from edgefold.network import ALL_FORMATS, DEFAULT_PRECISIONS
+from edgefold.recipe.checks import check_device, check_trained
 from edgefold.schemes import check_format, combinations
 
 
@@ -242,6 +243,8 @@ def _check(path: Path, recipe: ShipRecipe) -> None:
         if name not in SHIP_STAGES:
             raise unknown_name(f"stage in [ship] skip of recipe '{path}'", name, SHIP_STAGES)
     _check_ship(recipe.ship)
+    check_device(recipe.ship.device, f"recipe '{path}', [ship]")
+    check_trained(recipe.train, recipe.prune, recipe.distill)
     if recipe.data.image_size is not None and recipe.data.image_size < 1:
         raise UsageError(f"recipe '{path}' has an image_size of {recipe.data.image_size} in [data], expected at least 1")
     if recipe.distill is not None:
@@ -249,6 +252,7 @@ def _check(path: Path, recipe: ShipRecipe) -> None:
     prune = recipe.prune
     if prune is None:
         return
+    check_device(prune.device, f"recipe '{path}', [prune]")
     if prune.latency_ms is not None:
         check_format(prune.format, prune.precision)
     given = targets(prune)
