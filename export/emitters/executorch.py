@@ -109,17 +109,30 @@ def _check_open(program: ExportedProgram, capacity: int) -> None:
 
 
 def _partitioner() -> Any:
-    """XNNPACK's, which also takes a bilinear resize of an open batch: the backend needs a fixed height and width only."""
+    """XNNPACK's, with two things that its runtime can do and its partitioner does not ask for.
+
+    It takes a bilinear resize of an open batch (the backend needs a fixed height and width only), and sigmoid and tanh on 8-bit
+    integers, which the runtime looks up in a table.
+    """
     from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
-    from executorch.backends.xnnpack.partition.config.generic_node_configs import UpsampleBilinear2dConfig
+    from executorch.backends.xnnpack.partition.config.generic_node_configs import (
+        SigmoidConfig,
+        TanhConfig,
+        UpsampleBilinear2dConfig,
+    )
+    from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
     def check(self: Any, node: Node, ep: ExportedProgram) -> bool:
         fixed = all(isinstance(size, int) for size in node.meta["val"].shape[1:])
         return fixed and bool(self.check_common_constraints(node, ep))
 
-    resize = type("Resize", (UpsampleBilinear2dConfig,), {"check_constraints": check})
-    return XnnpackPartitioner([resize if kind is UpsampleBilinear2dConfig else kind for kind in ALL_PARTITIONER_CONFIGS])
+    def both(_: Any) -> list[Any]:
+        return [ConfigPrecisionType.FP32, ConfigPrecisionType.STATIC_QUANT]
+
+    own: dict[Any, Any] = {UpsampleBilinear2dConfig: type("Resize", (UpsampleBilinear2dConfig,), {"check_constraints": check})}
+    own |= {kind: type(kind.__name__, (kind,), {"supported_precision_types": both}) for kind in (SigmoidConfig, TanhConfig)}
+    return XnnpackPartitioner([own.get(kind, kind) for kind in ALL_PARTITIONER_CONFIGS])
 
 
 def _modules(program: ExportedProgram) -> dict[int, str]:

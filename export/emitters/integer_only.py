@@ -46,13 +46,12 @@ def check_integer_only(path: Path, precision: Precision) -> None:
     """
     if not scheme_of(precision).integer_only:
         return
-    for op in read(path).ops:
-        if op.kind is not Kind.INTEGER:
-            what = "converts from or to float" if op.kind is Kind.CONVERSION else "is computed in float"
-            where = _where(op.module, op.name)
-            raise UnsupportedError(
-                f"op '{op.name}'{where} {what} in this format, and '{precision}' allows only integers; {_REMEDY}"
-            )
+    found = [op for op in read(path).ops if op.kind is not Kind.INTEGER]
+    # Conversions stand around what is computed in float: that is what can be replaced.
+    for op in sorted(found, key=lambda op: op.kind is Kind.CONVERSION)[:1]:
+        what = "converts from or to float" if op.kind is Kind.CONVERSION else "is computed in float"
+        where = _where(op.module, op.name)
+        raise UnsupportedError(f"op '{op.name}'{where} {what} in this format, and '{precision}' allows only integers; {_REMEDY}")
 
 
 def _is_float(node: Node) -> bool:

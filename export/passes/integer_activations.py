@@ -11,7 +11,7 @@ factor goes into the weights of the layer before them without changing one integ
 The lower bound of z spares the integers of the values that hard-swish makes zero. A hard-swish after anything else than a
 layer takes its factor 1/6 in one more product: z = x / 6, hard-swish(x) = x * clip(z + 1/2, 0, 1).
 
-Swish (SiLU) is x * sigmoid(x); the sigmoid is a table of 256 integers in LiteRT and ONNX Runtime.
+Swish (SiLU) is x * sigmoid(x); the sigmoid is a table of 256 integers in all three runtimes.
 """
 
 from __future__ import annotations

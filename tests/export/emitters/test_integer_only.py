@@ -87,7 +87,7 @@ def test_what_only_the_runtime_knows_to_be_float_is_named(
     quantized_of: Callable[[str], Program], emit: Callable[..., Artifact], tmp_path: Path
 ) -> None:
     """ONNX Runtime has no integer hard-swish; Edgefold's own quantization replaces it, this graph still has it."""
-    with pytest.raises(UnsupportedError, match="in this format, and 'int8-full' allows only integers"):
+    with pytest.raises(UnsupportedError, match="is computed in float in this format, and 'int8-full' allows only integers"):
         emit(quantized_of("mobile"), Format.ONNX, tmp_path / "net.onnx", Precision.INT8_FULL)
     assert list(tmp_path.iterdir()) == []
 
