@@ -51,6 +51,7 @@ class QuantizedProgram:
     ``base`` is the float network that the table belongs to (``program`` may have corrected biases), ``float_layers`` the module
     paths of what was left in float by choice, ``equalized`` the pairs of layers that cross-layer equalization looked at.
     With ``pixels`` the graph takes camera pixels (float32 integers in 0…255) in the place of the network's first input.
+    ``findings`` are what a reader must know of its integers, as sentences.
     """
 
     program: Program
@@ -61,6 +62,7 @@ class QuantizedProgram:
     float_layers: tuple[str, ...] = ()
     equalized: tuple[EqualizedPair, ...] = ()
     pixels: PixelInput | None = None
+    findings: tuple[str, ...] = ()
 
     @property
     def canonical(self) -> Program:

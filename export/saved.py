@@ -3,8 +3,8 @@
     PATH.json          the nodes of the graph in their order, and the scales that are single numbers
     PATH.safetensors   weights, example inputs, and the scales, rounded weights and corrected biases
 
-The graph may hold ATen ops and the picking of one of several results, and no others. Of what its nodes carry, module paths and
-integers that are given from outside are kept; shapes are computed again.
+The graph may hold ATen ops and the picking of one of several results, and no others. Of what its nodes carry, module paths,
+integers that are given from outside and joins in float are kept; shapes are computed again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from edgefold.quantize.calibrate import ScaleTable, attach
 from edgefold.quantize.correct import EqualizedPair
 from edgefold.quantize.graph import constant_of
 from edgefold.quantize.pixels import PixelInput
-from edgefold.quantize.scheme import FIXED, QParams
+from edgefold.quantize.scheme import FIXED, JOINED_FLOAT, QParams
 
 SCHEMA: Final = "edgefold.program/1"
 _GETITEM: Final = "getitem"
@@ -84,6 +84,7 @@ def save_quantized(quantized: QuantizedProgram, path: Path) -> None:
         "full_range": sorted(table.full_range),
         "dynamic": table.dynamic,
         "exponent_bits": table.exponent_bits,
+        "findings": quantized.findings,
     }
     tensors |= {f"scale:{name}": value for name, value in table.weights.items()}
     tensors |= {f"bias:{name}": value for name, value in table.biases.items()}
@@ -117,7 +118,8 @@ def load_quantized(path: Path, plan: FoldPlan) -> QuantizedProgram:
         pairs = tuple(EqualizedPair(**pair) for pair in found["equalized"])
         program = Program(attach(base.graph, table), base.example_inputs, base.input_names, base.output_names)
         scheme = Precision(found["scheme"])
-        return QuantizedProgram(program, table, scheme, plan, base, tuple(found["float_layers"]), pairs, pixels)
+        layers, findings = tuple(found["float_layers"]), tuple(found["findings"])
+        return QuantizedProgram(program, table, scheme, plan, base, layers, pairs, pixels, findings)
 
     return _checked(path, read)
 
@@ -159,6 +161,8 @@ def _program_record(program: Program) -> tuple[dict[str, Any], dict[str, Tensor]
             entry["stack"] = [[key, str(path), str(kind)] for key, (path, kind) in node.meta[_STACK].items()]
         if FIXED in node.meta:
             entry["fixed"] = asdict(node.meta[FIXED])
+        if JOINED_FLOAT in node.meta:
+            entry["joined_float"] = True
         nodes.append(entry)
     tensors |= {f"input:{index}": tensor for index, tensor in enumerate(program.example_inputs)}
     return {
@@ -189,6 +193,8 @@ def _program(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Progra
             node.meta[_STACK] = {key: (path, kind) for key, path, kind in entry["stack"]}
         if "fixed" in entry:
             node.meta[FIXED] = QParams(**entry["fixed"])
+        if "joined_float" in entry:
+            node.meta[JOINED_FLOAT] = True
         nodes[entry["name"]] = node
     module = GraphModule(root, graph).eval()
     if _code_of(module) != record["code"]:

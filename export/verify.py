@@ -28,12 +28,13 @@ from edgefold.errors import DataError
 from edgefold.export.capture import output_tensors
 from edgefold.export.program import QuantizedProgram
 from edgefold.quantize.graph import output_nodes
-from edgefold.quantize.scheme import Q
+from edgefold.quantize.joins import steps_of
 from edgefold.results import OutputParity, ParityReport, RuntimeAgreement
 from edgefold.runtime import run
 from edgefold.schemes import scheme_of
 
 Arrays = tuple[NDArray[Any], ...]
+Step = float | NDArray[np.float32] | None  # of one output, or of each of its elements (1, ...)
 
 SQNR_TO_FLOAT_DB: Final = 10.0
 OTHER_BATCH: Final = 3
@@ -147,9 +148,13 @@ def reference_outputs(
     return tuple(torch.cat(parts).numpy() for parts in zip(*chunks, strict=True))
 
 
-def output_steps(program: QuantizedProgram) -> tuple[float | None, ...]:
-    """The quantization step of each output; ``None`` for an output that stays float."""
-    return tuple(node.meta[Q].scale if Q in node.meta else None for node in output_nodes(program.program.graph))
+def output_steps(program: QuantizedProgram) -> tuple[Step, ...]:
+    """The quantization step of each output; ``None`` for an output that stays float.
+
+    Where values are joined in float, it is that of each element of the output, NaN where the element stays float.
+    """
+    steps = (steps_of(node) for node in output_nodes(program.program.graph))
+    return tuple(step[:1].numpy() if isinstance(step, Tensor) else step for step in steps)
 
 
 def top1(scores: NDArray[Any], labels: Sequence[int] | NDArray[np.int64]) -> float:
@@ -179,11 +184,11 @@ def check_labels(labels: Sequence[int] | NDArray[np.int64], classes: int) -> Non
         )
 
 
-def agreement(first: str, second: str, a: Arrays, b: Arrays, steps: Sequence[float | None]) -> RuntimeAgreement:
+def agreement(first: str, second: str, a: Arrays, b: Arrays, steps: Sequence[Step]) -> RuntimeAgreement:
     """How far the outputs of two artifacts are apart, in the quantization steps of the outputs."""
     distances = [np.abs(x - y) / step for x, y, step in zip(a, b, steps, strict=True) if step is not None]
     clear, close = _clear_agreement(a[0], b[0], steps[0])
-    flat = np.concatenate([distance.ravel() for distance in distances]) if distances else np.zeros(1)
+    flat = np.concatenate([distance[~np.isnan(distance)] for distance in distances]) if distances else np.zeros(1)
     return RuntimeAgreement(
         first=first,
         second=second,
@@ -205,7 +210,7 @@ def sqnr_db(reference: NDArray[Any], output: NDArray[Any]) -> float | None:
     return float(10 * np.log10(max(signal, np.finfo(np.float64).tiny) / noise))
 
 
-def _parity(name: str, reference: NDArray[Any], output: NDArray[Any], step: float | None) -> OutputParity:
+def _parity(name: str, reference: NDArray[Any], output: NDArray[Any], step: Step) -> OutputParity:
     if reference.shape != output.shape:
         raise DataError(f"output '{name}' has shape {output.shape}, the torch network gives {reference.shape}")
     error = np.abs(reference.astype(np.float64) - output)
@@ -213,6 +218,7 @@ def _parity(name: str, reference: NDArray[Any], output: NDArray[Any], step: floa
     error = np.where(np.isfinite(error), error, np.finfo(np.float32).max)
     span = float(reference.max() - reference.min()) or 1.0
     steps = None if step is None else error / step
+    steps = None if steps is None else steps[~np.isnan(steps)]
     return OutputParity(
         name=name,
         max_abs_error=float(error.max()),
@@ -241,12 +247,12 @@ def _agreement(first: NDArray[Any], second: NDArray[Any]) -> float | None:
     return float((first.argmax(axis=1) == second.argmax(axis=1)).mean())
 
 
-def _clear_agreement(first: NDArray[Any], second: NDArray[Any], step: float | None) -> tuple[float | None, int | None]:
+def _clear_agreement(first: NDArray[Any], second: NDArray[Any], step: Step) -> tuple[float | None, int | None]:
     """Equal top-1 where the best two of ``first`` (samples, classes) differ by more than `CLEAR_STEPS`, and how many do not.
 
-    Within that, a runtime's own rounding decides. ``None`` where there are no steps, and no share where no sample is clear.
+    Within that, a runtime's own rounding decides. ``None`` where there is no one step, and no share where no sample is clear.
     """
-    if step is None or first.ndim != 2 or first.shape != second.shape or first.shape[1] < 2:
+    if not isinstance(step, float) or first.ndim != 2 or first.shape != second.shape or first.shape[1] < 2:
         return None, None
     best = np.sort(first.astype(np.float64), axis=1)[:, -2:]
     # Values on a grid are multiples of the step but for float rounding.

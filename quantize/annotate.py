@@ -10,6 +10,7 @@ The rules (for integer kernels that all three runtimes have):
 * Sigmoid, tanh and softmax have the ranges that the integer kernels fix: [0, 1) and [-1, 1), in 16 bits all [-1, 1). Values that
   share parameters have such a range where all of them lie in it; `edgefold.export.passes.own_ranges` parts the others.
 * A clone takes its input's values to other parameters.
+* A concat on the way to an output stays float where `edgefold.quantize.joins` says so, and so does what moves its values on.
 * Everything else stays float.
 
 `annotate` says so as data; `EdgefoldQuantizer` says the same to PT2E (`prepare_pt2e`, `prepare_qat_pt2e`).
@@ -34,7 +35,7 @@ from edgefold.quantize.pt2e import (
     Quantizer,
     SharedQuantizationSpec,
 )
-from edgefold.quantize.scheme import FIXED, INT8, INT16, Grid, QParams
+from edgefold.quantize.scheme import FIXED, INT8, INT16, JOINED_FLOAT, Grid, QParams
 
 _ATEN = torch.ops.aten
 CONVS: Final = frozenset({_ATEN.conv1d.default, _ATEN.conv2d.default})
@@ -78,6 +79,20 @@ _MOVES: Final = frozenset(
     }
 )
 _SPLITS: Final[frozenset[object]] = frozenset({_ATEN.chunk.default, _ATEN.split.Tensor, _ATEN.split_with_sizes.default})
+# Those of the moves that neither add values nor leave any out by their size: at an output they cost the same in float.
+INTEGER_MOVES: Final = _SPLITS | {
+    _ATEN.cat.default,
+    _ATEN.flatten.using_ints,
+    _ATEN.index_select.default,
+    _ATEN.permute.default,
+    _ATEN.reshape.default,
+    _ATEN.slice.Tensor,
+    _ATEN.squeeze.dim,
+    _ATEN.squeeze.dims,
+    _ATEN.transpose.int,
+    _ATEN.unsqueeze.default,
+    _ATEN.view.default,
+}
 _FIXED: Final[dict[object, QParams]] = {
     _ATEN.sigmoid.default: QParams(1 / 256, -128),
     _ATEN.softmax.int: QParams(1 / 256, -128),
@@ -112,7 +127,7 @@ def annotate(graph: GraphModule, keep_float: frozenset[str] = frozenset(), grid:
         grid: the integers of activations.
     """
     nodes: list[Node] = [node for node in graph.graph.nodes if _is_activation(node)]
-    integer = {node for node in nodes if node.name not in keep_float and _is_integer_op(node)}
+    integer = {node for node in nodes if node.name not in keep_float and is_integer_op(node)}
     wanted: dict[Node, None] = {}
     for node in nodes:
         if node in integer:
@@ -235,8 +250,9 @@ def _is_activation(node: object) -> bool:
     return isinstance(first, torch.Tensor) and first.is_floating_point()
 
 
-def _is_integer_op(node: Node) -> bool:
-    if node.op != "call_function":
+def is_integer_op(node: Node) -> bool:
+    """Whether integer kernels compute a node, unless it is kept in float by choice."""
+    if node.op != "call_function" or JOINED_FLOAT in node.meta:
         return False
     if node.target is operator.getitem:
         source = node.args[0]

@@ -12,6 +12,7 @@ A graph carries its parameters in the ``meta`` of its nodes, under the keys belo
 * ``WEIGHT_SCALE`` on conv and linear nodes: float32 tensor of shape (N,), one scale an output channel.
 * ``EXPONENT_BITS`` on conv and linear nodes whose weights are powers of two (see `edgefold.quantize.powers`): an int.
 * ``FIXED`` on inputs whose integers are given from outside (camera pixels): a `QParams` that calibration takes as it is.
+* ``JOINED_FLOAT`` on concats, and the moves after them, that stay float (see `edgefold.quantize.joins`): ``True``.
 * ``DYNAMIC`` on conv and linear nodes whose input is quantized at run time, by its own range.
 * ``ROUNDED_WEIGHT`` and ``CORRECTED_BIAS`` on conv and linear nodes of a graph that still has its float parameters: the int8
   weight (see `edgefold.quantize.rounding`) and the float32 bias (see `edgefold.quantize.correct`) that integers take instead.
@@ -33,6 +34,7 @@ EXPONENT_BITS: Final = "edgefold_exponent_bits"
 ROUNDED_WEIGHT: Final = "edgefold_rounded_weight"
 CORRECTED_BIAS: Final = "edgefold_corrected_bias"
 FIXED: Final = "edgefold_fixed_q"
+JOINED_FLOAT: Final = "edgefold_joined_float"
 
 
 @dataclass(frozen=True, slots=True)

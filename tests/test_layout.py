@@ -39,6 +39,7 @@ LEVELS = (
     ("report",),
     ("bundle",),
     ("network",),
+    ("quantizing",),
     ("pipeline",),
     ("trained",),
     ("calibrated", "explaining", "mixing", "qat_training"),

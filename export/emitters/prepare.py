@@ -26,7 +26,7 @@ from edgefold.export.passes.row_means import ROW_MEANS
 from edgefold.export.passes.saturation import SATURATION, SPLIT_CLIPS
 from edgefold.export.program import LoweredProgram
 from edgefold.quantize.insert import insert_qdq
-from edgefold.quantize.scheme import Q, QParams
+from edgefold.quantize.scheme import JOINED_FLOAT, Q, QParams
 from edgefold.quantize.weights import RoundedWeight, round_weights
 from edgefold.schemes import scheme_of
 
@@ -160,6 +160,11 @@ def _spec(node: Node, name: str, options: EmitOptions, max_batch: int | None) ->
     if options.io == "float32" or not value.is_floating_point():
         return TensorSpec(name, shape, str(value.dtype).removeprefix("torch."), layout, max_batch=max_batch)
     params: QParams | None = node.meta.get(Q)
+    if params is None and JOINED_FLOAT in node.meta:
+        raise UsageError(
+            f"--io {options.io}: '{name}' is joined in float, since the network was quantized for float32 ends; "
+            f"quantize it with io='{options.io}'"
+        )
     if params is None:
         raise UsageError(f"--io {options.io}: '{name}' is not quantized in this network; use --io float32")
     zero_point = params.zero_point + (128 if options.io == "uint8" else 0)

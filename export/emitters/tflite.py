@@ -17,6 +17,7 @@ from edgefold.export.emitters.batches import check_batches
 from edgefold.export.emitters.integer_only import check_integer_only
 from edgefold.export.emitters.prepare import Prepared, add_values, prepare
 from edgefold.export.emitters.quiet import converter
+from edgefold.export.passes.hold_joins import HOLD_JOINS
 from edgefold.export.passes.hold_layers import HOLD_LAYERS
 from edgefold.export.passes.hold_moves import HOLD_MOVES
 from edgefold.export.passes.infra import run_passes
@@ -49,7 +50,7 @@ class TfliteEmitter:
             add_values(prepared.graph, prepared.example_inputs)
             prepared = replace(prepared, graph=run_passes(prepared.graph, (SUBTRACT_CONSTANTS, HOLD_MOVES))[0])
         elif scheme_of(lowered.precision).calibrated:
-            prepared = replace(prepared, graph=run_passes(prepared.graph, (HOLD_GRIDS,))[0])
+            prepared = replace(prepared, graph=run_passes(prepared.graph, (HOLD_GRIDS, HOLD_JOINS))[0])
         with converter("litert_torch", self.format):
             data = _convert(prepared)
         inputs, outputs = (tuple(_without_64_bits(spec) for spec in specs) for specs in (prepared.inputs, prepared.outputs))

@@ -5,13 +5,15 @@ What it was, what is wrong with it, and whether it is the data that a bundle tel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from edgefold.artifact import Precision
     from edgefold.bundle.manifest import Calibration
+    from edgefold.export.program import QuantizedProgram
     from edgefold.network import Network
 
 RANDOM: Final = "calibrated with random data: sizes and latencies hold, INT8 accuracy does not"
@@ -42,6 +44,11 @@ def calibration_record(network: Network, samples: Sequence[tuple[Tensor, ...]]) 
 def calibration_notes(record: Calibration | None) -> tuple[str, ...]:
     """What a reader of any figure must know of the calibration, as sentences."""
     return () if record is None else tuple(f"{text[0].upper()}{text[1:]}." for text in record.findings)
+
+
+def join_notes(programs: Mapping[Precision, QuantizedProgram]) -> tuple[str, ...]:
+    """What a reader must know of values that were joined with larger ones, for each precision."""
+    return tuple(f"{precision}: {text}." for precision, program in programs.items() for text in program.findings)
 
 
 def calibration_difference(found: Calibration | None, recorded: Calibration | None) -> str:

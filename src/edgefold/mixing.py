@@ -89,12 +89,12 @@ def mix(
         DataError: there is no evaluation data.
         CheckError: the budget cannot be met.
     """
-    from edgefold.pipeline import JUDGED
     from edgefold.quantize.correct import correct_biases
     from edgefold.quantize.graph import module_path
     from edgefold.quantize.mixed import choose
     from edgefold.quantize.rounding import round_by_data
     from edgefold.quantize.sensitivity import analyse
+    from edgefold.quantizing import JUDGED
 
     clock = _Clock(program, budget)
     evaluate = _evaluation(network, program)

@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgefold.artifact import MAX_BATCH, Artifact, Format, Precision
-from edgefold.errors import DataError, OutputError, UsageError, unknown_name
+from edgefold.errors import OutputError, UsageError, unknown_name
 from edgefold.schemes import DEFAULT_EXPONENT_BITS, check_format, scheme_of
 
 if TYPE_CHECKING:
@@ -25,9 +24,9 @@ if TYPE_CHECKING:
     from edgefold.export.program import LoweredProgram, Program, QuantizedProgram
     from edgefold.network import Progress
     from edgefold.preprocess import Preprocessing
-    from edgefold.quantize.correct import EqualizedPair
 
 Lowerings = Literal["auto", "keep", "dense", "grouped", "split"]
+IoType = Literal["float32", "int8", "uint8"]
 
 
 def fold(module: nn.Module, example_inputs: Batch, *, progress: Progress | None = None) -> FoldResult:
@@ -58,6 +57,7 @@ def quantize_model(
     equalize: bool = False,
     exclude: Sequence[str] = (),
     pixels: Preprocessing | None = None,
+    io: IoType = "float32",
     exponent_bits: int = DEFAULT_EXPONENT_BITS,
     progress: Callable[[], None] = lambda: None,
 ) -> QuantizedProgram:
@@ -72,6 +72,7 @@ def quantize_model(
         equalize: scale the channels of layers that follow each other against each other first (`edgefold.quantize.correct`).
         exclude: layers (module paths) that stay in float.
         pixels: the network's preprocessing; with it the program takes camera pixels, and normalises them in its first layer.
+        io: what its files will take and give; with ``float32`` ends, values of unlike ranges may be joined in float before them.
         exponent_bits: of the weights of ``log2``.
         progress: called after each calibration sample.
 
@@ -80,19 +81,7 @@ def quantize_model(
         UnsupportedError: ``pixels``, and the network does not begin with a convolution.
         DataError: calibration is empty, holds labels, NaN or infinite values, or has another shape than the example.
     """
-    from edgefold.batch import samples_like
-    from edgefold.export.lower.branches import branches_of
-    from edgefold.export.passes.infra import run_passes
-    from edgefold.export.passes.integer_activations import INTEGER_ACTIVATIONS
-    from edgefold.export.passes.own_ranges import own_ranges_pass
-    from edgefold.export.passes.transposed_convs import transposed_convs_pass
-    from edgefold.export.program import Program, QuantizedProgram
-    from edgefold.quantize import correct
-    from edgefold.quantize.calibrate import attach, calibrate
-    from edgefold.quantize.graph import layer_nodes
-    from edgefold.quantize.pixels import PixelInput, absorb
-    from edgefold.quantize.rounding import round_by_data
-    from edgefold.quantize.scheme import GRIDS
+    from edgefold.quantizing import Calibration, quantize_folded
 
     precision = as_precision(scheme)
     form = scheme_of(precision)
@@ -102,59 +91,8 @@ def quantize_model(
     if calibration is None and (observer != "auto" or pixels is not None):
         unused = "--io uint8" if observer == "auto" else f"--observer {observer}"
         raise UsageError(f"scheme '{precision}' has no ranges of activations from data; leave {unused} out")
-    folded = as_folded(model, example_inputs)
-    graph = folded.program.graph
-    pairs: tuple[EqualizedPair, ...] = ()
-    if equalize:
-        graph, pairs = correct.equalize(graph)
-    if form.calibrated:
-        own_ranges = own_ranges_pass(GRIDS[form.activation_bits])
-        graph, _ = run_passes(graph, (transposed_convs_pass(layer_nodes(graph, exclude)), INTEGER_ACTIVATIONS, own_ranges))
-    program = Program(graph, folded.program.example_inputs, folded.program.input_names, folded.program.output_names)
-    if calibration is None:
-        return _rounded(program, folded, precision, exclude, pairs)
-    samples = list(samples_like(calibration, program.example_inputs, "calibration"))
-    if not samples:
-        raise DataError("calibration data is empty, expected at least one batch; give some inputs as the model sees them in use")
-    floats = layer_nodes(program.graph, exclude)
-    if pixels is not None and not form.integer_ends:
-        raise UsageError(
-            f"precision '{precision}' has no 8-bit inputs that could be camera pixels; leave --io uint8 out or give int8"
-        )
-    camera = None if pixels is None else PixelInput.of(pixels)
-    if camera is not None:
-        program = replace(program, graph=absorb(program.graph, camera), example_inputs=camera.first(program.example_inputs))
-        samples = [camera.first(sample) for sample in samples]
-    table = calibrate(
-        program.graph,
-        samples,
-        observer=observer,
-        branches=branches_of,
-        keep_float=floats,
-        grid=GRIDS[form.activation_bits],
-        progress=progress,
-    )
-    if precision is Precision.LOG2:
-        table = replace(table, exponent_bits=exponent_bits)
-    table = correct.correct_biases(program.graph, table, samples[:JUDGED])
-    if precision is not Precision.LOG2:
-        table = round_by_data(program.graph, table, samples[:JUDGED])
-    quantized = Program(attach(program.graph, table), program.example_inputs, program.input_names, program.output_names)
-    return QuantizedProgram(quantized, table, precision, folded.plan, program, tuple(dict.fromkeys(exclude)), pairs, camera)
-
-
-def _rounded(
-    program: Program, folded: FoldResult, precision: Precision, exclude: Sequence[str], pairs: tuple[EqualizedPair, ...]
-) -> QuantizedProgram:
-    """The network with rounded weights; its activations have no scales."""
-    from edgefold.export.program import QuantizedProgram
-    from edgefold.quantize.calibrate import attach
-    from edgefold.quantize.graph import layer_nodes
-    from edgefold.quantize.weights import weight_table
-
-    table = weight_table(program.graph, layer_nodes(program.graph, exclude), dynamic=scheme_of(precision).integer)
-    rounded = replace(program, graph=attach(program.graph, table))
-    return QuantizedProgram(rounded, table, precision, folded.plan, program, tuple(dict.fromkeys(exclude)), pairs)
+    options = Calibration(observer, equalize, tuple(exclude), pixels, io, exponent_bits)
+    return quantize_folded(as_folded(model, example_inputs), calibration, precision, options, progress)
 
 
 def export_model(
@@ -168,7 +106,7 @@ def export_model(
     device: str | None = None,
     costs: CostModel | None = None,
     agree: bool = False,
-    io: Literal["float32", "int8", "uint8"] = "float32",
+    io: IoType = "float32",
     layout: Literal["nchw", "nhwc"] = "nchw",
     timing: bool | None = None,
     max_size: int | None = None,
@@ -242,7 +180,7 @@ def export_with_plan(
     device: str | None = None,
     costs: CostModel | None = None,
     agree: bool = False,
-    io: Literal["float32", "int8", "uint8"] = "float32",
+    io: IoType = "float32",
     layout: Literal["nchw", "nhwc"] = "nchw",
     timing: bool | None = None,
     max_size: int | None = None,
@@ -268,7 +206,7 @@ def export_with_plan(
     target = as_output(Path(out), form)
     check_free(target, force=force)
     check_format(form, model.scheme if isinstance(model, QuantizedProgram) else as_precision(precision or Precision.FP32))
-    program, chosen = _prepared(model, example_inputs, precision, calibration)
+    program, chosen = _prepared(model, example_inputs, precision, calibration, io)
     choices = _agreed(program, chosen, lowering, device, costs)[form] if agree else None
     native = device is not None and not portable
     request = Request(form, chosen, lowering, device or "host", costs, timing, max_size, choices, native)
@@ -301,6 +239,7 @@ def _prepared(
     example_inputs: Batch | None,
     precision: Precision | str | None,
     calibration: Iterable[Batch] | Tensor | None,
+    io: IoType = "float32",
 ) -> tuple[Program, Precision]:
     """The canonical network with what its precision needs."""
     from edgefold.export.fold import FoldResult
@@ -317,7 +256,7 @@ def _prepared(
         raise UsageError("example_inputs are missing; give one minibatch of the shape that the model takes")
     check_calibration(chosen, given=calibration is not None)
     if scheme_of(chosen).rounded:
-        return quantize_model(model, example_inputs, calibration=calibration, scheme=chosen).program, chosen
+        return quantize_model(model, example_inputs, calibration=calibration, scheme=chosen, io=io).program, chosen
     return as_folded(model, example_inputs).program, chosen
 
 
@@ -395,6 +334,3 @@ def check_free(out: Path, *, force: bool) -> None:
     """
     if out.exists() and not force:
         raise OutputError(f"output '{out}' exists already; choose another name or give --force")
-
-
-JUDGED = 128  # calibration samples by which weights are rounded and biases corrected

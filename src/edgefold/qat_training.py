@@ -117,7 +117,7 @@ def train_qat(
     progress("calibrating")
     samples = [train.normalised(index, index + 1) for index in range(min(CALIBRATED, len(train)))]
     findings = lint([(sample,) for sample in samples], network.preprocessing)
-    program = quantize_model(single, images[:1], calibration=samples)
+    program = quantize_model(single, images[:1], calibration=samples, io="int8")  # its scales are for all files
     before = _top1(insert_qdq(attach(batched, program.table), fold_weights=True), test, options.batch_size)
     exact = _top1(batched, test, options.batch_size)
     weights, losses = _train(batched, replace(program.table, biases={}), train, options, progress)

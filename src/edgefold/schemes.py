@@ -56,6 +56,11 @@ class Scheme:
         return self.calibrated and self.activation_bits == 8
 
     @property
+    def float_joins(self) -> bool:
+        """Whether values may be joined in float before an output that is float itself."""
+        return self.trainable and not self.integer_only
+
+    @property
     def trainable(self) -> bool:
         """Whether the scales of a training as INT8 are those of its files."""
         return self.integer_ends and bool(self.formats)

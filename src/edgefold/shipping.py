@@ -163,7 +163,7 @@ def ship_network(
     from edgefold.bundle.manifest import Scales
     from edgefold.bundle.reader import load_bundle
     from edgefold.bundle.writer import Contract, check_output, write_bundle
-    from edgefold.calibrated import calibration_notes, calibration_record
+    from edgefold.calibrated import calibration_notes, calibration_record, join_notes
     from edgefold.device_bench.runners import open_runner
     from edgefold.export.fold import unfolded
     from edgefold.pipeline import fold
@@ -204,6 +204,7 @@ def ship_network(
                 *network.notes,
                 *_notes(network, options),
                 *calibration_notes(calibration),
+                *join_notes(quantized),
                 *_late(variants, options),
                 *_scheme_notes(variants, options),
             ),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from edgefold.artifact import Precision, atomic_path
 from edgefold.errors import ArtifactError, DataError, UsageError
@@ -76,6 +77,7 @@ def quantize_network(
     equalize: bool = False,
     exclude: Sequence[str] = (),
     pixels: Preprocessing | None = None,
+    io: Literal["float32", "int8", "uint8"] = "float32",
     exponent_bits: int = DEFAULT_EXPONENT_BITS,
     progress: Callable[[], None] = lambda: None,
 ) -> QuantizedProgram:
@@ -90,13 +92,16 @@ def quantize_network(
         equalize: see there.
         exclude: see there.
         pixels: see there.
+        io: see there.
         exponent_bits: see there.
         progress: see there.
 
     Raises:
         UsageError: options of the calibration for a network that is trained, or a scheme that its scales are not for.
     """
+    from edgefold.batch import samples_like
     from edgefold.pipeline import quantize_model
+    from edgefold.quantizing import JUDGED, coarse
 
     if network.trained is None:
         return quantize_model(
@@ -108,6 +113,7 @@ def quantize_network(
             equalize=equalize,
             exclude=exclude,
             pixels=pixels,
+            io=io,
             exponent_bits=exponent_bits,
             progress=progress,
         )
@@ -125,7 +131,13 @@ def quantize_network(
         raise UsageError(
             f"--qat brings scales that the weights were trained for, which {names} would change; leave one of them out"
         )
-    return trained_program(folded, network.trained, scheme, pixels=pixels)
+    program = trained_program(folded, network.trained, scheme, pixels=pixels)
+    data = network.calibration if calibration is None else calibration
+    if network.calibration is None or data is None:  # else there is nothing but random numbers to look with
+        return program
+    samples = islice(samples_like(data, folded.program.example_inputs, "calibration"), JUDGED)
+    judged = [program.takes(sample) for sample in samples]
+    return replace(program, findings=coarse(program.canonical.graph, program.table, judged))
 
 
 def save_trained(trained: TrainedWeights, path: Path, *, force: bool = False) -> None:

@@ -50,6 +50,7 @@ def quantize_all(
             equalize=options.equalize,
             exclude=options.exclude,
             pixels=network.preprocessing if options.io == "uint8" and scheme_of(scheme).integer_ends else None,
+            io=options.io,
             progress=progress.step,
         )
         budget = Budget(

@@ -100,6 +100,7 @@ def export(
         from edgefold.variants import calibration_samples
 
         record = None
+        findings: tuple[str, ...] = ()
         with progress(f"exporting {model} to {format}"):
             network = choice.load(calibration)
             source: nn.Module | QuantizedProgram = network.module
@@ -116,7 +117,9 @@ def export(
                     equalize=equalize,
                     exclude=exclude or (),
                     pixels=network.preprocessing if io == "uint8" else None,
+                    io=io,
                 )
+                findings = source.findings
             written = export_with_plan(
                 source,
                 network.example_inputs,
@@ -144,12 +147,13 @@ def export(
                 "lowering": plan,
                 "note": scheme.note,
                 "calibration": record and record.model_dump(mode="json"),
+                "findings": findings,
             },
             lambda: [
                 f"{artifact.path}: {size(artifact.size_bytes)}",
                 *lines,
                 *_lowered(plan),
-                *_noted(scheme.note, *(() if record is None else record.findings)),
+                *_noted(scheme.note, *(() if record is None else record.findings), *findings),
                 *_limits(artifact),
             ],
         )

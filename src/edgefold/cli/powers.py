@@ -74,8 +74,8 @@ def compare_powers(
     say: Callable[[str], None],
 ) -> PowerComparison:
     """Calibrates once, and compares weights that are powers of two with int8 ones."""
-    from edgefold.pipeline import JUDGED
     from edgefold.quantize.power_study import compare, int8_table
+    from edgefold.quantizing import JUDGED
     from edgefold.trained import quantize_network
 
     say(f"calibrating with {len(samples)} samples")

@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from edgefold.report.explanation import Explanation
 
 
-_JUDGED = 16  # samples that the values of an output are looked at with
-
 # Those whose weights are other numbers than those of the float network: there is nothing to explain of the others.
 RoundedScheme = Literal["int8", "int8-full", "int8-dynamic", "int8-weight-only", "int16x8", "log2"]
 
@@ -182,7 +180,7 @@ class _Work:
             len(self.samples),
             explanation.sensitivity,
             explanation,
-            findings=(*self.findings, *self._coarse(program)),
+            findings=(*self.findings, *program.findings),
             equalized=program.equalized,
             mixture=mixture,
             note=scheme_of(self.scheme).note,
@@ -193,13 +191,6 @@ class _Work:
         self._say(f"evaluating on {evaluation.data}")
         top1 = [self._top1(net) for net in (program, self.folded.program)]
         return replace(found, evaluated=len(evaluation.labels), top1=top1[0], top1_reference=top1[1])
-
-    def _coarse(self, program: QuantizedProgram) -> tuple[str, ...]:
-        from edgefold.quantize.calibrate import annotated
-        from edgefold.quantize.joins import coarse_joins
-
-        samples = [program.takes(sample) for sample in self.samples[:_JUDGED]]
-        return coarse_joins(annotated(program.canonical.graph, program.table), samples) if self.calibrated else ()
 
     def compare_powers(self, observer: str, exclude: list[str], exponent_bits: int, *, equalize: bool) -> PowerComparison:
         """Compares weights that are powers of two with int8 ones."""

@@ -51,7 +51,8 @@ def _db(exact: NDArray[Any], found: NDArray[Any]) -> float:
 @pytest.mark.parametrize("name", ["concat", pytest.param("split", marks=slow), pytest.param("padding", marks=slow)])
 def test_values_beside_a_sigmoid_keep_their_range(name: str, format: Format, run: Run, tmp_path: Path) -> None:
     module, samples = _Joined(JOINS[name]).eval(), _samples()
-    program = edgefold.quantize_model(module, samples[0], calibration=samples, observer="minmax")
+    # For integer ends, so that it joins in integers.
+    program = edgefold.quantize_model(module, samples[0], calibration=samples, observer="minmax", io="int8")
     artifact = edgefold.export_model(program, format=format, timing=False, out=tmp_path / "joined")
     with torch.no_grad():
         exact = module(*samples[0]).numpy()
@@ -67,7 +68,7 @@ def test_a_file_of_integers_only_has_two_grids_for_a_sigmoid(tmp_path: Path) -> 
 
 def test_clipped_shares_are_those_of_the_values_that_are_joined() -> None:
     module, samples = _Joined(JOINS["concat"]).eval(), _samples()
-    table = edgefold.quantize_model(module, samples[0], calibration=samples, observer="minmax").table
+    table = edgefold.quantize_model(module, samples[0], calibration=samples, observer="minmax", io="int8").table
     with torch.no_grad():
         most = max(float(module(*sample).abs().max()) for sample in samples)
     params = table.activations["cat"]
