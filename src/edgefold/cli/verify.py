@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from edgefold.cli.options import Arg, Artifacts, Calibration, Evaluation, Json, Preprocess, Qat, Target, Trust, Weights
-from edgefold.errors import DataError
+from edgefold.cli.options import (
+    Arg,
+    Artifacts,
+    Calibration,
+    Equalize,
+    Evaluation,
+    Exclude,
+    Json,
+    Observer,
+    Preprocess,
+    Qat,
+    Target,
+    Trust,
+    Weights,
+    refuse_unused,
+)
+from edgefold.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,8 +43,9 @@ if TYPE_CHECKING:
 
 _SAMPLES = 32
 _ASSUMED = (
-    "a file alone does not say how it was calibrated, so it is compared with a calibration of default options; "
-    "made with other samples, --exclude, --observer or --equalize it holds other numbers: verify its bundle, which records them"
+    "a file alone does not say how it was calibrated, so it is compared with a calibration {options}; made with other samples, "
+    "--exclude, --observer or --equalize it holds other numbers: give those that it was made with, or verify its bundle, which "
+    "records them"
 )
 
 
@@ -44,6 +60,9 @@ def verify(
     preprocess: Preprocess = None,
     calibration: Calibration = None,
     evaluation: Evaluation = None,
+    observer: Observer = "auto",
+    equalize: Equalize = False,
+    exclude: Exclude = None,
     drift: Annotated[
         bool, typer.Option("--drift", help="Also map where the runtimes' integer results differ, layer by layer, and why.")
     ] = False,
@@ -62,16 +81,25 @@ def verify(
 
             wanted = integer_formats(artifacts) if drift else {}
             manifest = manifest_of(target)
+            options = _Options(observer, equalize, tuple(exclude or ()))
+            if manifest is not None and options != _Options():
+                raise UsageError(
+                    f"bundle '{target}' records how it was quantized; leave --observer, --equalize and --exclude out, "
+                    "or give one of its files"
+                )
+            refuse_unused(
+                [found.precision for found in artifacts.values()], qat=None, observer=observer, equalize=equalize, exclude=exclude
+            )
             bundled = None if manifest is None else manifest.preprocessing
             network = ModelChoice(model, arg, weights, trust, preprocess, qat).load(calibration, evaluation, bundled)
-            check = _Verifier(network, manifest)
+            check = _Verifier(network, manifest, options)
             for name, found in artifacts.items():
                 say(f"verifying {name}")
                 reports[name] = check(found)
             for precision, formats in wanted.items():
                 say(f"looking for drift between {', '.join(formats)}")
-                specs = next(found.inputs for found in artifacts.values() if found.precision is precision)
-                program = check.program(precision, specs[0], target.name)
+                first = next(found for found in artifacts.values() if found.precision is precision)
+                program = check.program(first, target.name)
                 maps[precision] = measure(program, check.inputs, formats, recorded_plans(manifest, precision))
         results = list(reports.values())
         parity: Any = results if is_bundle(target) else results[0]
@@ -80,17 +108,27 @@ def verify(
     raise typer.Exit(0 if all(report.passed for report in results) else 1)
 
 
-class _Verifier:
-    """Compares artifacts with one network; the network is quantized at most once a precision.
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """How a network is quantized."""
 
-    It is quantized as the manifest of the artifacts' bundle says, or as by default.
+    observer: str = "auto"
+    equalize: bool = False
+    exclude: tuple[str, ...] = ()
+
+
+class _Verifier:
+    """Compares artifacts with one network; the network is quantized at most once for each precision and type of ends.
+
+    It is quantized as the manifest of the artifacts' bundle says, or with the options given.
     """
 
-    def __init__(self, network: Network, manifest: Manifest | None) -> None:
+    def __init__(self, network: Network, manifest: Manifest | None, options: _Options) -> None:
         self._network = network
         self._recorded_calibration = None if manifest is None else manifest.calibration
         self._recorded = {} if manifest is None else {scales.scheme: scales for scales in manifest.scales}
-        self._programs: dict[tuple[Precision, Preprocessing | None], QuantizedProgram] = {}
+        self._options = options
+        self._programs: dict[tuple[Precision, Preprocessing | None, str], QuantizedProgram] = {}
 
     def __call__(self, artifact: Artifact) -> ParityReport:
         """The report on one artifact.
@@ -110,32 +148,36 @@ class _Verifier:
         """What the artifacts are run on: the evaluation data, or else seeded random inputs."""
         return self._seeded() if self._network.evaluation is None else self._network.evaluation.inputs
 
-    def program(self, precision: Precision, first: TensorSpec, name: str) -> QuantizedProgram:
-        """The network quantized as the artifacts of a precision were, whose first input is ``first``; ``name`` stands for them in
-        messages."""
+    def program(self, artifact: Artifact, name: str) -> QuantizedProgram:
+        """The network quantized as an artifact was; ``name`` stands for it in messages."""
         from edgefold.pipeline import fold
         from edgefold.schemes import scheme_of
         from edgefold.trained import quantize_network
 
+        precision = artifact.precision
         calibrated = scheme_of(precision).calibrated
         if calibrated and self._network.calibration is None and self._network.trained is None:
             raise DataError(
                 f"'{name}' is {precision} and model '{self._network.name}' brings no calibration data; "
                 "give the --calibration that it was made with"
             )
-        pixels = _pixels(first)
-        key = precision, pixels
+        pixels, io = _pixels(artifact.inputs[0]), _io(artifact)
+        key = precision, pixels, io
         if key not in self._programs:
-            recorded = None if self._network.trained else self._recorded.get(precision)
+            scales = None if self._network.trained else self._recorded.get(precision)
+            options = self._options
+            if scales is not None:
+                options = _Options(scales.observer, bool(scales.equalized), scales.float_layers)
             self._programs[key] = quantize_network(
                 self._network,
                 fold(self._network.module, self._network.example_inputs),
                 self._network.calibration_for(precision),
                 precision,
-                observer="auto" if recorded is None else recorded.observer,
-                equalize=recorded is not None and bool(recorded.equalized),
-                exclude=() if recorded is None else recorded.float_layers,
+                observer=options.observer,
+                equalize=options.equalize,
+                exclude=options.exclude,
                 pixels=pixels,
+                io=io,
             )
         return self._programs[key]
 
@@ -144,19 +186,23 @@ class _Verifier:
 
         if not scheme_of(artifact.precision).rounded:
             return self._network.module
-        return self.program(artifact.precision, artifact.inputs[0], artifact.path.name)
+        return self.program(artifact, artifact.path.name)
 
     def _calibration_notes(self, artifact: Artifact) -> tuple[str, ...]:
-        """What is to be known of an artifact's scales: the bundle's own findings, and whether the data at hand is other data."""
-        from edgefold.calibrated import calibration_difference, calibration_notes
+        """What is to be known of an artifact's scales: the bundle's own findings, whether the data at hand is other data, and
+        which values lose their steps."""
+        from edgefold.calibrated import calibration_difference, calibration_notes, join_notes
         from edgefold.schemes import scheme_of
 
         if not scheme_of(artifact.precision).calibrated:
             return ()
         recorded, found = self._recorded_calibration, self._calibration
         difference = calibration_difference(found, recorded)
-        assumed = () if self._network.trained or artifact.precision in self._recorded else (_ASSUMED,)
-        return (*calibration_notes(recorded or found), *((difference,) if difference else ()), *assumed)
+        assumed: tuple[str, ...] = ()
+        if not self._network.trained and artifact.precision not in self._recorded:
+            assumed = (_ASSUMED.format(options=_told(self._options)),)
+        joins = join_notes({artifact.precision: self.program(artifact, artifact.path.name)})
+        return (*calibration_notes(recorded or found), *((difference,) if difference else ()), *assumed, *joins)
 
     @cached_property
     def _calibration(self) -> Recorded | None:
@@ -180,6 +226,22 @@ class _Verifier:
             else tensor[:1].expand(_SAMPLES, *tensor.shape[1:])
             for tensor in as_tensors(self._network.example_inputs)
         )
+
+
+def _told(options: _Options) -> str:
+    """The options of a calibration in words."""
+    given = (
+        *((f"--observer {options.observer}",) if options.observer != "auto" else ()),
+        *(("--equalize",) if options.equalize else ()),
+        *(f"--exclude {layer}" for layer in options.exclude),
+    )
+    return f"with {' '.join(given)}" if given else "of default options"
+
+
+def _io(artifact: Artifact) -> Literal["float32", "int8", "uint8"]:
+    """The type of an artifact's quantized ends."""
+    found = {spec.dtype for spec in (*artifact.inputs, *artifact.outputs) if spec.scale is not None}
+    return "uint8" if "uint8" in found else "int8" if "int8" in found else "float32"
 
 
 def _pixels(spec: TensorSpec) -> Preprocessing | None:
