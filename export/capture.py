@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from edgefold.batch import Batch, as_tensors, refuse_labels
 from edgefold.errors import ModelError, UnsupportedError, first_line
 from edgefold.export.constants import fold_constants
+from edgefold.export.functional import MANY, is_simple, make_functional
 from edgefold.export.plain_ops import plain_ops
 from edgefold.export.program import Program
 
@@ -58,7 +59,10 @@ def capture(module: nn.Module, example_inputs: Batch) -> Program:
         warnings.simplefilter("ignore")  # notes of the exporter to its own developers
         try:
             with DataAsAlias(), _inputs_copied(module) if writes else nullcontext():
-                exported = torch.export.export(module, args, kwargs, strict=False).run_decompositions({})
+                exported = torch.export.export(module, args, kwargs, strict=False)
+                simple = len(exported.graph.nodes) > MANY and is_simple(exported.graph)
+                if not simple:
+                    exported = exported.run_decompositions({})
         except Exception as error:  # the exporter raises whatever the module's code or its own passes raise
             taken = _taken_names(module)
             remedy = (
@@ -71,6 +75,8 @@ def capture(module: nn.Module, example_inputs: Batch) -> Program:
             ) from error
     graph_module = exported.module(check_guards=False)
     assert isinstance(graph_module, GraphModule)
+    if simple:
+        make_functional(graph_module.graph)
     flat = pytree.tree_leaves(graph_module.graph.output_node().args[0])
     names = _output_names(exported.call_spec.out_spec, [value is not None for value in flat])
     if not names:
