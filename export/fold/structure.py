@@ -23,14 +23,15 @@ def centre_tap(kernel_size: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def point_tap(weight: Tensor) -> tuple[int, ...]:
-    """The index of the tap that most kernels with a single tap have, at the centre or before it; the centre if there are none.
+    """The index of the tap that most kernels with a single tap have, at the middle or before it; the centre if there are none.
 
-    A 1×1 beside a kernel that is padded at its end only, as a stride of 2 with TensorFlow's "same", is its first tap.
+    A 1×1 beside a kernel that is padded at its end only, as a stride of 2 with TensorFlow's "same", is its first tap. Beside a
+    kernel of even size that is padded more at its start, it is the second one of the two in the middle.
     """
     shape = tuple(weight.shape[2:])
     centre = centre_tap(shape)
     taps = weight.detach().ne(0).flatten(2)
-    counts = taps[taps.sum(dim=2) == 1].sum(dim=0).reshape(shape)[tuple(slice(0, end + 1) for end in centre)]
+    counts = taps[taps.sum(dim=2) == 1].sum(dim=0).reshape(shape)[tuple(slice(0, size // 2 + 1) for size in shape)]
     best = int(counts.max())
     if counts[centre] == best:
         return centre

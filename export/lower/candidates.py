@@ -140,7 +140,10 @@ def _branches(conv: Conv, lowering: Lowering, partition: Partition, tap: tuple[i
     point = tap is not None
     if point and WEIGHT_SCALE in conv.node.meta and BRANCH_Q not in conv.node.meta:
         return "its two branches have not been calibrated"
-    return Option(lowering, _geometry(conv, partition, point), partition, None if tap is None else place_point(conv, tap))
+    placement = None if tap is None else place_point(conv, tap)
+    if point and placement is None:
+        return "its 1x1 branch would read behind the end of its input"
+    return Option(lowering, _geometry(conv, partition, point), partition, placement)
 
 
 def _geometry(conv: Conv, partition: Partition = (), point: bool = False) -> LayerGeometry:

@@ -67,6 +67,17 @@ def test_single_taps_may_lie_before_the_centre() -> None:
     assert point_tap(torch.ones(4, 4, 5, 5)) == (2, 2)
 
 
+def test_the_second_middle_tap_of_an_even_kernel_may_be_the_single_one() -> None:
+    weight = torch.zeros(2, 4, 2, 2)  # padded at its start: the second tap reads the position of the output
+    weight[0, ::2], weight[1, 1::2] = 1, 1
+    weight[..., 1, 1] = 1
+    found = read_structure(weight)
+    assert (found.tap, found.full, found.centre, len(found.groups)) == ((1, 1), 4, 4, 2)
+    odd = torch.zeros(1, 2, 3, 3)
+    odd[0, 0], odd[0, 1, 2, 2] = 1, 1
+    assert read_structure(odd).full == 2
+
+
 def test_a_pointwise_weight_has_groups_of_its_own() -> None:
     weight = torch.kron(torch.eye(2), torch.ones(2, 3))[:, :, None]
     found = read_structure(weight)

@@ -94,6 +94,24 @@ def test_the_single_taps_of_the_branches_are_aligned(geometry: dict[str, int], f
         assert result.plan.gathers == 0
 
 
+@pytest.mark.parametrize(("padding", "placed"), [((1, 0), True), ((1, 1), False)])
+def test_the_second_middle_tap_of_an_even_kernel_is_aligned_where_it_has_input(padding: tuple[int, int], placed: bool) -> None:
+    torch.manual_seed(0)
+    asymmetric = padding[0] != padding[1]
+    conv = nn.Conv2d(8, 8, 2, padding=0 if asymmetric else 1)
+    net = sparse(conv, (RESIDUES, RESIDUES), point=False)
+    with torch.no_grad():
+        conv.weight[..., 1, 1] = torch.randn(8, 8)
+    if asymmetric:
+        net.insert(1, nn.ZeroPad2d((*padding, *padding)))
+    x = torch.randn(2, 3, 6, 7, dtype=torch.float64)
+    program, expected = capture(net, x), net(x)
+    for lowering in (Lowering.GROUPED, Lowering.SPLIT):
+        layer = lowered_from(program, expected, lowering).plan.layers[1]
+        assert layer.structure == "4 groups of 2->2 + 1x1"
+        assert (layer.choice is lowering) == placed
+
+
 def test_one_dimension() -> None:
     net = sparse(nn.Conv1d(8, 12, 3, stride=2, padding=1), (RESIDUES, [0, 1, 2, 3] * 3), point=True)
     x = torch.randn(1, 3, 9, dtype=torch.float64)
