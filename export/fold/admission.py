@@ -160,9 +160,9 @@ _BOTH = """
 add add_ sub sub_ subtract subtract_ rsub cat concat concatenate stack copy_ copy slice_scatter select_scatter
 """
 _PRODUCTS: Final[dict[str, Rule]] = {
-    **dict.fromkeys(("mul", "mul_", "multiply", "multiply_", "mm", "bmm", "matmul", "mv", "dot"), _product(0, 1)),
+    **dict.fromkeys(("mul", "mul_", "multiply", "multiply_", "mm", "bmm", "matmul", "mv", "dot", "tensordot"), _product(0, 1)),
     "linear": _product(0, 1, 2),
-    **dict.fromkeys(("addmm", "baddbmm", "addbmm", "addmv", "addcmul"), _product(1, 2, 0)),
+    **dict.fromkeys(("addmm", "baddbmm", "addbmm", "addmv", "addcmul", "addcmul_"), _product(1, 2, 0)),
     "einsum": _einsum,
 }
 _CONVOLUTIONS = ("convolution", "_convolution", "convolution_overrideable", "_conv_depthwise2d", "conv1d", "conv2d", "conv3d")
@@ -188,7 +188,7 @@ _RULES: Final[dict[str, Rule]] = {
 _SHAPE_ONLY: Final = frozenset(
     {
         *("zeros_like", "ones_like", "full_like", "empty_like"),
-        *("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"),
+        *("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided", "zero"),
         *("sym_size", "sym_numel", "sym_stride", "size", "numel", "is_contiguous", "_assert_tensor_metadata"),
     }
 )

@@ -29,7 +29,7 @@ from edgefold.export.fold.admission import (
     operands,
     written_positions,
 )
-from edgefold.export.fold.cost import CONVOLUTIONS, macs_of
+from edgefold.export.fold.cost import CONVOLUTIONS, SCALES, SUMS, macs_of, writes_out
 from edgefold.export.fold.field import Field, advance, join, whole
 from edgefold.export.fold.modes import DispatchMode
 from edgefold.export.fold.read import Form
@@ -50,12 +50,20 @@ class Scope:
     ops: int = 0  # ops on dependent tensors
     computed: int = 0  # ops on constants: a mask times a weight, say
     convolutions: int = 0
+    scales: int = 0
+    sums: int = 0  # of two tensors that depend on the input
+    reductions: int = 0
     foreign: dict[int, StorageWeakRef] = field(default_factory=dict)  # constants that neither are parameters nor come from an op
 
     @property
     def sound(self) -> bool:
         """Whether nothing was refused."""
         return not self.reason
+
+    @property
+    def written_out(self) -> bool:
+        """Whether it may be a convolution without an op for one: products that are added."""
+        return not self.convolutions and writes_out(self.scales, self.sums, self.reductions)
 
 
 class Proof(DispatchMode):
@@ -214,6 +222,9 @@ class Proof(DispatchMode):
             marks[storage] = join(marks[storage], found) if storage in marks else found
         scope.macs += macs_of(op, args, [result for result, _ in results])
         scope.convolutions += op._opname in CONVOLUTIONS
+        scope.scales += op._opname in SCALES
+        scope.sums += op._opname in SUMS and len(inputs) > 1
+        scope.reductions += op._opname == "sum"
 
     def _cut(self, scope: Scope, op: OpOverload, results: list[Tensor]) -> str | None:
         """Why the types of the results cannot hold the values as they are."""

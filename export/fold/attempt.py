@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from edgefold.export.fold.affine import Scope
 from edgefold.export.fold.check import (
     TOLERANCE,
     diagnose,
@@ -25,14 +24,12 @@ from edgefold.export.fold.check import (
     random_like,
     relative_error,
 )
-from edgefold.export.fold.cost import effective_macs
 from edgefold.export.fold.double import Double
+from edgefold.export.fold.evidence import Evidence, macs_of_kernel, too_dear
 from edgefold.export.fold.field import Field
 from edgefold.export.fold.kernel import Kernel, canonical
 from edgefold.export.fold.locate import NotOneKernelError, locate, moves
-from edgefold.export.fold.probe import macs_by_sample, padding_of, probe, reaching_zero
-from edgefold.export.fold.read import Form, kernel_of
-from edgefold.export.fold.structure import read_structure
+from edgefold.export.fold.probe import macs_by_sample, probe
 from edgefold.export.fold.watch import proof
 
 Function = Callable[[Tensor], Tensor]
@@ -45,57 +42,6 @@ _MANY_TAPS = 121  # of a kernel: more come from pooling over the image rather th
 _UNSURE = 2.0  # a count by samples may be off by so much; by less where all samples say the same
 _SURE = 1.25
 _SMALL_SIZE = 40  # lines that are measured at the real size
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Evidence:
-    """What one proven call showed: shapes, work, and for huge functions the call itself as (input, output)."""
-
-    shape: tuple[int, ...]
-    out_shape: tuple[int, ...]
-    dtype: torch.dtype
-    macs: int
-    ops: int
-    computed: int
-    convolutions: int
-    field: Field | None
-    foreign: frozenset[int]
-    pair: tuple[Tensor, Tensor] | None = None
-    kernel: Kernel | None = None  # read off its code; to be checked like one that is probed
-    fixed: bool = False  # takes inputs of this size only, in batches of this size
-
-
-def evidence(
-    scope: Scope,
-    x: Tensor,
-    y: Tensor,
-    field: Field | None,
-    pair: tuple[Tensor, Tensor] | None = None,
-    form: Form | None = None,
-) -> Evidence:
-    """What a sound scope showed, for a call from x to y whose ``form`` may be known."""
-    return Evidence(
-        tuple(x.shape),
-        tuple(y.shape),
-        x.dtype,
-        scope.macs,
-        scope.ops,
-        scope.computed,
-        scope.convolutions,
-        field,
-        frozenset(scope.foreign),
-        pair,
-        _read(form, field, tuple(x.shape), tuple(y.shape)) if field is not None and form is not None else None,
-    )
-
-
-def _read(form: Form, field: Field, shape: tuple[int, ...], out_shape: tuple[int, ...]) -> Kernel | None:
-    axes = tuple(reaching_zero(axis) for axis in field.axes)
-    try:
-        padding = tuple(map(padding_of, axes, shape[2:], out_shape[2:]))
-    except NotOneKernelError:
-        return None
-    return kernel_of(form, axes, shape[1], out_shape[1], padding)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -213,7 +159,7 @@ class _Attempt:
             kernel = canonical(self._call.kernel)
             checked = self._check(kernel)
             if isinstance(checked, Folded):
-                return self._too_dear(kernel) or checked
+                return too_dear(kernel, self._call) or checked
         if self._sees_all() and (dear := self._dear_by_sample()):
             return dear
         reason = "it is no convolution"
@@ -236,7 +182,7 @@ class _Attempt:
             except NotOneKernelError as error:
                 reason = str(error)
                 continue
-            dear = self._too_dear(kernel)
+            dear = too_dear(kernel, self._call)
             if dear and self._call.ops >= LARGE:
                 return dear
             checked = self._check(kernel)
@@ -291,12 +237,6 @@ class _Attempt:
             return ""
         return f"one convolution would need about {after:,} multiply-accumulates, its own form needs {call.macs:,}"
 
-    def _too_dear(self, kernel: Kernel) -> str:
-        before, after = self._call.macs, _macs(kernel, self._call.out_shape) * self._call.shape[0]
-        if after > before:
-            return f"one convolution would need {after:,} multiply-accumulates, its own form needs {before:,}"
-        return ""
-
     def _check(self, kernel: Kernel) -> Folded | str:
         """The kernel with the border that f has, if it is f in all calls."""
         first = ""
@@ -304,7 +244,9 @@ class _Attempt:
             reason = self._difference(candidate)
             if not reason:
                 own = self._call.dtype
-                return Folded(candidate.to(own), _macs(candidate, self._call.out_shape), self._error_in_use(candidate.to(own)))
+                return Folded(
+                    candidate.to(own), macs_of_kernel(candidate, self._call.out_shape), self._error_in_use(candidate.to(own))
+                )
             first = first or reason
             if candidate is kernel and not self._is_at_border(kernel):
                 break
@@ -378,10 +320,6 @@ def _guarded(f: Function) -> Function:
 def _locating_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A size with room for most kernels that strides and dynamic paddings treat like the real one."""
     return (1, shape[1], *(size if 24 <= size <= _SMALL_SIZE else 24 + (size - 24) % 16 for size in shape[2:]))
-
-
-def _macs(kernel: Kernel, out_shape: tuple[int, ...]) -> int:
-    return effective_macs(read_structure(kernel.weight, kernel.groups), math.prod(out_shape[2:]))
 
 
 def _borders(kernel: Kernel) -> Iterator[Kernel]:

@@ -16,9 +16,22 @@ from edgefold.export.plan import KernelMap, Totals
 from edgefold.quantize.graph import constant_of, is_constant
 
 CONVOLUTIONS: Final = frozenset(
-    {"convolution", "conv1d", "conv2d", "conv3d", "linear", "matmul", "einsum", "mm", "bmm", "addmm", "baddbmm"}
+    {"convolution", "conv1d", "conv2d", "conv3d", "linear", "matmul", "einsum", "tensordot", "mm", "bmm", "addmm", "baddbmm"}
 )
 """Ops that multiply by a weight."""
+
+SCALES: Final = frozenset({"mul", "mul_", "multiply", "multiply_", "div", "div_", "addcmul", "addcmul_"})
+"""Ops that multiply element by element: by a weight each, in a convolution that is written as shifts."""
+
+SUMS: Final = frozenset({"add", "add_", "sub", "sub_", "addcmul", "addcmul_"})
+
+
+def writes_out(scales: int, sums: int, reductions: int) -> bool:
+    """Whether ops that only scale, add two values that depend on the input, or sum over dimensions may be a convolution.
+
+    They are one, written out, where two products are added or one is summed. A scale alone is none, nor is a residual.
+    """
+    return (scales >= 2 and sums >= 1) or (scales >= 1 and reductions >= 1)
 
 
 def macs_of(op: OpOverload, args: Sequence[Any], results: Sequence[Tensor]) -> int:
@@ -38,11 +51,15 @@ def macs_of(op: OpOverload, args: Sequence[Any], results: Sequence[Tensor]) -> i
             return int(args[0].numel() * args[1].shape[0])
         case "matmul":
             return out.numel() * int(args[0].shape[-1])
+        case "tensordot":
+            return out.numel() * int(math.prod(args[0].shape[axis] for axis in args[2]))
         case "mm" | "bmm" | "mv" | "dot":
             return int(args[0].numel() * (args[1].shape[-1] if args[1].ndim > 1 else 1))
         case "addmm" | "baddbmm" | "addmv":
             return int(args[1].numel() * (args[2].shape[-1] if args[2].ndim > 1 else 1))
-        case "mul" | "mul_" | "div" | "div_" | "native_batch_norm" | "_native_batch_norm_legit_no_training" | "addcmul":
+        case "mul" | "mul_" | "div" | "div_" | "native_batch_norm" | "_native_batch_norm_legit_no_training":
+            return out.numel()
+        case "addcmul" | "addcmul_":
             return out.numel()
         case "avg_pool2d" | "avg_pool1d":
             return out.numel() * int(math.prod(args[1]))

@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 from edgefold.batch import Batch
 from edgefold.errors import CheckError, ModelError, UnsupportedError, first_line
 from edgefold.export.capture import as_arguments, capture, copies_of
-from edgefold.export.fold.graph import fold_regions
+from edgefold.export.fold.graph import RegionFolds, fold_regions
 from edgefold.export.fold.kernel import FoldedConv
 from edgefold.export.fold.modules import Decision, fold_modules
 from edgefold.export.fold.progress import Report, Stages, Told
@@ -73,20 +73,21 @@ def fold_module(module: nn.Module, example_inputs: Batch, *, progress: Stages | 
             "call for ever; remove it, or give the part without it"
         )
     told.begins("fold: capture")
-    program = capture(tree.module, example_inputs)
+    with _no_collection():
+        program = capture(tree.module, example_inputs)
     outputs = _outputs(program)
     if tree.outputs is not None and not same(tree.outputs, outputs):
         raise CheckError(
             f"model {type(module).__name__} gives other outputs as a captured graph; "
             "remove what it keeps between calls, random numbers and code that asks for the types of its layers"
         )
-    folds, reasons = fold_regions(program.graph, tree.unsteady, told.counted("fold: graph"))
+    regions = fold_regions(program.graph, tree.unsteady, told.counted("fold: graph"))
     if not same(outputs, _outputs(program)):
         program = capture(tree.module, example_inputs)
         why = "the network gives other outputs with its functional code folded"
-        folds, reasons = [], dict.fromkeys(program.graph.graph.nodes, why)
+        regions = RegionFolds([], dict.fromkeys(program.graph.graph.nodes, why), [])
     record_values(program.graph, program.example_inputs)
-    return FoldResult(program, plan_of(program.graph, list(tree.decisions), folds, reasons))
+    return FoldResult(program, plan_of(program.graph, list(tree.decisions), regions))
 
 
 def unfolded(module: nn.Module, example_inputs: Batch) -> FoldResult:

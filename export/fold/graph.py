@@ -7,18 +7,21 @@ be foldable where a part of it is not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
-from edgefold.export.fold.attempt import Evidence, Folded, attempt, evidence, in_batches
+from edgefold.export.fold.attempt import Folded, attempt, in_batches
 from edgefold.export.fold.check import random_like
+from edgefold.export.fold.cost import SUMS, node_macs
+from edgefold.export.fold.evidence import Evidence, evidence
 from edgefold.export.fold.kernel import Kernel
 from edgefold.export.fold.progress import Report
 from edgefold.export.fold.regions import Region, Search, groups_of, op_name, path_of
+from edgefold.export.fold.structure import read_structure
 from edgefold.export.fold.watch import proof
 from edgefold.quantize.graph import add_buffer
 
@@ -26,6 +29,9 @@ aten = torch.ops.aten
 
 _SHORT = {"_native_batch_norm_legit_no_training": "batch_norm", "native_batch_norm": "batch_norm"}
 _PATIENCE = 2  # failures in a row after which an output is left
+_ALIKE = 8  # failures of regions that do the same with other weights after which one more is not tried
+_SUMS = 16  # failures in a row of partial sums of what failed as a whole after which no more are tried
+_CONTRACTIONS = frozenset({"einsum", "tensordot"})  # are no layers, and often a 1x1 convolution
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,49 +47,125 @@ class RegionFold:
     macs_before: int
 
 
-def fold_regions(module: GraphModule, unsteady: tuple[str, ...], report: Report) -> tuple[list[RegionFold], dict[Node, str]]:
-    """Folds the regions of ``module`` in place, outside of the modules named in ``unsteady``.
+@dataclass(frozen=True, slots=True, eq=False)
+class RegionLeft:
+    """A region without a convolution op that may have been one convolution, written out, and is none."""
 
-    Returns what was folded, and for convolution nodes that stay the reason why the region around them did not fold.
-    """
-    search = Search(module.graph, unsteady)
-    folds: list[RegionFold] = []
-    reasons: dict[Node, str] = {}
-    gone: set[Node] = set()
-    outputs = search.outputs()
+    output: Node
+    kind: str
+    reason: str
+    ops: int
+    parameters: int
+    macs: int  # of one sample
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RegionFolds:
+    """What became of a graph: the folds, for convolution nodes that stay the reason, and what else was tried and stays."""
+
+    folds: list[RegionFold]
+    reasons: dict[Node, str]
+    left: list[RegionLeft]
+
+
+def fold_regions(module: GraphModule, unsteady: tuple[str, ...], report: Report) -> RegionFolds:
+    """Folds the regions of ``module`` in place, outside of the modules named in ``unsteady``."""
+    _share_zeros(module.graph)
+    folder = _Folder(module, Search(module.graph, unsteady))
+    outputs = folder.search.outputs()
     for done, output in enumerate(outputs):
-        if output in gone:
-            continue
-        report(done, len(outputs))
-        best = _largest(module, search, output, reasons)
-        if best is not None:
-            region, call, folded = best
-            folds.append(_replace(module, region, call, folded))
-            gone |= region.nodes
+        if output not in folder.gone:
+            report(done, len(outputs))
+            folder.fold(output)
+    left = [_left(region, reason) for region, reason in folder.left if not region.nodes & folder.gone]
     module.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
     module.delete_all_unused_submodules()
     module.recompile()
-    return folds, reasons
+    return RegionFolds(folder.folds, folder.reasons, left)
 
 
-def _largest(
-    module: GraphModule, search: Search, output: Node, reasons: dict[Node, str]
-) -> tuple[Region, Evidence, Folded] | None:
-    best = None
-    failures = 0
-    for region in search.regions(output):
-        if not region.convolutions or not region.keeps_dimensions or _is_canonical(region, search):
-            continue
-        found = _attempt(module, region)
-        if isinstance(found, str):
-            failures += 1
-            for node in region.convolutions:
-                reasons.setdefault(node, found)
-            if failures >= _PATIENCE:
-                break
-        else:
-            best, failures = (region, *found), 0
-    return best
+def _share_zeros(graph: Graph) -> None:
+    """Gives all ``zero_()`` of a buffer's size the first one's result: a buffer that is used again ties no two rows together."""
+    first: dict[Hashable, Node] = {}
+    for node in list(graph.nodes):
+        if node.target is aten.zero.default:
+            value = node.meta["val"]
+            kept = first.setdefault((tuple(value.shape), value.dtype, value.device), node)
+            if kept is not node:
+                node.replace_all_uses_with(kept)
+                graph.erase_node(node)
+
+
+class _Folder:
+    """Folds the outputs of one graph, and remembers what failed: a loop of a thousand terms has a thousand outputs."""
+
+    def __init__(self, module: GraphModule, search: Search) -> None:
+        self.search = search
+        self.folds: list[RegionFold] = []
+        self.reasons: dict[Node, str] = {}
+        self.left: list[tuple[Region, str]] = []
+        self.gone: set[Node] = set()
+        self._module = module
+        self._alike: dict[Hashable, list[str]] = {}  # why regions of one signature failed
+        self._failed: dict[Node, list[Node]] = {}  # node of a region that failed -> the sums in it that failed too
+
+    def fold(self, output: Node) -> None:
+        """Folds the largest region that ends at ``output``, if there is one."""
+        sums = self._failed.get(output)
+        is_sum = op_name(output) in SUMS
+        if sums is not None and is_sum and len(sums) >= _SUMS:
+            return
+        best, failed = self._largest(output)
+        if best is not None:
+            region, call, folded = best
+            self.folds.append(_replace(self._module, region, call, folded))
+            self.gone |= region.nodes
+            if sums and is_sum:
+                sums.clear()
+        elif sums is not None:
+            if is_sum and failed:
+                sums.append(output)
+        elif failed:
+            region, reason = failed[0]
+            if _is_written_out(region):
+                self.left.append((region, reason))
+            inside: list[Node] = []
+            for node in failed[-1][0].nodes:
+                self._failed.setdefault(node, inside)
+
+    def _largest(self, output: Node) -> tuple[tuple[Region, Evidence, Folded] | None, list[tuple[Region, str]]]:
+        """The largest region that folds, and those that were tried and do not."""
+        best = None
+        failed: list[tuple[Region, str]] = []
+        in_a_row = 0
+        for region in self.search.regions(output):
+            if not region.weighted or not region.keeps_dimensions or _is_canonical(region, self.search):
+                continue
+            alike = self._alike.setdefault(region.signature, [])
+            found = alike[-1] if len(alike) >= _ALIKE else _attempt(self._module, region)
+            if isinstance(found, str):
+                in_a_row += 1
+                failed.append((region, found))
+                alike.append(found)
+                for node in region.convolutions:
+                    self.reasons.setdefault(node, found)
+                if in_a_row >= _PATIENCE:
+                    break
+            else:
+                best, in_a_row = (region, *found), 0
+                alike.clear()
+        return best, failed
+
+
+def _is_written_out(region: Region) -> bool:
+    """Whether the plan shows a region that stays: products of images that no convolution op, and no layer, stands for."""
+    names = {op_name(node) for node in region.convolutions}
+    return not names or (names <= _CONTRACTIONS and region.output.meta["val"].ndim == 4)
+
+
+def _left(region: Region, reason: str) -> RegionLeft:
+    macs = sum(map(node_macs, region.nodes)) // len(region.source.meta["val"])
+    return RegionLeft(region.output, _kind(region), reason, len(region.nodes), _parameters(region), macs)
 
 
 def _is_canonical(region: Region, search: Search) -> bool:
@@ -98,10 +180,14 @@ def _is_canonical(region: Region, search: Search) -> bool:
     elif len(region.nodes) != 1:
         return False
     (node,) = region.convolutions
+    if op_name(node) in _CONTRACTIONS:
+        return False
     return all(other.op == "get_attr" or other in search.dependent for other in node.all_input_nodes)
 
 
 def _attempt(owner: GraphModule, region: Region) -> tuple[Evidence, Folded] | str:
+    if region.moves_samples:
+        return "it mixes the samples of a batch"
     function = region.module(owner)
     value = region.source.meta["val"]
     x = random_like(tuple(value.shape), value.dtype)
@@ -118,9 +204,14 @@ def _attempt(owner: GraphModule, region: Region) -> tuple[Evidence, Folded] | st
     if isinstance(found, str):
         return found
     groups = [groups_of(node) for node in region.convolutions]
-    if len(groups) == 1 and found.kernel.groups < groups[0]:
+    if len(groups) == 1 and found.kernel.groups < groups[0] and _is_scattered(found.kernel, groups[0]):
         return f"its {groups[0]} groups would be scattered over the channels"
     return call, found
+
+
+def _is_scattered(kernel: Kernel, groups: int) -> bool:
+    """Whether the groups are still apart, in another order of the channels; windows of channels that overlap are not."""
+    return len(read_structure(kernel.weight, kernel.groups).groups) >= groups
 
 
 def _takes_batches(function: GraphModule, x: Tensor) -> bool:
@@ -134,12 +225,8 @@ def _takes_batches(function: GraphModule, x: Tensor) -> bool:
 
 def _replace(module: GraphModule, region: Region, call: Evidence, folded: Folded) -> RegionFold:
     kernel, output = folded.kernel, region.output
-    parameters = sum(
-        value.numel() for node in region.constants if node.op == "get_attr" and isinstance(value := node.meta.get("val"), Tensor)
-    )
-    ops = (op_name(node) for node in sorted(region.nodes, key=_position(module)))
-    kind = " + ".join(dict.fromkeys(_SHORT.get(name, name) for name in ops if name != "getitem"))
-    paths = tuple(dict.fromkeys(path_of(node) for node in region.convolutions))
+    kind, parameters = _kind(region), _parameters(region)
+    paths = tuple(dict.fromkeys(path_of(node) for node in region.weighted))
     stack = _common_stack(region)
     with module.graph.inserting_before(output):
         conv = insert(module, region.source, kernel, _attribute(stack))
@@ -147,7 +234,7 @@ def _replace(module: GraphModule, region: Region, call: Evidence, folded: Folded
         node.meta.setdefault("nn_module_stack", stack)
     conv.meta["val"] = output.meta["val"]
     output.replace_all_uses_with(conv)
-    for node in sorted(region.nodes, key=_position(module), reverse=True):
+    for node in reversed(region.in_order):
         module.graph.erase_node(node)
     return RegionFold(conv, folded, kind, paths, len(region.nodes), parameters, call.macs // call.shape[0])
 
@@ -174,14 +261,19 @@ def insert(module: GraphModule, source: Node, kernel: Kernel, name: str) -> Node
     return graph.call_function(op, (source, weight, bias, list(kernel.stride), padding, list(kernel.dilation), kernel.groups))
 
 
-def _position(module: GraphModule) -> Callable[[Node], int]:
-    index = {node: position for position, node in enumerate(module.graph.nodes)}
-    return lambda node: index[node]
+def _kind(region: Region) -> str:
+    names = (op_name(node) for node in region.in_order)
+    return " + ".join(dict.fromkeys(_SHORT.get(name, name) for name in names if name != "getitem"))
+
+
+def _parameters(region: Region) -> int:
+    values = (node.meta.get("val") for node in region.constants if node.op == "get_attr")
+    return sum(value.numel() for value in values if isinstance(value, Tensor))
 
 
 def _common_stack(region: Region) -> dict[str, tuple[str, object]]:
     """The innermost module that holds all convolutions of the region."""
-    stacks = [list((node.meta.get("nn_module_stack") or {}).items()) for node in region.convolutions]
+    stacks = [list((node.meta.get("nn_module_stack") or {}).items()) for node in region.weighted]
     common = []
     for level in zip(*stacks, strict=False):
         if any(one != level[0] for one in level):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -39,6 +39,19 @@ class Kernel:
             f"{self.weight.shape[1] * self.groups}->{self.weight.shape[0]} k{kernel} s{stride} p{padding}{border} "
             f"d{dilation} g{self.groups}"
         )
+
+    def share_inside(self, sizes: Sequence[int], outputs: Sequence[int]) -> float:
+        """The share of all (tap, output) pairs that read an input of these ``sizes``, and no padding around it."""
+        share = 1.0
+        for axis, (size, count) in enumerate(zip(sizes, outputs, strict=True)):
+            taps = self.weight.shape[axis + 2]
+            reads = (
+                output * self.stride[axis] + tap * self.dilation[axis] - self.padding[axis][0]
+                for output in range(count)
+                for tap in range(taps)
+            )
+            share *= sum(0 <= position < size for position in reads) / (count * taps)
+        return share
 
     def to(self, dtype: torch.dtype) -> Kernel:
         """The same kernel in another floating type."""

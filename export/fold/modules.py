@@ -12,7 +12,8 @@ from typing import Final
 import torch
 from torch import nn
 
-from edgefold.export.fold.attempt import Evidence, Folded, attempt
+from edgefold.export.fold.attempt import Folded, attempt
+from edgefold.export.fold.evidence import Evidence
 from edgefold.export.fold.kernel import FoldedConv
 from edgefold.export.fold.progress import Report
 from edgefold.export.fold.record import Recorder
@@ -81,7 +82,7 @@ class _Folder:
         reason = recorder.refused.get(key) or self._random or self._hidden_in(module, calls)
         folded: Folded | None = None
         if not reason:
-            if not any(call.convolutions for call in calls):
+            if not any(call.convolutions or call.written_out for call in calls):
                 reason = NO_WORK
             elif calls[0].ops == 1 and not calls[0].computed:
                 reason = ALREADY

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from edgefold.export.fold.affine import Proof, Scope
-from edgefold.export.fold.attempt import HUGE, LARGE, Evidence, evidence
+from edgefold.export.fold.attempt import HUGE, LARGE
 from edgefold.export.fold.check import random_like
+from edgefold.export.fold.evidence import Evidence, evidence
 from edgefold.export.fold.kernel import FoldedConv
 from edgefold.export.fold.shadow import children, is_plain_layer, shadow, size_of
 from edgefold.export.fold.watch import proof

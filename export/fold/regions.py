@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import heapq
 import operator
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from torch._ops import OpOverload
 from torch.fx import Graph, GraphModule, Node
 
 from edgefold.export.fold.admission import admit, is_random, is_rounded, is_shape_only, written_positions
-from edgefold.export.fold.cost import CONVOLUTIONS
+from edgefold.export.fold.cost import CONVOLUTIONS, SCALES, SUMS, writes_out
 
 _PER_CHANNEL = frozenset(
     {"batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm", "mul", "add", "sub", "div", "getitem"}
@@ -49,24 +50,57 @@ class Region:
     @cached_property
     def convolutions(self) -> tuple[Node, ...]:
         """The nodes that multiply by a weight, in the order of the graph."""
-        found = (node for node in self.output.graph.nodes if node in self.nodes)
-        return tuple(node for node in found if op_name(node) in CONVOLUTIONS)
+        return tuple(node for node in self.in_order if op_name(node) in CONVOLUTIONS)
+
+    @cached_property
+    def weighted(self) -> tuple[Node, ...]:
+        """The convolutions, or where there are none the products of a convolution that may be written out; empty otherwise."""
+        if self.convolutions:
+            return self.convolutions
+        scales = tuple(node for node in self.in_order if op_name(node) in SCALES)
+        sums = sum(op_name(node) in SUMS and len(self._reads(node)) > 1 for node in self.nodes)
+        reductions = sum(op_name(node) == "sum" for node in self.nodes)
+        return scales if writes_out(len(scales), sums, reductions) else ()
+
+    @cached_property
+    def in_order(self) -> tuple[Node, ...]:
+        """The nodes in the order of the graph."""
+        return tuple(sorted(self.nodes))
+
+    @cached_property
+    def signature(self) -> Hashable:
+        """Equal for regions that do the same with weights of the same shapes: the rows of a loop, say."""
+        order = {node: index for index, node in enumerate((self.source, *self.in_order))}
+        return tuple(
+            (op_name(node), _shape(node), tuple(order.get(other, _shape(other)) for other in node.all_input_nodes))
+            for node in self.in_order
+        )
+
+    def _reads(self, node: Node) -> list[Node]:
+        return [other for other in node.all_input_nodes if other is self.source or other in self.nodes]
 
     @cached_property
     def holds_sizes(self) -> bool:
         """Whether the captured code holds the sizes of its input as numbers, and so takes no others."""
-        return bool(self._likes) or any(op_name(node) in _WITH_SIZES for node in (*self.nodes, *self.constants))
+        return bool(self._likes) or any(
+            op_name(node) in _WITH_SIZES and not _is_scalar(node) for node in (*self.nodes, *self.constants)
+        )
+
+    @cached_property
+    def moves_samples(self) -> bool:
+        """Whether an op moves values along the batch, which a batch of one does not show."""
+        return any(op_name(node) in ("roll", "flip") and 0 in _moved(node) for node in self.nodes)
 
     def module(self, owner: GraphModule) -> GraphModule:
         """The region as a module of one input; it shares the tensors of ``owner``."""
         graph = Graph()
         copies = {self.source: graph.placeholder("x")}
-        for node in self.output.graph.nodes:
+        for node in sorted(self.nodes | self.constants | self._likes):
             if node in self._likes:
                 value = node.meta["val"]
                 options = {"dtype": value.dtype}
                 copies[node] = graph.call_function(torch.ops.aten.zeros.default, (list(value.shape),), options)
-            elif node in self.nodes or node in self.constants:
+            else:
                 copies[node] = graph.node_copy(node, lambda other: copies[other])
         graph.output(copies[self.output])
         return GraphModule(owner, graph)
@@ -158,6 +192,23 @@ def groups_of(node: Node) -> int:
     groups = node.args[position] if len(node.args) > position else 1
     assert isinstance(groups, int)
     return groups
+
+
+def _is_scalar(node: Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and not value.ndim
+
+
+def _moved(node: Node) -> list[int]:
+    """The dimensions along which a roll or a flip moves; a roll without dimensions moves along all of them as one."""
+    ndim = node.meta["val"].ndim
+    dims: Any = node.args[-1] if op_name(node) == "flip" or len(node.args) > 2 else ()
+    return [dim % ndim for dim in dims] or list(range(ndim))
+
+
+def _shape(node: Node) -> tuple[int, ...]:
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
 def path_of(node: Node) -> str:

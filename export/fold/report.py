@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgefold.export.fold.cost import effective_macs, effective_weights, graph_totals
-from edgefold.export.fold.graph import RegionFold
+from edgefold.export.fold.graph import RegionFold, RegionFolds, RegionLeft
 from edgefold.export.fold.modules import ALREADY, NO_WORK, Decision
 from edgefold.export.fold.regions import groups_of, op_name, path_of
 from edgefold.export.fold.structure import read_structure
@@ -20,24 +20,28 @@ from edgefold.quantize.graph import constant_of, is_constant, module_path
 _FEW: Final = 32  # convolutions inside a module that stays; more are shown as the module
 
 
-def plan_of(module: GraphModule, decisions: list[Decision], folds: list[RegionFold], reasons: dict[Node, str]) -> FoldPlan:
+def plan_of(module: GraphModule, decisions: list[Decision], regions: RegionFolds) -> FoldPlan:
     """The plan for the canonical ``module``, in the order of its graph."""
     convolutions = (node for node in module.graph.nodes if op_name(node) in ("conv1d", "conv2d", "convolution"))
     # A weight that is computed by the graph has no structure to show.
     nodes = [node for node in convolutions if is_constant(node.args[1])]
-    origins = _Origins(decisions, folds)
+    left = {one.output: one for one in regions.left}
+    origins = _Origins(decisions, regions.folds)
     staying = _staying(decisions, nodes, origins)
     layers: list[FoldedLayer] = []
     shown: set[str] = set()
     counted: dict[Node, FoldedLayer] = {}
-    for node in nodes:
+    for node in sorted({*nodes, *left}):
         around = [name for name in staying if _is_inside(path_of(node), name)]
         for name in around:
             if name not in shown:
                 shown.add(name)
                 layers.append(_stays(staying[name]))
-        if not any(_hides(name, nodes) for name in around):
-            counted[node] = _layer(module, node, origins, reasons.get(node, ""))
+        if node in left:
+            if not around:
+                layers.append(_is_left(left[node]))
+        elif not any(_hides(name, nodes) for name in around):
+            counted[node] = _layer(module, node, origins, regions.reasons.get(node, ""))
             layers.append(counted[node])
     layers += [_stays(decision) for name, decision in staying.items() if name not in shown]
     return FoldPlan(tuple(layers), *_totals(module, counted))
@@ -188,6 +192,20 @@ def _stays(decision: Decision) -> FoldedLayer:
         parameters=decision.parameters_before,
         macs_before=macs,
         macs=macs,
+    )
+
+
+def _is_left(region: RegionLeft) -> FoldedLayer:
+    return FoldedLayer(
+        name=module_path(region.output),
+        kind=region.kind,
+        folded=False,
+        reason=region.reason,
+        ops_before=region.ops,
+        parameters_before=region.parameters,
+        parameters=region.parameters,
+        macs_before=region.macs,
+        macs=region.macs,
     )
 
 

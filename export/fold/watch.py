@@ -219,6 +219,7 @@ class Watch(TorchFunctionMode):
                 proof.refuse((scope,), "turns values into integers (aten.add)")
                 continue
             scope.ops += 1
+            scope.sums += adds and len(marked) > 1
             seen = marks[marked[0][1]]
             for _, key in marked:
                 if marks[key] is not seen:

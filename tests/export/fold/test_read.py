@@ -54,7 +54,7 @@ def fold(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module,
         read.append(own(*args))
         return read[-1]
 
-    monkeypatch.setattr("edgefold.export.fold.attempt.kernel_of", watched)
+    monkeypatch.setattr("edgefold.export.fold.evidence.kernel_of", watched)
     x = torch.randn(2, C, 7, 7)
     assert 3 * C * C > LARGE
     tree = fold_tree(module.eval(), (x,), {})
