@@ -119,7 +119,10 @@ class _Calls:
                     self._stop(arg)
             elif arg.__name__ == "seed" and frame.f_code.co_name == "seed" and frame.f_locals.get("a", 0) is None:
                 self._refuse("draws random numbers of the system (random.Random without a seed)", chance=True)
-        elif event == "call" and frame.f_back is not None and self._kind(frame.f_back) == _FOREIGN:
+        elif event == "call" and (caller := frame.f_back) is not None:
+            kind = self._kinds.get(id(caller.f_globals))
+            if (self._kind(caller) if kind is None else kind) != _FOREIGN:
+                return
             if frame.f_code is _SETS_ATTRIBUTE:
                 if is_plain_layer(frame.f_locals["self"]):
                     self._refuse(f"sets an attribute of a layer ('{frame.f_locals['name']}')", chance=False)

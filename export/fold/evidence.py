@@ -71,7 +71,9 @@ def _read(form: Form, field: Field, shape: tuple[int, ...], out_shape: tuple[int
         padding = tuple(map(padding_of, axes, shape[2:], out_shape[2:]))
     except NotOneKernelError:
         return None
-    return kernel_of(form, axes, shape[1], out_shape[1], padding)
+    # The proof is still at work, and would follow each weight of a loop.
+    with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+        return kernel_of(form, axes, shape[1], out_shape[1], padding)
 
 
 def macs_of_kernel(kernel: Kernel, out_shape: tuple[int, ...]) -> int:

@@ -66,8 +66,8 @@ def leaf(source: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *geomet
     ``geometry`` is (stride, padding, dilation, groups).
     """
     stride, padding, dilation, groups = geometry
-    strides = x.stride()
-    if strides != source.stride() or x.shape[2:] != source.shape[2:] or len(x) != len(source) or groups != 1:
+    strides, shape, whole = x.stride(), x.shape, source.shape
+    if strides != source.stride() or shape[2:] != whole[2:] or shape[0] != whole[0] or groups != 1:
         return None
     if not strides[1]:
         return None

@@ -83,6 +83,8 @@ class Watch(TorchFunctionMode):
             }
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if kwargs and func is torch.cat and len(args) == 1 and [*kwargs] == ["dim"]:
+            args, kwargs = (args[0], kwargs["dim"]), None
         if not kwargs:
             quick = self._quick.get(func)
             if quick is not None and not torch.is_autocast_enabled("cpu"):  # which casts, and the results have other types

@@ -20,9 +20,9 @@ C = 34  # C * C one-channel convolutions are more than LARGE ops
 class Loop(nn.Module):
     """One-channel convolutions of two kinds, with biases; ``turn`` is applied to each term."""
 
-    def __init__(self, turn: Callable[[Tensor], Tensor], stride: int = 1, dilation: int = 1) -> None:
+    def __init__(self, turn: Callable[[Tensor], Tensor], stride: int = 1, dilation: int = 1, *, named: bool = False) -> None:
         super().__init__()
-        self.turn, self.bias = turn, nn.Parameter(torch.randn(C))
+        self.turn, self.named, self.bias = turn, named, nn.Parameter(torch.randn(C))
         self.kernels = nn.ModuleList(
             nn.ModuleList(
                 nn.Conv2d(1, 1, 3, stride, dilation, dilation, bias=m == 5)
@@ -42,7 +42,7 @@ class Loop(nn.Module):
                 total = term if total is None else total + term
             assert total is not None
             rows.append(total)
-        return torch.cat(rows, 1) + self.bias.view(1, -1, 1, 1)
+        return (torch.cat(rows, dim=1) if self.named else torch.cat(rows, 1)) + self.bias.view(1, -1, 1, 1)
 
 
 def fold(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, int]:
@@ -74,6 +74,10 @@ def test_a_loop_is_read_exactly(stride: int, dilation: int, monkeypatch: pytest.
     assert isinstance(conv, nn.Conv2d)
     assert torch.equal(folded.weight[3, 5], conv.weight[0, 0])
     assert folded.kernel.dilation == (dilation, dilation)
+
+
+def test_a_concatenation_may_name_its_dimension(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fold(Loop(lambda y: y, named=True), monkeypatch)[1] == 1
 
 
 @pytest.mark.parametrize(
