@@ -8,6 +8,8 @@ JOBS   ?= 2
 
 bin   := $(VENV)/bin
 stamp := $(VENV)/.installed
+# Bytecode is written when a module is first imported: most of what torch and its CUDA packages bring never is.
+pip   := $(bin)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 # torch, OpenMP and BLAS would each take all cores in each of the processes.
 single := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
@@ -22,8 +24,8 @@ venv: $(stamp) ## create .venv with the project and all its extras at the tested
 $(stamp): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "edgefold needs Python 3.11 or newer; run: make venv PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt setuptools
-	$(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[zoo,prune,cluster,device,dev]'
+	$(pip) setuptools
+	$(pip) --editable '.[zoo,prune,cluster,device,dev]'
 	touch $@
 
 demo: $(stamp) ## ship the built-in network: six artifacts, verified, measured and bundled

@@ -52,6 +52,7 @@ def measure(name: str) -> dict[str, Any]:
             written = emit_fastest(quantized.program, request, EmitOptions(), out, lambda: None)
             outputs[format] = run(written.artifact, images, batch=1)[0]
     (step,) = output_steps(quantized)
+    assert not isinstance(step, np.ndarray)  # of classes that nothing is joined with
     pairs = [
         asdict(agreement(first.value, second.value, (outputs[first],), (outputs[second],), (step,)))
         for first, second in combinations(Format, 2)

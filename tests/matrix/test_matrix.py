@@ -126,6 +126,7 @@ def test_each_cell_has_its_own_process() -> None:
 
 
 @pytest.mark.skipif(not FORKS, reason="cells are forked on Linux only")
+@pytest.mark.slow
 def test_a_cells_process_that_dies_leaves_its_model_to_the_next(tmp_path: Path) -> None:
     made = tmp_path / "made.txt"
     entries = [_entry("dies_once", path=str(made))]

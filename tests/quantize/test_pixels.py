@@ -102,10 +102,14 @@ def test_another_number_of_channels_is_refused() -> None:
     [
         (Format.ONNX, "nchw"),
         (Format.TFLITE, "nhwc"),
-        (Format.EXECUTORCH, "nchw"),
         *(
             pytest.param(format, layout, marks=pytest.mark.slow)
-            for format, layout in ((Format.ONNX, "nhwc"), (Format.TFLITE, "nchw"), (Format.EXECUTORCH, "nhwc"))
+            for format, layout in (
+                (Format.ONNX, "nhwc"),
+                (Format.TFLITE, "nchw"),
+                (Format.EXECUTORCH, "nchw"),
+                (Format.EXECUTORCH, "nhwc"),
+            )
         ),
     ],
 )
