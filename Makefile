@@ -8,8 +8,7 @@ JOBS   ?= 2
 
 bin   := $(VENV)/bin
 stamp := $(VENV)/.installed
-# Bytecode is written when a module is first imported: most of what torch and its CUDA packages bring never is.
-pip   := $(bin)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+pip   := $(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_FLAGS)
 # torch, OpenMP and BLAS would each take all cores in each of the processes.
 single := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
