@@ -40,7 +40,7 @@ def bare_pads(graph: GraphModule) -> tuple[GraphModule, bool]:
 
 def _is_paired(node: Node) -> bool:
     """Whether a node pads with zeros, between a dequantize node and pairs of the same grid that only convolutions read."""
-    if node.target not in _PADS or any(node.args[2:]) or any(node.kwargs.values()):
+    if node.target not in _PADS or not _pads_with_zeros(node):
         return False
     source = node.args[0]
     if not isinstance(source, Node) or source.target is not _DEQUANTIZE or not node.users:
@@ -59,6 +59,11 @@ def _is_paired(node: Node) -> bool:
             if any(user.target not in _CONVS or user.args[0] is not dequantize for user in dequantize.users):
                 return False
     return True
+
+
+def _pads_with_zeros(node: Node) -> bool:
+    options = [*node.args[2:], *node.kwargs.values()]  # a value, and of `aten.pad` a mode before it
+    return all(option in (None, 0, "constant") for option in options)
 
 
 def _none_left(graph: GraphModule) -> str | None:

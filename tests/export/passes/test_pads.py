@@ -30,7 +30,8 @@ class _Padded(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, size, stride, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv(F.pad(x, self.around, value=self.value))
+        value = self.value or None  # as networks write it that do not name one: another op of torch
+        y: Tensor = self.conv(F.pad(x, self.around, value=value))
         return y
 
 
@@ -42,7 +43,7 @@ class _Read(nn.Module):
         self.first, self.conv = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        padded = F.pad(self.first(x), (0, 1, 0, 1))
+        padded = F.pad(self.first(x), (0, 1, 0, 1), value=0.0)
         return torch.relu(self.conv(padded)) + padded
 
 
