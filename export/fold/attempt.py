@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from edgefold.export.fold.check import (
+    BIAS_VARIES,
     TOLERANCE,
+    bias_varies,
     diagnose,
     differs_at_border_only,
     output_error,
@@ -162,6 +164,8 @@ class _Attempt:
                 return too_dear(kernel, self._call) or checked
         if self._sees_all() and (dear := self._dear_by_sample()):
             return dear
+        if self._bias_varies():
+            return BIAS_VARIES
         reason = "it is no convolution"
         tried: set[tuple[Field, bool]] = set()
         unasked = True
@@ -190,6 +194,15 @@ class _Attempt:
                 return dear or checked
             reason = checked
         return reason
+
+    def _bias_varies(self) -> bool:
+        """Whether one more run says that f is none: networks have many such parts, and to locate their taps takes many runs."""
+        witness = self._witnesses[0]
+        if self._call.ops >= LARGE or witness.y.ndim != witness.x.ndim or not witness.y.numel():
+            return False
+        with suppress(NotOneKernelError):  # some code does not run on zeros
+            return bias_varies(self._run, witness.x, witness.y)
+        return False
 
     def _moves(self) -> bool:
         """Whether it pays to probe; not asked where a run is dear."""

@@ -67,12 +67,27 @@ def _run(kernel: Kernel, x: Tensor) -> Tensor | None:
         return None
 
 
+BIAS_VARIES = "its bias varies over space (a bias or a BatchNorm before a padded convolution)"
+_CLEARLY = 4e-5  # of the largest output: four times what a kernel may be off by in float32
+
+
+def bias_varies(f: Function, x: Tensor, y: Tensor) -> bool:
+    """Whether f(0) clearly varies over space, given y = f(x) for dense random x; a convolution's is its bias everywhere."""
+    blank, middle = _blank(f, x)
+    return float((blank - middle).abs().max()) > _CLEARLY * float(y.abs().max())
+
+
+def _blank(f: Function, x: Tensor) -> tuple[Tensor, Tensor]:
+    """f(0), and what it is in the middle of each channel."""
+    blank = f(torch.zeros_like(x))
+    return blank, blank[(slice(None), slice(None), *(slice(size // 2, size // 2 + 1) for size in blank.shape[2:]))]
+
+
 def diagnose(f: Function, x: Tensor, kernel: Kernel, error: float) -> str:
     """Why an affine function is not this convolution, for the plan."""
-    blank = f(torch.zeros_like(x))
-    middle = blank[(slice(None), slice(None), *(slice(size // 2, size // 2 + 1) for size in blank.shape[2:]))]
+    blank, middle = _blank(f, x)
     if float((blank - middle).abs().max()) > TOLERANCE.get(x.dtype, 1e-5) * float(blank.abs().max()):
-        return "its bias varies over space (a bias or a BatchNorm before a padded convolution)"
+        return BIAS_VARIES
     changed = x.clone()
     changed[1:] = 0
     if len(x) > 1 and not torch.equal(f(changed)[:1], f(x)[:1]):

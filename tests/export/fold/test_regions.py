@@ -114,7 +114,10 @@ def test_a_shuffle_does_not_scatter_groups() -> None:
     assert node.args[6] == 4
 
 
-def test_a_norm_before_a_padded_convolution_stays() -> None:
+def test_a_norm_before_a_padded_convolution_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run on zeros says so: the many such parts of a network like GhostNetV2 took minutes."""
+    for function in ("locate", "probe"):
+        monkeypatch.setattr(f"edgefold.export.fold.attempt.{function}", lambda *_, **__: pytest.fail("not needed"))
     result = fold(nn.Sequential(nn.ReLU(), norm(4), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()), torch.randn(1, 4, 8, 8))
     assert len(ops_of(result)) > 3
     (layer,) = result.plan.layers
