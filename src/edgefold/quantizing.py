@@ -52,6 +52,7 @@ def quantize_folded(
     from edgefold.export.lower.branches import branches_of
     from edgefold.export.passes.infra import run_passes
     from edgefold.export.passes.integer_activations import INTEGER_ACTIVATIONS
+    from edgefold.export.passes.lone_norms import LONE_NORMS
     from edgefold.export.passes.own_ranges import own_ranges_pass
     from edgefold.export.passes.transposed_convs import transposed_convs_pass
     from edgefold.export.program import QuantizedProgram
@@ -70,7 +71,7 @@ def quantize_folded(
         graph, pairs = correct.equalize(graph)
     if calibration is None:
         return _rounded(replace(folded.program, graph=graph), folded, precision, exclude, pairs)
-    graph, _ = run_passes(graph, (transposed_convs_pass(layer_nodes(graph, exclude)), INTEGER_ACTIVATIONS))
+    graph, _ = run_passes(graph, (transposed_convs_pass(layer_nodes(graph, exclude)), LONE_NORMS, INTEGER_ACTIVATIONS))
     samples = list(samples_like(calibration, folded.program.example_inputs, "calibration"))
     if not samples:
         raise DataError("calibration data is empty, expected at least one batch; give some inputs as the model sees them in use")
