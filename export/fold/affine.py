@@ -91,7 +91,7 @@ class Proof(DispatchMode):
         self.clock += 1
         scope = Scope(source, self.clock)
         with torch._C.DisableTorchFunction():
-            scope.marks[storage_of(source)] = whole(source.shape[1], source.ndim - 2) if source.ndim > 2 else None
+            scope.marks[storage_of(source)] = whole(source.ndim - 2) if source.ndim > 2 else None
         self.open.append(scope)
         try:
             yield scope

@@ -6,8 +6,9 @@ k, stride s, padding p and dilation d composes as
     stride' = stride * s,   first' = first - stride * p,   last' = last + stride * (d * (k - 1) - p)
 
 and a sum of branches takes the hull. ``blocks`` says that the channels fall into that many equal contiguous blocks which do
-not mix. Both are hints only: where an op moves pixels or channels in a way that is not followed here, there is no hint, and a
-wrong one is found by the check of the folded layer.
+not mix; it is 0 while each channel is alone, as in the pieces of a split that depthwise convolutions of mixed sizes take. Both
+are hints only: where an op moves pixels or channels in a way that is not followed here, there is no hint, and a wrong one is
+found by the check of the folded layer.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """The receptive field of a tensor, and into how many blocks its channels fall."""
+    """The receptive field of a tensor, and into how many blocks its channels fall: 0 where each is alone, however many."""
 
     axes: tuple[Axis, ...]
     blocks: int
@@ -48,10 +49,15 @@ class Field:
         """The number of input positions that one output position reads at most."""
         return math.prod(axis.extent for axis in self.axes)
 
+    def blocks_of(self, inputs: int, outputs: int) -> int:
+        """The blocks of a map from ``inputs`` to ``outputs`` channels."""
+        blocks = self.blocks or inputs
+        return blocks if inputs % blocks == outputs % blocks == 0 else 1
 
-def whole(channels: int, ndim: int) -> Field:
+
+def whole(ndim: int) -> Field:
     """The field of the input itself, with ``ndim`` spatial axes."""
-    return Field((Axis(1, 0, 0),) * ndim, channels)
+    return Field((Axis(1, 0, 0),) * ndim, 0)
 
 
 _SAME = frozenset(
@@ -61,10 +67,10 @@ _SAME = frozenset(
         *("native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit"),
     }
 )
+_PIECES = frozenset({"slice", "narrow", "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "cat"})
 _CHANNEL_MOVES = frozenset(
     {
-        *("slice", "select", "narrow", "index", "index_select", "permute", "transpose", "native_channel_shuffle"),
-        *("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "unbind", "cat", "stack"),
+        *("select", "index", "index_select", "permute", "transpose", "native_channel_shuffle", "unbind", "stack"),
         *("unsqueeze", "squeeze", "view", "_unsafe_view", "_reshape_alias"),
     }
 )
@@ -92,9 +98,16 @@ def advance(op: OpOverload, args: Sequence[Any], inputs: Sequence[tuple[Tensor, 
         return None
     if name in _SAME:
         return hull if source.shape == out.shape else None
+    if name in _PIECES:
+        return in_pieces(hull)
     if name in _CHANNEL_MOVES:
         return hull if hull.blocks == 1 else Field(hull.axes, 1)
     return None
+
+
+def in_pieces(field: Field) -> Field:
+    """The field of some of the channels, or of several pieces put together."""
+    return field if field.blocks <= 1 else Field(field.axes, 1)
 
 
 @lru_cache(maxsize=4096)
@@ -113,7 +126,8 @@ def convolved(
         Axis(axis.stride * s, axis.first - axis.stride * p, axis.last + axis.stride * (d * (k - 1) - p))
         for axis, k, s, p, d in zip(field.axes, weight[2:], stride, padding, dilation, strict=True)
     )
-    return Field(axes, math.gcd(field.blocks, groups))
+    depthwise = groups > 1 and weight[:2] == (groups, 1)
+    return Field(axes, field.blocks if depthwise else math.gcd(field.blocks, groups))
 
 
 @lru_cache(maxsize=4096)

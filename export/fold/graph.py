@@ -31,6 +31,8 @@ _SHORT = {"_native_batch_norm_legit_no_training": "batch_norm", "native_batch_no
 _PATIENCE = 2  # failures in a row after which an output is left
 _ALIKE = 8  # failures of regions that do the same with other weights after which one more is not tried
 _SUMS = 16  # failures in a row of partial sums of what failed as a whole after which no more are tried
+_PIECES = frozenset({"getitem", "slice", "narrow", "chunk", "split", "split_with_sizes"})  # of the channels
+_SCATTERED = "its {} groups would be scattered over the channels"
 _CONTRACTIONS = frozenset({"einsum", "tensordot"})  # are no layers, and often a 1x1 convolution
 
 
@@ -188,6 +190,8 @@ def _is_canonical(region: Region, search: Search) -> bool:
 def _attempt(owner: GraphModule, region: Region) -> tuple[Evidence, Folded] | str:
     if region.moves_samples:
         return "it mixes the samples of a batch"
+    if piece := _groups_of_a_piece(region):
+        return _SCATTERED.format(piece)
     function = region.module(owner)
     value = region.source.meta["val"]
     x = random_like(tuple(value.shape), value.dtype)
@@ -205,8 +209,18 @@ def _attempt(owner: GraphModule, region: Region) -> tuple[Evidence, Folded] | st
         return found
     groups = [groups_of(node) for node in region.convolutions]
     if len(groups) == 1 and found.kernel.groups < groups[0] and _is_scattered(found.kernel, groups[0]):
-        return f"its {groups[0]} groups would be scattered over the channels"
+        return _SCATTERED.format(groups[0])
     return call, found
+
+
+def _groups_of_a_piece(region: Region) -> int:
+    """The groups of the region's only convolution, if there are several and it reads a piece of the channels; else 0."""
+    if len(region.convolutions) != 1:
+        return 0
+    (conv,) = region.convolutions
+    groups, read = groups_of(conv), conv.all_input_nodes[0].meta["val"]
+    others = {op_name(node) for node in region.nodes if node is not conv}
+    return groups if groups > 1 and others <= _PIECES and read.shape[1] < region.source.meta["val"].shape[1] else 0
 
 
 def _is_scattered(kernel: Kernel, groups: int) -> bool:

@@ -64,7 +64,8 @@ def probe(
     """
     axes = tuple(reaching_zero(axis) for axis in field.axes)
     padding = tuple(padding_of(axis, shape[2 + index], out_shape[2 + index]) for index, axis in enumerate(axes))
-    inputs = shape[1] // field.blocks
+    blocks = field.blocks_of(shape[1], out_shape[1])
+    inputs = shape[1] // blocks
     cells = inputs + 1
     while True:
         lines = [
@@ -75,8 +76,8 @@ def probe(
         if cells == 1 or shape[1] * math.prod(line.size for line in lines) <= _CHUNK:
             break
         cells = math.ceil(cells / 4)
-    weight, bias = _shoot(f, shape[1], out_shape[1], field.blocks, lines, [axis.extent for axis in axes], dtype)
-    return Kernel(weight, bias, tuple(axis.stride for axis in axes), padding, (1,) * len(axes), field.blocks)
+    weight, bias = _shoot(f, shape[1], out_shape[1], blocks, lines, [axis.extent for axis in axes], dtype)
+    return Kernel(weight, bias, tuple(axis.stride for axis in axes), padding, (1,) * len(axes), blocks)
 
 
 def macs_by_sample(f: Function, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[int, bool]:

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from edgefold.export.fold.affine import Proof, Scope, storage_of
 from edgefold.export.fold.calls import calls_watched
-from edgefold.export.fold.field import Field, convolved, join
+from edgefold.export.fold.field import Field, convolved, in_pieces, join
 from edgefold.export.fold.read import Form, Rows, Shifted, Total, leaf
 
 _MEMORY: frozenset[Callable[..., Any]] = frozenset(
@@ -189,8 +189,8 @@ class Watch(TorchFunctionMode):
                 ndim = len(seen.axes)
                 if x.shape[-ndim:] != out.shape[-ndim:]:
                     marks[source] = None
-                elif seen.blocks > 1:
-                    marks[source] = Field(seen.axes, 1)
+                else:
+                    marks[source] = in_pieces(seen)
         return out
 
     def _combine(self, out: Tensor, tensors: list[Tensor], *, adds: bool, follow: bool = True) -> Tensor:
@@ -226,8 +226,8 @@ class Watch(TorchFunctionMode):
             for _, key in marked:
                 if marks[key] is not seen:
                     seen = self._fields.join(seen, marks[key])
-            if not adds and seen is not None and seen.blocks > 1:
-                seen = Field(seen.axes, 1)
+            if not adds and seen is not None:
+                seen = in_pieces(seen)
             whole = follow and (not adds or all(one.shape == out.shape for one, _ in marked))
             marks[made] = seen if whole else None
             form = _form(out, [(one, forms.get(key)) for one, key in marked], constants, adds=adds) if forms and whole else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -203,3 +204,34 @@ def test_an_image_of_impulses_keeps_to_its_limit() -> None:
     rounding = 32 * torch.finfo(torch.float32).eps * float(weight.abs().amax())  # weights below it are set to zero
     torch.testing.assert_close(kernel.weight, weight, rtol=1e-4, atol=rounding)
     assert max(sizes) <= 2 << 23
+
+
+class Mixed(nn.Module):
+    """Depthwise convolutions of several sizes on pieces of the channels (MixConv), and a BatchNorm."""
+
+    def __init__(self, pieces: dict[int, int]) -> None:
+        super().__init__()
+        self.sizes = tuple(pieces.values())
+        self.convs = nn.ModuleList(nn.Conv2d(c, c, k, padding=k // 2, groups=c, bias=False) for k, c in pieces.items())
+        self.norm = nn.BatchNorm2d(sum(self.sizes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pieces = torch.split(x, list(self.sizes), 1)
+        return self.norm(torch.cat([conv(piece) for conv, piece in zip(self.convs, pieces, strict=True)], 1))
+
+
+def test_depthwise_convolutions_of_pieces_of_the_channels_are_probed_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = list[Field]()
+
+    def watched(
+        f: Function, shape: tuple[int, ...], out_shape: tuple[int, ...], field: Field, *rest: Any, **options: Any
+    ) -> Kernel:
+        fields.append(field)
+        return probe(f, shape, out_shape, field, *rest, **options)
+
+    monkeypatch.setattr("edgefold.export.fold.attempt.probe", watched)
+    module = Mixed({1: 2, 3: 14}).eval()
+    tree = fold_tree(module, (torch.randn(1, 16, 9, 9),), {})
+    assert [field.blocks_of(16, 16) for field in fields] == [16]
+    assert isinstance(tree.module, FoldedConv)
+    assert tree.module.kernel.groups == 16

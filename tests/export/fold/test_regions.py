@@ -222,3 +222,16 @@ def test_code_that_does_not_give_the_same_outputs_in_float32_stays_alone() -> No
     folded = {layer.name: layer.folded for layer in result.plan.layers}
     assert folded == {"a": False, "b": False, "c": True}
     assert any("float32" in layer.reason for layer in result.plan.layers if layer.name == "a")
+
+
+def test_a_depthwise_convolution_of_a_piece_of_the_channels_is_left_without_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Piece(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 1, 3, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(x[:, 4:], self.weight, groups=4).relu()
+
+    monkeypatch.setattr("edgefold.export.fold.graph.attempt", None)
+    assert ops_of(fold(Piece(), torch.randn(1, 8, 9, 9))) == ["slice", "conv2d", "relu"]
