@@ -70,6 +70,7 @@ _MAKES_LOCK = "RLock"  # every generator of NumPy has one
 @contextmanager
 def calls_watched(refuse: Refuse) -> Iterator[None]:
     """Calls ``refuse`` with the reason at each call that may give something else every time, or keep state that is not seen."""
+    before: Any
     before, collects = sys.getprofile(), gc.isenabled()
     watch = _Calls(refuse)
     gc.disable()  # a collection would run callbacks and finalizers of other code in the midst of what is watched
@@ -77,7 +78,10 @@ def calls_watched(refuse: Refuse) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.setprofile(before)
+        if before is None or callable(before):
+            sys.setprofile(before)
+        else:
+            before.enable()  # cProfile's object is no profile function
         if collects:
             gc.enable()
 

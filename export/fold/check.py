@@ -23,13 +23,17 @@ _SMALL = 1e-2  # channels fainter than this share of the strongest are measured 
 
 
 def relative_error(kernel: Kernel, x: Tensor, y: Tensor) -> float:
-    """The largest error of the kernel on x against y = f(x), relative to the channel's strongest response (without its bias)."""
+    """The largest error of the kernel on x against y = f(x), relative to the channel's strongest response (without its bias).
+
+    A response is at least as strong as the kernel's root sum of squares says for x: an image of one pixel may show a weak one.
+    """
     expected = _run(kernel, x)
     if expected is None or expected.shape != y.shape or not bool(torch.isfinite(y).all()):
         return float("inf")
     channels = (0, *range(2, y.ndim))
     bias = kernel.bias.view(-1, *(1,) * (y.ndim - 2))
-    scale = (y - bias).abs().amax(dim=channels)
+    usual = kernel.weight.flatten(1).norm(dim=1) * x.square().mean().sqrt()
+    scale = torch.maximum((y - bias).abs().amax(dim=channels), usual)
     scale = scale.clamp(min=float(scale.max()) * _SMALL)
     # A sum that holds a large bias is rounded at the bias's size, once a term.
     terms = kernel.weight[0].numel()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import cProfile
+import pstats
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +14,8 @@ from torch import Tensor, nn
 
 from edgefold.errors import ModelError
 from edgefold.export.fold import fold_module
+from edgefold.export.fold.check import relative_error
+from edgefold.export.fold.kernel import Kernel
 from edgefold.export.fold.progress import Told
 
 
@@ -224,3 +229,32 @@ def test_a_small_known_field_is_probed_without_asking_first(monkeypatch: pytest.
     block = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8))
     result = fold_module(nn.Sequential(block, nn.ReLU()).eval(), torch.randn(1, 4, 32, 32))
     assert result.plan.layers[0].folded
+
+
+def test_a_profiler_at_work_goes_on_after_the_fold() -> None:
+    profile = cProfile.Profile()
+    profile.enable()
+    try:
+        fold_module(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval(), torch.randn(1, 3, 8, 8))
+        after()
+    finally:
+        profile.disable()
+    assert any(function == "after" for _, _, function in pstats.Stats(profile).stats)  # type: ignore[attr-defined]  # not in typeshed
+
+
+def after() -> None:
+    """A call that a profiler sees."""
+
+
+def test_one_pixel_with_a_weak_response_is_judged_by_the_size_of_the_weights() -> None:
+    """The error of float32 is that of the terms, however well they cancel."""
+    torch.manual_seed(0)
+    weight, x = torch.randn(4, 960, 1, 1), torch.randn(1, 960, 1, 1)
+    along = (weight * x).sum((1, 2, 3)) / x.square().sum()
+    weight[0] -= along[0] * x[0]  # across the image: answers with rounding alone
+    kernel = Kernel(weight, torch.zeros(4), (1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+    y = F.conv2d(x, weight)
+    y[0, 0] += 4e-7 * y.abs().max()
+    assert relative_error(kernel, x, y) < 1e-6
+    y[0, 0] += 1e-3 * y.abs().max()
+    assert relative_error(kernel, x, y) > 1e-4
