@@ -150,8 +150,12 @@ def _cheapest(
         moved = 0 if wish is None else orders.grant(wish, limit=limit)
         if moved is not None:
             gathers = f", with gathers of {moved} elements" if moved else ""
-            more = _price_of_size(candidate, candidates)
-            return option, f"cheapest of {len(candidates)} candidates ({candidate.source}){more}{gathers}{refused}"
+            fastest, best = min(ranked[place:], key=lambda pair: pair[1].cost_ns)
+            if best.cost_ns < candidate.cost_ns:
+                why = f"smaller than {fastest.lowering}, which is faster by no more than {100 * TIE:.0f} % ({candidate.source})"
+            else:
+                why = f"cheapest of {len(candidates)} candidates ({candidate.source}){_price_of_size(candidate, candidates)}"
+            return option, f"{why}{gathers}{refused}"
         refused += f"; {option.lowering} would need gathers that cost more than it saves"
     raise AssertionError("a layer always has a candidate without a wish")
 

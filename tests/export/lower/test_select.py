@@ -63,6 +63,13 @@ def test_auto_takes_the_cheapest(program: Program, cheapest: Lowering) -> None:
     assert (plan.lowering, plan.device, plan.gathers) == ("auto", "fake", 0)
 
 
+def test_a_smaller_form_that_is_taken_on_a_tie_is_not_called_the_cheapest(program: Program) -> None:
+    costs = Fake({**COSTS, Lowering.DENSE: 1.00e5, Lowering.GROUPED: 1.01e5, Lowering.SPLIT: 2e5})
+    layer = lower(program, format=Format.TFLITE, precision=Precision.FP32, costs=costs, device="fake").plan.layers[1]
+    assert layer.choice is Lowering.GROUPED
+    assert layer.reason == "smaller than dense, which is faster by no more than 2 % (measured on fake)"
+
+
 def test_measured_and_estimated_times_are_not_mixed(program: Program) -> None:
     costs = Fake({Lowering.DENSE: 1.0, Lowering.GROUPED: 2.0})  # split was not measured
     layer = lower(program, format=Format.ONNX, precision=Precision.FP32, costs=costs, device="adb://1").plan.layers[1]
