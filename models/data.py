@@ -366,5 +366,6 @@ def _from_python(path: Path, function: str) -> TrainingData:
     if isinstance(made, Mapping):
         return from_arrays({str(key): np.asarray(value) for key, value in made.items()}, function, f"{path}:{function}")
     raise DataError(
-        f"'{path}:{function}' gave a {type(made).__name__}, expected a TrainingData or a dictionary of the arrays {list(ARRAYS)}"
+        f"'{path}:{function}' gave a value of type {type(made).__name__}, "
+        f"expected a TrainingData or a dictionary of the arrays {', '.join(ARRAYS)}"
     )

@@ -25,7 +25,10 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     """
     raw = _read_maybe_gzip(path)
     if len(raw) < 4 or raw[:2] != b"\0\0":
-        raise DataError(f"'{path}' is not an IDX file: it starts with {raw[:4].hex() or 'nothing'}, expected 0000 08 0N")
+        raise DataError(
+            f"'{path}' is not an IDX file: it starts with {raw[:4].hex() or 'nothing'}, expected 0000 08 0N; "
+            "give an IDX file, an .npy, an .npz or a folder of pictures"
+        )
     if raw[2] != 0x08:
         raise DataError(f"'{path}' holds values of IDX type 0x{raw[2]:02x}, expected 0x08 (unsigned bytes)")
     dimensions = raw[3]

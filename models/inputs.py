@@ -90,13 +90,18 @@ def read_evaluation(
     if _is_function(source):
         made = given_by(source)
         if not (isinstance(made, tuple) and len(made) == 2):
-            raise DataError(f"'{source}' gave a {type(made).__name__}, expected (inputs, class indices)")
+            raise DataError(f"'{source}' gave a value of type {type(made).__name__}, expected (inputs, class indices)")
         samples = list(_given(_each(_one_by_one(made[0], example), source), prepare, source, example))
         labels = class_indices(made[1], f"'{source}'")
         if not samples or len(samples) != len(labels):
             raise DataError(f"'{source}' gave {len(samples)} inputs and {len(labels)} class indices, expected the same number")
         return _stacked(samples), labels, f"{len(labels):,} images of {Path(source).name}"
     path = Path(source)
+    if not path.exists():
+        raise DataError(
+            f"evaluation data '{source}' does not exist; give a folder with one folder of pictures a class, "
+            "a folder of IDX files, an .npz, or file.py:function"
+        )
     if path.is_dir() and not _is_idx_folder(path):
         files, indices, _ = class_folders(path, classes)
         return (
@@ -239,7 +244,9 @@ def _each(data: Any, source: str) -> Any:
 
 def _read(data: Any, source: str) -> Iterator[Any]:
     if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
-        raise DataError(f"'{source}' gave a {type(data).__name__}, expected inputs: an array, or batches or samples of them")
+        raise DataError(
+            f"'{source}' gave a value of type {type(data).__name__}, expected inputs: an array, or batches or samples of them"
+        )
     with data_of(source):
         values = iter(data)
     while True:

@@ -49,7 +49,8 @@ def from_python(path: Path, factory: str, kwargs: dict[str, Any]) -> LoadedModel
     module, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):
         raise ModelError(
-            f"'{path}:{factory}' gave a {type(module).__name__}, expected a torch.nn.Module or (module, example_inputs)"
+            f"'{path}:{factory}' gave a value of type {type(module).__name__}, "
+            "expected a torch.nn.Module or (module, example_inputs)"
         )
     return LoadedModel(
         factory,

@@ -60,7 +60,7 @@ def _read(path: Path) -> Any:
         raise ModelError(f"there is no weights file '{path}'; give a .safetensors or .pt file")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # the bytes of any other file are instructions to the unpickler, which may raise anything
         raise ModelError(
             f"'{path}' cannot be read as tensors only ({_reason(error)}); save the state dictionary with "
             "torch.save(model.state_dict(), …) or as safetensors"
@@ -93,4 +93,6 @@ def _reason(error: Exception) -> str:
     found = re.search(r"GLOBAL ([\w.]+)", text)
     if isinstance(error, UnpicklingError) and "weights_only" in text:
         return f"it holds Python objects, of '{found[1]}'" if found else "it holds Python objects"
+    if not isinstance(error, (UnpicklingError, RuntimeError, OSError)):
+        return "torch.save did not write it, or it is damaged"
     return re.sub(r"\x1b\[[0-9;]*m", "", first_line(error))

@@ -74,13 +74,15 @@ def layer_nodes(module: GraphModule, names: Iterable[str]) -> frozenset[str]:
         UsageError: there is no such layer.
     """
     found: dict[str, set[str]] = {}
+    told: set[str] = set()  # each layer once, by the name that its user knows
     for node in module.graph.nodes:
         if node.op == "call_function" and any(is_constant(argument) for argument in node.args[1:2]):
+            told.add(module_path(node))
             for key in (module_path(node), node.name):
                 found.setdefault(key, set()).add(node.name)
     nodes: set[str] = set()
     for name in names:
         if name not in found:
-            raise unknown_name("layer", name, found)
+            raise unknown_name("layer", name, told)
         nodes |= found[name]
     return frozenset(nodes)

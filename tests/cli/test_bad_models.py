@@ -112,7 +112,7 @@ SHIP = ("--calibration", "{folder}/good.npy", "-o", "{folder}/out")
         (("fold", "{folder}/none.pt2"), "none.pt2"),
         (("ship", "{folder}/text.txt", *SHIP), "text.txt"),
         (("fold", "{folder}/syntax.py:small"), "SyntaxError"),
-        (("fold", "{folder}/models.py:number"), "gave a int, expected a torch.nn.Module"),
+        (("fold", "{folder}/models.py:number"), "gave a value of type int, expected a torch.nn.Module"),
         (("export", "{folder}/models.py:small", "-f", "onnx", "--weights", "{folder}/text.txt"), "text.txt"),
         (("fold", "{folder}/models.py:broken"), "models.py:broken' failed: ValueError: out of cheese"),
         (("fold", "{folder}/models.py:leaves"), "models.py:leaves' failed: SystemExit: 5"),

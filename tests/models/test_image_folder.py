@@ -85,7 +85,7 @@ def wrong():
 """)
     data = load_training_data(f"{code}:dataset")
     assert (data.name, len(data.train), data.train.classes) == ("dataset", 6, ("0", "1", "2"))
-    with pytest.raises(DataError, match="gave a int, expected a TrainingData"):
+    with pytest.raises(DataError, match="gave a value of type int, expected a TrainingData"):
         load_training_data(f"{code}:wrong")
     with pytest.raises(UsageError, match="did you mean 'dataset'"):
         load_training_data(f"{code}:datasets")

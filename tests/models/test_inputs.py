@@ -53,6 +53,8 @@ def test_a_folder_of_pictures_is_read_in_order_and_spread(tmp_path: Path) -> Non
     assert read_evaluation(str(tmp_path), PREPARE, ("c", "b", "a"))[1].tolist() == [2, 2, 1, 1, 0, 0]
     with pytest.raises(DataError, match="is none of the model's 2 classes"):
         read_evaluation(str(tmp_path), PREPARE, ("a", "b"))
+    with pytest.raises(DataError, match=r"evaluation data '.*none' does not exist; give a folder"):
+        read_evaluation(str(tmp_path / "none"), PREPARE, ())
 
 
 @pytest.mark.parametrize("first", [False, True])
@@ -144,7 +146,7 @@ def wrong():
     [
         ("none", None, "does not exist"),
         ("x.npy", b"text", "not an .npy file"),
-        ("x", b"text", "not an IDX file"),
+        ("x", b"text", r"not an IDX file.*; give an IDX file, an \.npy, an \.npz or a folder of pictures"),
         ("x.png", b"text", "not an IDX file"),
     ],
 )
@@ -354,7 +356,7 @@ def below():
         ("key", "mine.py:key' failed: KeyError: 'train'; mend"),
         ("leaves", "mine.py:leaves' failed: SystemExit: 5"),
         ("halfway", "mine.py:halfway' failed: RuntimeError: no more; mend"),
-        ("number", "gave a int, expected inputs"),
+        ("number", "gave a value of type int, expected inputs"),
     ],
 )
 def test_a_function_that_fails_is_named_with_its_error(tmp_path: Path, name: str, words: str) -> None:

@@ -96,3 +96,10 @@ def test_a_prefix_of_the_networks_own_stays(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "none.pt")
     with pytest.raises(ModelError, match="is not a state dictionary"):
         load_state(small(), tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize("content", [b"hi\n", b"# weights\n", b"{}", b"\x89PNG\r\n", b""])
+def test_a_file_of_something_else_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "w.txt").write_bytes(content)
+    with pytest.raises(ModelError, match=r"w\.txt' cannot be read as tensors only \(.+\); save the state dictionary"):
+        load_state(small(), tmp_path / "w.txt")

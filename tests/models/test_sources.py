@@ -195,7 +195,7 @@ def test_bad_code(code: Path, tmp_path: Path) -> None:
     for spec, message in {
         f"{code}:wiht_inputs": "did you mean 'with_inputs'",
         f"{code}:net": "has no example inputs; return",
-        f"{code}:number": "gave a int, expected a torch.nn.Module",
+        f"{code}:number": "gave a value of type int, expected a torch.nn.Module",
         f"{code}:broken": r"NaN or infinity in 'conv\.weight'",
         f"{code}": "name its function that makes the model",
         f"{tmp_path}/none.py:net": "there is no file",
