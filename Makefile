@@ -16,7 +16,7 @@ single := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 .PHONY: help venv demo test test-rigs test-rigs-slow test-slow lint format bench system-deps clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(stamp) ## create .venv with the project and all its extras at the tested versions
 
@@ -53,8 +53,11 @@ format: $(stamp) ## let ruff put the code into shape
 	$(bin)/ruff check --fix
 	$(bin)/ruff format
 
+# Those that write a result; the others are their parts.
+benchmarks = $(shell grep -l 'import .*write_result' benchmarks/*.py)
+
 bench: $(stamp) ## run the scripts behind the published figures (long)
-	for script in benchmarks/*.py; do echo "== $$script"; $(bin)/python "$$script" || exit 1; done
+	for script in $(benchmarks); do echo "== $$script"; $(bin)/python "$$script" || exit 1; done
 
 system-deps: ## install the Debian packages that some tests need (root; elsewhere those tests say why they skip)
 	tests/rigs/system_deps.sh
