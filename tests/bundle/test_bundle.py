@@ -79,6 +79,7 @@ def test_the_card_says_what_matters(shipment: Shipment, tmp_path: Path) -> None:
     ):
         assert words in card
     assert 'bundle.run("executorch-int8", image)' in card
+    assert 'load_bundle("PATH")' in card, "the zip has the name of the folder, which need not be the network's"
     assert "x64quantprecision" not in card
 
 

@@ -62,7 +62,8 @@ def bundle_dir(make_shipment: Callable[[Path], Shipment], tmp_path: Path, tiny: 
     )
     shipment = make_shipment(tmp_path / "artifacts")
     variants = (replace(shipment.variants[0], artifact=artifact), *shipment.variants[1:])
-    contract = Contract(preprocessing=Preprocessing(16, 16, (0.5,) * 3, (0.5,) * 3))
+    labels = tuple(f"class {number}" for number in range(30))
+    contract = Contract(preprocessing=Preprocessing(16, 16, (0.5,) * 3, (0.25,) * 3), labels=labels)
     write_bundle(replace(shipment, variants=variants), contract, tmp_path / "bundle")
     return tmp_path / "bundle"
 
@@ -82,6 +83,7 @@ except SystemExit as ended:
     *help_lines, last = result.stdout.splitlines()
     assert last == "[] 0"
     assert [line.split()[0] for line in help_lines if line.startswith("  ") and line.split()[0] in COMMANDS] == list(COMMANDS)
+    assert [line for line in help_lines if line.startswith("  ") and line.endswith("...")] == [], "a summary is cut off"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -98,7 +100,8 @@ def test_version(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [(), ("shp",), ("ship",), ("ship", "hetnet", "--format", "coreml"), ("bench", "x", "--threads", "0")]
+    "args",
+    [(), ("shp",), ("ship",), ("ship", "hetnet", "--format", "coreml"), ("bench", "x", "--threads", "0")],
 )
 def test_usage_errors_exit_2(cli: Cli, args: tuple[str, ...]) -> None:
     ended = cli(*args)
@@ -135,6 +138,7 @@ def test_inspect_file(cli: Cli, tiny: Path, file: str) -> None:
     ended = cli("inspect", tiny / file)
     assert ended.code == 0
     assert sha256_of(tiny / file) in ended.stdout
+    assert "1 calls" not in ended.stdout
     (spec,) = cli("inspect", tiny / file, "--json").data["inputs"]
     assert sorted(spec["shape"]) == [1, 3, 16, 16]
 
@@ -143,6 +147,8 @@ def test_inspect_bundle(cli: Cli, bundle_dir: Path) -> None:
     ended = cli("inspect", bundle_dir)
     assert ended.code == 0
     assert "onnx-fp32" in ended.stdout
+    assert "image: 16×16, (pixel / 255 − mean) / std with mean 0.5, std 0.25, rgb, resize " in ended.stdout
+    assert "class 18, class 19 and 10 more\n" in ended.stdout
     assert cli("inspect", zip_path(bundle_dir), "--json").data["schema"] == "edgefold.bundle/1"
 
 
@@ -229,6 +235,7 @@ def test_compare(cli: Cli, tiny: Path) -> None:
     assert ended.code == 0
     assert ended.data["schema"] == "edgefold.Comparison/1"
     assert "time ratio" in cli("compare", tiny / "tiny.onnx", tiny / "foreign.onnx", "--device", "fake").stdout
+    assert cli("compare", tiny / "tiny.onnx", tiny / "foreign.onnx", "--device", "fake", "--threshold", "-1").code == 2
 
 
 def test_devices(cli: Cli) -> None:

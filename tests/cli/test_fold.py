@@ -82,6 +82,7 @@ def test_a_lowering_that_is_asked_for_still_shows_what_the_others_cost(cli: Cli,
     [
         (("--costs", "host", "--device", "ssh://a@b"), "give one of them"),
         (("--device", "printer"), "printer"),
+        (("--draw", "plan.png"), "picture 'plan.png' ends in '.png', and is written as SVG"),
         (("-f", "executorch", "-p", "int8-weight-only"), "has no form in executorch"),
     ],
 )

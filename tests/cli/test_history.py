@@ -48,6 +48,10 @@ def test_nothing_found_is_one_sentence(cli: Cli, tiny: Path, tmp_path: Path) -> 
     assert "the history has nothing of 'else.onnx' on 'host'; it has" in ended.stderr
     assert ".onnx on fake and 2 more" in ended.stderr
     assert not (tmp_path / "trend.svg").exists()
+    ended = cli("history", "--svg", tmp_path / "trend.png")
+    assert (ended.code, ended.stdout) == (2, "")
+    assert "give a name that ends in '.svg'" in ended.stderr
+    assert not (tmp_path / "trend.png").exists()
 
 
 def test_an_emulators_times_are_no_latency(cli: Cli, tiny: Path, tmp_path: Path) -> None:

@@ -19,12 +19,18 @@ MODEL = "hetnet-fmnist"
         (("export", MODEL, "-f", "onnx", "-p", "fp16", "--exclude", "head"), "--exclude is for integers"),
         (("export", MODEL, "-f", "onnx", "--equalize"), "--equalize is for integers, and precision 'fp32' has none"),
         (("ship", MODEL, "-p", "fp32", "-p", "fp16", "--observer", "mse"), "--observer is for integers"),
+        (("export", MODEL, "-f", "onnx", "--portable"), "--portable is for integers, and precision 'fp32' has none"),
+        (("export", MODEL, "-f", "onnx", "--calibration", "random"), "precision 'fp32' takes no calibration data"),
+        (("export", MODEL, "-f", "onnx", "-p", "int8-dynamic", "--calibration", "random"), "takes no calibration data"),
+        (("export", MODEL, "-f", "onnx", "--max-batch", "4"), "give --dynamic-batch too, or leave it out"),
+        (("ship", MODEL, "--max-batch", "4"), "give --dynamic-batch too, or leave it out"),
         (("export", MODEL, "-f", "onnx", "-p", "int16x8"), "only TFLite has kernels"),
         (("ship", MODEL, "-f", "onnx", "-f", "executorch", "-p", "int8", "-p", "int16x8"), "only TFLite has kernels"),
         (("export", MODEL, "-f", "executorch", "-p", "int8-weight-only"), "XNNPACK takes int8 weights with integer activations"),
         (("export", MODEL, "-f", "onnx", "-p", "int8-dynamic", "--observer", "mse"), "leave --observer mse out"),
         (("export", MODEL, "-f", "onnx", "--device", "phone"), "unknown device 'phone'"),
         (("ship", MODEL, "-f", "onnx", "-p", "fp32", "--device", "phone"), "unknown device 'phone'"),
+        (("matrix", "--models", MODEL, "-o", "out", "--device", "phone"), "unknown device 'phone'"),
     ],
 )
 def test_refused(cli: Cli, arguments: tuple[str, ...], words: str) -> None:
@@ -37,7 +43,10 @@ def test_refused(cli: Cli, arguments: tuple[str, ...], words: str) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [("--io", "int8"), ("--dynamic-batch",), ("--observer", "mse"), ("--layout", "nhwc"), ("--agree",), ("--equalize",)],
+    [
+        *(("--io", "int8"), ("--dynamic-batch",), ("--observer", "mse"), ("--layout", "nhwc"), ("--agree",), ("--equalize",)),
+        *(("--portable",), ("--threads", "2"), ("--max-secs", "5"), ("--no-explain",), ("--max-batch", "4"), ("--trust",)),
+    ],
 )
 def test_a_recipe_takes_no_option_that_it_would_ignore(cli: Cli, options: tuple[str, ...]) -> None:
     Path("run.toml").write_text(f'[model]\nname = "{MODEL}"\n')

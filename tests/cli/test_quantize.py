@@ -73,6 +73,21 @@ def test_a_layer_that_is_not_there_is_refused(cli: Cli, work: Path) -> None:
     ended = cli("quantize", f"{work}/net.py:make", "--calibration", work / "x.npy", "--exclude", "41")
     assert ended.code == 2
     assert "unknown layer '41'" in ended.stderr
+    assert "conv2d" not in ended.stderr, "each layer is told once, not by its node's name too"
+
+
+@pytest.mark.parametrize("option", [("--format", "onnx"), ("--agree",), ("--device", "fake")])
+def test_an_option_of_files_is_refused_where_none_is_written(cli: Cli, work: Path, option: tuple[str, ...]) -> None:
+    ended = cli("quantize", f"{work}/net.py:make", "--calibration", work / "x.npy", *option)
+    assert (ended.code, ended.stdout) == (2, "")
+    assert f"{option[0]} is for the files of --explain, --max-drop and --max-ms" in ended.stderr
+
+
+def test_an_unknown_device_is_refused_before_the_work(cli: Cli, work: Path) -> None:
+    ended = cli("quantize", f"{work}/net.py:make", "--calibration", work / "x.npy", "--explain", "--device", "phone")
+    assert ended.code == 2
+    assert "unknown device 'phone'" in ended.stderr
+    assert "quantizing" not in ended.stderr
 
 
 @pytest.mark.usefixtures("quick")

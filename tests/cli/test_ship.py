@@ -65,6 +65,8 @@ def test_ship_and_everything_after_it(cli: Cli, work: Path) -> None:
     for name in ("onnx-fp32", "onnx-int8"):
         assert re.search(rf"^ *{name} .*( ok|FAILED)", ended.stdout, re.MULTILINE), ended.stdout
 
+    assert f"Bundle:{out}and{out}.zip;report:" in "".join(ended.stdout.split())  # lines may end anywhere
+
     summary = json.loads((out / "results" / "summary.json").read_text())
     assert len(summary["rows"]) == 2
     stable = not any("UNSTABLE" in row["codes"] for row in summary["rows"])  # another process may be at work here

@@ -13,6 +13,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from edgefold.models.train_options import TrainOptions
+from edgefold.qat_training import QatOptions
+
 Cli = Callable[..., Any]
 SMALL = ("--arg", "width=8", "--arg", "blocks=[1]")
 
@@ -95,3 +98,17 @@ def test_a_device_is_looked_at_before_the_network_is_loaded(cli: Cli) -> None:
     ended = cli("prune", "no-such-network", "-o", "half", "--latency-ms", "3", "--device", "phone")
     assert ended.code == 2
     assert "unknown device 'phone'" in ended.stderr
+
+
+def test_the_defaults_that_help_names_are_the_defaults(cli: Cli) -> None:
+    usual, qat = TrainOptions(), QatOptions()
+    shown = " ".join(cli("train", "--help").stdout.split())
+    for default in (
+        f"({usual.epochs}, and {qat.epochs} with --qat)",
+        f"({usual.batch_size}, and {qat.batch_size} with --qat)",
+        f"({usual.learning_rate}, and {qat.learning_rate} with --qat)",
+        f"({usual.optimizer})",
+        f"({usual.weight_decay})",
+        f"({usual.crop_padding}; of train --qat {qat.crop_padding})",
+    ):
+        assert f"[default: {default}" in shown, default

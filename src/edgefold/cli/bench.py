@@ -122,14 +122,14 @@ def compare(
     device: Device = "host",
     threads: Threads = 1,
     cores: Cores = None,
-    threshold: Annotated[float, typer.Option("--threshold", help="Smallest difference that counts, in percent.")] = 1.0,
+    threshold: Annotated[float, typer.Option("--threshold", min=0.0, help="Smallest difference that counts, in percent.")] = 1.0,
     max_secs: MaxSecs = MAX_SECS,
     worker: Worker = "auto",
     keep: Keep = False,
     ssh_config: SshConfig = None,
     as_json: Json = False,
 ) -> None:
-    """Say whether B is faster or slower than A, measured side by side on one device."""
+    """Say whether B is faster than A, measured side by side."""
     from edgefold.cli.output import output, progress
     from edgefold.cli.targets import artifact_at
 

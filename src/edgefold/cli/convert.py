@@ -34,8 +34,10 @@ from edgefold.cli.options import (
     Trust,
     Weights,
     byte_count,
+    refuse_limit_without_batch,
     refuse_unused,
 )
+from edgefold.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -83,7 +85,12 @@ def export(
 
     with output(as_json) as out:
         scheme = check_format(format, precision)
-        refuse_unused([precision], qat=qat, observer=observer, equalize=equalize, exclude=exclude)
+        refuse_unused([precision], qat=qat, observer=observer, equalize=equalize, exclude=exclude, portable=portable)
+        refuse_limit_without_batch(max_batch, dynamic_batch=dynamic_batch)
+        if calibration is not None and not scheme.calibrated:
+            raise UsageError(
+                f"precision '{precision}' takes no calibration data; leave --calibration out or give --precision int8"
+            )
         choice = ModelChoice(model, arg, weights, trust, preprocess, qat)
         named = Path(f"{choice.short_name}-{precision}{format.suffix}") if out_file is None else out_file
         target = as_output(named, format)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgefold.cli.options import Force, Json, SshConfig
+from edgefold.cli.options import Force, Json, SshConfig, refuse_other_than_svg
 from edgefold.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,13 +52,14 @@ def history(
         typer.Option("--device", help="Only what was measured there: host, ssh://USER@BOARD, adb://SERIAL, adb://, or a name."),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="The newest so many.")] = 1000,
-    svg: Annotated[Path | None, typer.Option("--svg", help="Write a picture of the trend to this file.")] = None,
+    svg: Annotated[Path | None, typer.Option("--svg", help="Also draw the trend, as an .svg file.")] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Show past measurements and their trend."""
     from edgefold.cli.output import output
 
+    refuse_other_than_svg(svg)
     with output(as_json) as out:
         from edgefold.artifact import atomic_path
         from edgefold.device_bench import trend_svg

@@ -8,7 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from edgefold.artifact import Format
-from edgefold.cli.options import Arg, Force, Formats, Json, LoweringChoice, Model, Precisions, Trust, Weights
+from edgefold.cli.options import (
+    Arg,
+    Force,
+    Formats,
+    Json,
+    LoweringChoice,
+    Model,
+    Precisions,
+    Trust,
+    Weights,
+    refuse_other_than_svg,
+)
 from edgefold.errors import UsageError
 
 
@@ -40,7 +51,7 @@ def fold(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Fold every linear convolution into one conv, and show the plan layer by layer.
+    """Fold every linear convolution into one, and show the plan.
 
     The plan has what became of each layer and, for each --format and --precision, the ways to compute it with their costs on
     --device, measured or estimated, the way that is chosen and why; and what the whole network has before and after.
@@ -52,6 +63,7 @@ def fold(
 
     if costs is not None and device not in (None, costs):
         raise UsageError(f"--costs is for '{costs}' and --device for '{device}'; give one of them, or the same device twice")
+    refuse_other_than_svg(draw_file)
     where = device or costs or "host"
     with output(as_json) as out:
         from edgefold.cli.fold_tables import fold_table, lowering_tables

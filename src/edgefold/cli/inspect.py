@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from edgefold.cli.options import Json, Target
 from edgefold.results import to_dict
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from edgefold.artifact import Artifact, TensorSpec
     from edgefold.bundle.manifest import Manifest
     from edgefold.export.inspectors.base import Inspection
+
+_LABELS_SHOWN: Final = 20  # of a thousand classes nobody reads all; the manifest has them
 
 
 def inspect(target: Target, as_json: Json = False) -> None:
@@ -62,7 +64,8 @@ def _file(found: Artifact, inside: Inspection) -> Iterable[RenderableType]:
     if inside.conversion_modules:
         yield f"conversions: {', '.join(inside.conversion_modules)}"
     if inside.accelerated_share is not None:
-        yield f"{percent(inside.accelerated_share)} of the ops in {inside.partitions} calls of the delegate"
+        calls = "1 call" if inside.partitions == 1 else f"{inside.partitions} calls"
+        yield f"{percent(inside.accelerated_share)} of the ops in {calls} of the delegate"
     if inside.fallback_modules:
         yield f"outside the delegate: {', '.join(inside.fallback_modules)}"
 
@@ -102,10 +105,11 @@ def _bundle(manifest: Manifest) -> Iterable[RenderableType]:
     )
     prepare = manifest.preprocessing
     if prepare is not None:
-        formula = f"(pixel / {prepare.divisor:g} − {prepare.mean}) / {prepare.std}"
-        yield f"image: {prepare.height}×{prepare.width} {prepare.colour}, {formula}, resize {prepare.resize}"
+        yield f"image: {prepare.height}×{prepare.width}, (pixel / {prepare.divisor:g} − mean) / std with {prepare.text}"
     if manifest.labels:
-        yield f"labels: {', '.join(manifest.labels)}"
+        more = len(manifest.labels) - _LABELS_SHOWN
+        rest = f" and {more} more" if more > 0 else ""
+        yield f"labels: {', '.join(manifest.labels[:_LABELS_SHOWN])}{rest}"
     if manifest.calibration is not None:
         kind = "random data" if manifest.calibration.random else manifest.calibration.source or "data given by the caller"
         yield f"calibration: {manifest.calibration.samples} samples of {kind}"

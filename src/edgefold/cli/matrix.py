@@ -59,15 +59,17 @@ def matrix(
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Export and verify many models in every format and precision; resumable, one failure stops nothing."""
+    """Export and verify many models in every format and precision. Resumable; one failure stops nothing."""
     from edgefold.cli.output import output, progress
 
     with output(as_json) as out:
+        from edgefold.device_bench.runners import open_runner
         from edgefold.matrix.cells import Caps, CellOptions
         from edgefold.matrix.matrix import run_matrix
         from edgefold.pipeline import as_format, as_precision
         from edgefold.schemes import combinations, left_out
 
+        open_runner(device)  # contacts nothing
         entries = _entries(models)
         wanted_formats = [as_format(name) for name in _names(formats, Format)]
         wanted_precisions = [as_precision(name) for name in _names(precisions, (Precision.FP32, Precision.INT8))]

@@ -25,7 +25,9 @@ Flip = Annotated[
 ]
 CropPadding = Annotated[
     int | None,
-    typer.Option("--crop-padding", min=0, help="Pixels by which a training picture may move.", show_default="the recipe's"),
+    typer.Option(
+        "--crop-padding", min=0, help="Pixels by which a training picture may move.", show_default="2; of train --qat 0"
+    ),
 ]
 
 
@@ -72,11 +74,19 @@ def train(
     ] = None,
     image_size: ImageSize = None,
     arg: Arg = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, show_default="the recipe's")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=2, show_default="the recipe's")] = None,
-    optimizer: Annotated[str | None, typer.Option("--optimizer", help="sgd or adamw.", show_default="the recipe's")] = None,
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate", show_default="the recipe's")] = None,
-    weight_decay: Annotated[float | None, typer.Option("--weight-decay", show_default="the recipe's")] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, help="Times through the data.", show_default="24, and 2 with --qat")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=2, help="Samples of a step.", show_default="128, and 64 with --qat")
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option("--optimizer", help="sgd or adamw.", show_default="sgd")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", help="The peak.", show_default="0.1, and 0.002 with --qat")
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option("--weight-decay", help="Of weights, not of biases and norms.", show_default="0.0005")
+    ] = None,
     flip: Flip = True,
     crop_padding: CropPadding = None,
     qat: Annotated[bool, typer.Option("--qat", help="Train on a model of any source, with its weights, as INT8.")] = False,

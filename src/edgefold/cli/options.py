@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from edgefold.artifact import Format, Precision
+from edgefold.artifact import MAX_BATCH, Format, Precision
 from edgefold.errors import UsageError
 from edgefold.schemes import scheme_of
 
@@ -164,7 +164,13 @@ Qat = Annotated[
 
 
 def refuse_unused(
-    precisions: Iterable[Precision], *, qat: Path | None, observer: str, equalize: bool, exclude: Sequence[str] | None
+    precisions: Iterable[Precision],
+    *,
+    qat: Path | None,
+    observer: str,
+    equalize: bool,
+    exclude: Sequence[str] | None,
+    portable: bool = False,
 ) -> None:
     """Refuses options of quantization where no precision has integers.
 
@@ -172,12 +178,35 @@ def refuse_unused(
         UsageError: see there.
     """
     given = {"--qat": qat is not None, "--observer": observer != "auto", "--equalize": equalize, "--exclude": bool(exclude)}
+    given["--portable"] = portable
     names = [name for name, there in given.items() if there]
     wanted = list(precisions)
     if names and not any(scheme_of(precision).rounded for precision in wanted):
         raise UsageError(
             f"{names[0]} is for integers, and precision '{' and '.join(wanted)}' has none; leave it out or give --precision int8"
         )
+
+
+def refuse_limit_without_batch(max_batch: int, *, dynamic_batch: bool) -> None:
+    """Refuses a limit of samples for files that take a fixed number of them.
+
+    Raises:
+        UsageError: see there.
+    """
+    if max_batch != MAX_BATCH and not dynamic_batch:
+        raise UsageError(
+            f"--max-batch {max_batch} is the limit of files for any batch; give --dynamic-batch too, or leave it out"
+        )
+
+
+def refuse_other_than_svg(out: Path | None) -> None:
+    """Refuses the name of a picture that promises another kind of file.
+
+    Raises:
+        UsageError: see there.
+    """
+    if out is not None and out.suffix != ".svg":
+        raise UsageError(f"picture '{out}' ends in '{out.suffix}', and is written as SVG; give a name that ends in '.svg'")
 
 
 def byte_count(text: str | None) -> int | None:

@@ -28,7 +28,7 @@ def profile(
     ssh_config: SshConfig = None,
     as_json: Json = False,
 ) -> None:
-    """Show the time of each op, with the PyTorch module that it comes from."""
+    """Show the time of each op, with its PyTorch module."""
     from edgefold.cli.output import output, progress
     from edgefold.cli.targets import artifact_at
 

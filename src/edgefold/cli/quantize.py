@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -29,6 +29,7 @@ from edgefold.cli.options import (
     Trust,
     Weights,
 )
+from edgefold.errors import UsageError
 from edgefold.schemes import DEFAULT_EXPONENT_BITS, scheme_of
 
 if TYPE_CHECKING:
@@ -99,12 +100,16 @@ def quantize(
     max_secs: MaxSecs = 10.0,
     as_json: Json = False,
 ) -> None:
-    """Calibrate once; show what quantization costs in which layer and, with --explain, what it saves."""
+    """Show what quantization costs, layer by layer, and what it saves.
+
+    One calibration is for all formats. With --explain the files are written and timed as well.
+    """
     from edgefold.cli.output import output, progress
 
     with output(as_json) as out:
         from edgefold.cli.powers import compared, refuse
         from edgefold.cli.sources import ModelChoice
+        from edgefold.device_bench.runners import open_runner
         from edgefold.mixing import Budget
 
         without_files = {
@@ -116,6 +121,9 @@ def quantize(
         }
         precision = Precision(scheme)
         refuse(without_files, exponent_bits, precision)
+        if not (explain or max_drop is not None or max_ms is not None):
+            _refuse_unused({"--agree": agree, "--format": bool(formats), "--device": device != "host"})
+        open_runner(device)  # contacts nothing
         with progress(f"quantizing {model}") as say:
             work = _Work(ModelChoice(model, arg, weights, trust, preprocess, qat), precision, calibration, evaluation, say)
             if precision is Precision.LOG2:
@@ -128,6 +136,11 @@ def quantize(
             if explain:
                 found = replace(found, explanation=work.explain(found, wanted, device, max_secs, agree=agree))
         out.show({"schema": "edgefold.Quantization/1", **vars(found)}, lambda: _quantized(found))
+
+
+def _refuse_unused(given: Mapping[str, bool]) -> None:
+    for name in (name for name, there in given.items() if there):
+        raise UsageError(f"{name} is for the files of --explain, --max-drop and --max-ms; give one of these, or leave it out")
 
 
 class _Work:

@@ -40,6 +40,7 @@ from edgefold.cli.options import (
     Trust,
     Weights,
     byte_count,
+    refuse_limit_without_batch,
     refuse_unused,
 )
 from edgefold.errors import UsageError
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
     from edgefold.bundle.reader import Bundle
 
+_MAX_SECS = 120.0
 ModelOrRecipe = Annotated[
     str | None,
     typer.Argument(
@@ -98,11 +100,11 @@ def ship(
     portable: Portable = False,
     device: TargetDevice = None,
     threads: Threads = 1,
-    max_secs: MaxSecs = 120.0,
+    max_secs: MaxSecs = _MAX_SECS,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Fold, quantize, export, verify, measure and bundle a network; ends in one table."""
+    """Fold, quantize, export, verify, measure and bundle a network. It ends in one table."""
     from edgefold.bundle.writer import check_output
     from edgefold.cli.output import output
     from edgefold.cli.progress import stages
@@ -120,6 +122,12 @@ def ship(
             dynamic_batch,
             timing is not None,
             device is not None,
+            max_batch != MAX_BATCH,
+            portable,
+            not explain,
+            trust,
+            threads != 1,
+            max_secs != _MAX_SECS,
         )
         others = (qat, preprocess, exclude, max_drop, max_ms, any(changed) or None)
         _refuse_options(model, arg, weights, formats, precisions, calibration, evaluation, lowering, max_size, *others)
@@ -130,7 +138,9 @@ def ship(
         raise UsageError(f"--skip {skip[0]} leaves out a stage of a recipe, but there is none; give --recipe FILE.toml")
     if remeasure:
         raise UsageError("--remeasure is for the times that a recipe keeps, but there is none; times are always new here")
-    refuse_unused(precisions or [Precision.INT8], qat=qat, observer=observer, equalize=equalize, exclude=exclude)
+    wanted = precisions or [Precision.INT8]
+    refuse_unused(wanted, qat=qat, observer=observer, equalize=equalize, exclude=exclude, portable=portable)
+    refuse_limit_without_batch(max_batch, dynamic_batch=dynamic_batch)
     with output(as_json) as out:
         choice = ModelChoice(model, arg, weights, trust, preprocess, qat)
         target = Path(choice.short_name) if out_dir is None else out_dir
@@ -216,4 +226,4 @@ def shipped(bundle: Bundle) -> Iterable[RenderableType]:
     )
     yield from (f"FAILED {problem}" for problem in found.problems)
     yield from (f"Note: {note}" for note in shipment.notes)
-    yield f"Bundle: {bundle.path} and {bundle.archive.name}; report: {bundle.report}"
+    yield f"Bundle: {bundle.path} and {bundle.archive}; report: {bundle.report}"

@@ -74,7 +74,10 @@ def prune(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Remove channels until a target is met, whole blocks, or single weights, the least important first; then fine-tune."""
+    """Remove channels, blocks or single weights, then fine-tune.
+
+    Channels go until a target is met, the least important first.
+    """
     from edgefold.cli.sources import arguments
     from edgefold.recipe.checks import check_device, check_trained
     from edgefold.recipe.schema import DataSection, ModelSection, PruneSection, ShipRecipe, check_pruning, targets

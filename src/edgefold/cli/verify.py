@@ -68,7 +68,7 @@ def verify(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare artifacts, run in their real runtimes, with the model in torch."""
+    """Compare files, run in their real runtimes, with torch."""
     from edgefold.cli.output import output, progress
     from edgefold.cli.targets import artifacts_of, is_bundle, manifest_of
 
