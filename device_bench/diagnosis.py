@@ -93,11 +93,15 @@ def diagnose(
         limits = measure_roofline(runner, launcher, options, case.format)
     causes += [
         *by_profile(found),
-        *by_roofline(found, limits),
+        *by_roofline(found, limits, integer=_is_integer(inspection.precision)),
         *slow_cores(working, threads=options.threads, pinned=options.core_list()),
     ]
     ordered = sorted(causes, key=lambda cause: -1.0 if cause.share is None else -1.0 - cause.share)
     return SlownessReport(case.name, runner.url, tuple(ordered), found.slowest[:TOP], limits)
+
+
+def _is_integer(precision: Precision | None) -> bool:
+    return precision is not None and scheme_of(precision).integer
 
 
 def fallback(modules: Sequence[str]) -> list[Cause]:
@@ -111,7 +115,7 @@ def fallback(modules: Sequence[str]) -> list[Cause]:
 
 def float_work(precision: Precision | None, modules: Sequence[str], integer_share: float | None) -> list[Cause]:
     """Layers of an INT8 file that are computed in float."""
-    if precision is None or not scheme_of(precision).integer or not modules:
+    if not _is_integer(precision) or not modules:
         return []
     share = None if integer_share is None else 1 - integer_share
     words = "" if share is None else f" ({share:.0%} of the multiply-accumulates)"
@@ -146,8 +150,8 @@ def by_profile(found: OpProfile) -> list[Cause]:
     return causes
 
 
-def by_roofline(found: OpProfile, limits: Roofline) -> list[Cause]:
-    """Ops that wait for the memory, and ops far from both limits of the device."""
+def by_roofline(found: OpProfile, limits: Roofline, *, integer: bool = False) -> list[Cause]:
+    """Ops that wait for the memory, and ops far from both limits of the device; ``integer``: the file has integers already."""
     bound = [op for op in found.slowest if limits.memory_bound(op) and limits.reached(op) >= FAR_SHARE]
     far = [op for op in found.slowest if op.macs and limits.reached(op) < FAR_SHARE]
     words = (
@@ -155,7 +159,7 @@ def by_roofline(found: OpProfile, limits: Roofline) -> list[Cause]:
             "memory-bound layers",
             bound,
             f"fewer than {limits.ridge:.1f} operations for each byte, so they wait for the memory: "
-            "use INT8 (a quarter of the bytes), or fewer and wider layers",
+            f"use {'' if integer else 'INT8 (a quarter of the bytes), or '}fewer and wider layers",
         ),
         (
             "layers far below what this device can do",
@@ -175,7 +179,7 @@ def by_roofline(found: OpProfile, limits: Roofline) -> list[Cause]:
 
 def cpu_features(precision: Precision | None, device: DeviceInfo) -> list[Cause]:
     """Integer instructions that the CPU lacks."""
-    if precision is None or not scheme_of(precision).integer:
+    if not _is_integer(precision):
         return []
     arm = device.machine in ("aarch64", "arm64", "armv7l", "armv8l")
     wanted = ("asimddp", "i8mm") if arm else ("avx512_vnni", "avx_vnni", "amx_int8")

@@ -153,7 +153,10 @@ def test_layers_at_the_memorys_limit_and_layers_far_from_any_are_causes() -> Non
         OpTime("b", "Conv", "deep", 2_000, 0.4, 1_000, 100),
         OpTime("c", "Conv", "good", 1_000, 0.2, 5_000, 100),
     )
-    memory, far = by_roofline(OpProfile("m.onnx", "0", Format.ONNX, "r", "host", ops), LIMITS)
+    profile = OpProfile("m.onnx", "0", Format.ONNX, "r", "host", ops)
+    memory, far = by_roofline(profile, LIMITS)
+    assert "use INT8 (a quarter of the bytes), or fewer and wider layers" in memory.detail
+    assert "use fewer and wider layers" in by_roofline(profile, LIMITS, integer=True)[0].detail
     assert (memory.title, memory.share) == ("memory-bound layers", 0.4)
     assert "1 of them take 40% of the time (wide); fewer than 10.0 operations for each byte" in memory.detail
     assert (far.title, far.share) == ("layers far below what this device can do", 0.4)

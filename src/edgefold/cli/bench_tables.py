@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 EMULATED = "emulated"
 HEADERS = (
     *("artifact", "device", "runtime", "threads", "load", "first", "median [95 %]", "p90", "peak memory", "noise"),
-    *("steps off", "codes"),
+    "steps off",
 )
 
 
 def measured_table(measured: list[tuple[str, Measurement]]) -> Iterable[RenderableType]:
-    """One line a measurement."""
+    """One line a measurement, and below the codes of each: in a column of their own there is no room for them."""
     from edgefold.cli.output import table
 
-    yield table(HEADERS, [_measured(name, found) for name, found in measured], "lllrrrrrrrrw")
+    yield table(HEADERS, [_measured(name, found) for name, found in measured], "lllrrrrrrrr")
+    yield from (f"{name} on {found.device.url}: {' '.join(found.codes)}" for name, found in measured if found.codes)
 
 
 def compared_lines(found: Comparison) -> Iterable[RenderableType]:
@@ -104,5 +105,4 @@ def _measured(name: str, found: Measurement) -> tuple[str, ...]:
         known(found.peak_rss_bytes, size),
         UNKNOWN if emulated else f"{found.noise * 100:.1f} %",
         "" if found.max_steps is None else f"{found.max_steps:g}",
-        " ".join(found.codes),
     )
