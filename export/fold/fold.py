@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
 
 from edgefold.batch import Batch
 from edgefold.errors import CheckError, ModelError, UnsupportedError, first_line
 from edgefold.export.capture import as_arguments, capture, copies_of
+from edgefold.export.fold.check import random_like
 from edgefold.export.fold.graph import RegionFolds, fold_regions
 from edgefold.export.fold.kernel import FoldedConv
 from edgefold.export.fold.modules import Decision, fold_modules
@@ -81,7 +84,8 @@ def fold_module(module: nn.Module, example_inputs: Batch, *, progress: Stages | 
             f"model {type(module).__name__} gives other outputs as a captured graph; "
             "remove what it keeps between calls, random numbers and code that asks for the types of its layers"
         )
-    regions = fold_regions(program.graph, tree.unsteady, told.counted("fold: graph"))
+    mixes = cache(lambda: _mixes_samples(tree.module, args, kwargs))
+    regions = fold_regions(program.graph, tree.unsteady, told.counted("fold: graph"), mixes)
     if not same(outputs, _outputs(program)):
         program = capture(tree.module, example_inputs)
         why = "the network gives other outputs with its functional code folded"
@@ -185,6 +189,33 @@ def _way(watch: Recorder, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], *
 def _outputs(program: Program) -> Any:
     with torch.no_grad():
         return program.graph(*program.example_inputs)
+
+
+def _mixes_samples(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> bool:
+    """Whether the samples of a batch of two get other outputs than each alone; not if the code fails on two.
+
+    ``args`` and ``kwargs`` hold one sample; the other one is random.
+    """
+
+    def outputs(made: Callable[[Tensor], Tensor]) -> list[Any]:
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            return pytree.tree_leaves(module(*map(made, args), **{name: made(value) for name, value in kwargs.items()}))
+
+    def other(value: Tensor) -> Tensor:
+        return random_like(tuple(value.shape), value.dtype, seed=2) if value.is_floating_point() else value.clone()
+
+    try:
+        found = [outputs(torch.clone), outputs(other), outputs(lambda value: torch.cat([value, other(value)]))]
+    except Exception:  # anything can be raised by the code of a foreign module
+        return False
+    return len({*map(len, found)}) > 1 or not all(map(_is_apart, *found))
+
+
+def _is_apart(first: Any, second: Any, both: Any) -> bool:
+    """Whether one output of a batch of two is those of its samples, one after the other; or does not depend on them."""
+    if not isinstance(first, Tensor) or (same(first, second) and same(first, both)):
+        return True
+    return first.ndim > 0 and first.shape == second.shape and same(torch.cat([first, second]), both)
 
 
 def _run(watch: Recorder, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:

@@ -7,7 +7,7 @@ be foldable where a part of it is not.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
 import torch
@@ -70,10 +70,14 @@ class RegionFolds:
     left: list[RegionLeft]
 
 
-def fold_regions(module: GraphModule, unsteady: tuple[str, ...], report: Report) -> RegionFolds:
-    """Folds the regions of ``module`` in place, outside of the modules named in ``unsteady``."""
+def fold_regions(module: GraphModule, unsteady: tuple[str, ...], report: Report, mixes: Callable[[], bool]) -> RegionFolds:
+    """Folds the regions of ``module`` in place, outside of the modules named in ``unsteady``.
+
+    ``mixes`` says whether a sample's outputs depend on the other samples of its batch. A graph of one sample cannot tell, and is
+    asked where its code takes no other batch.
+    """
     _share_zeros(module.graph)
-    folder = _Folder(module, Search(module.graph, unsteady))
+    folder = _Folder(module, Search(module.graph, unsteady), mixes)
     outputs = folder.search.outputs()
     for done, output in enumerate(outputs):
         if output not in folder.gone:
@@ -101,13 +105,13 @@ def _share_zeros(graph: Graph) -> None:
 class _Folder:
     """Folds the outputs of one graph, and remembers what failed: a loop of a thousand terms has a thousand outputs."""
 
-    def __init__(self, module: GraphModule, search: Search) -> None:
+    def __init__(self, module: GraphModule, search: Search, mixes: Callable[[], bool]) -> None:
         self.search = search
         self.folds: list[RegionFold] = []
         self.reasons: dict[Node, str] = {}
         self.left: list[tuple[Region, str]] = []
         self.gone: set[Node] = set()
-        self._module = module
+        self._module, self._mixes = module, mixes
         self._alike: dict[Hashable, list[str]] = {}  # why regions of one signature failed
         self._failed: dict[Node, list[Node]] = {}  # node of a region that failed -> the sums in it that failed too
 
@@ -144,7 +148,7 @@ class _Folder:
             if not region.weighted or not region.keeps_dimensions or _is_canonical(region, self.search):
                 continue
             alike = self._alike.setdefault(region.signature, [])
-            found = alike[-1] if len(alike) >= _ALIKE else _attempt(self._module, region)
+            found = alike[-1] if len(alike) >= _ALIKE else _attempt(self._module, region, self._mixes)
             if isinstance(found, str):
                 in_a_row += 1
                 failed.append((region, found))
@@ -187,9 +191,7 @@ def _is_canonical(region: Region, search: Search) -> bool:
     return all(other.op == "get_attr" or other in search.dependent for other in node.all_input_nodes)
 
 
-def _attempt(owner: GraphModule, region: Region) -> tuple[Evidence, Folded] | str:
-    if region.moves_samples:
-        return "it mixes the samples of a batch"
+def _attempt(owner: GraphModule, region: Region, mixes: Callable[[], bool]) -> tuple[Evidence, Folded] | str:
     if piece := _groups_of_a_piece(region):
         return _SCATTERED.format(piece)
     function = region.module(owner)
@@ -207,6 +209,8 @@ def _attempt(owner: GraphModule, region: Region) -> tuple[Evidence, Folded] | st
     found = attempt(in_batches(function, len(x)) if fixed else function, (call,))
     if isinstance(found, str):
         return found
+    if fixed and len(x) == 1 and mixes():
+        return "the network mixes the samples of a batch, and it may be what mixes them: its code takes one sample only"
     groups = [groups_of(node) for node in region.convolutions]
     if len(groups) == 1 and found.kernel.groups < groups[0] and _is_scattered(found.kernel, groups[0]):
         return _SCATTERED.format(groups[0])

@@ -12,7 +12,6 @@ import operator
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,11 +84,6 @@ class Region:
         return bool(self._likes) or any(
             op_name(node) in _WITH_SIZES and not _is_scalar(node) for node in (*self.nodes, *self.constants)
         )
-
-    @cached_property
-    def moves_samples(self) -> bool:
-        """Whether an op moves values along the batch, which a batch of one does not show."""
-        return any(op_name(node) in ("roll", "flip") and 0 in _moved(node) for node in self.nodes)
 
     def module(self, owner: GraphModule) -> GraphModule:
         """The region as a module of one input; it shares the tensors of ``owner``."""
@@ -197,13 +191,6 @@ def groups_of(node: Node) -> int:
 def _is_scalar(node: Node) -> bool:
     value = node.meta.get("val")
     return isinstance(value, Tensor) and not value.ndim
-
-
-def _moved(node: Node) -> list[int]:
-    """The dimensions along which a roll or a flip moves; a roll without dimensions moves along all of them as one."""
-    ndim = node.meta["val"].ndim
-    dims: Any = node.args[-1] if op_name(node) == "flip" or len(node.args) > 2 else ()
-    return [dim % ndim for dim in dims] or list(range(ndim))
 
 
 def _shape(node: Node) -> tuple[int, ...]:

@@ -160,9 +160,9 @@ def test_rows_that_fail_alike_are_not_tried_again_and_again(monkeypatch: pytest.
     tried: list[Region] = []
     attempt = graph._attempt
 
-    def counted(module: GraphModule, region: Region) -> object:
+    def counted(module: GraphModule, region: Region, mixes: Callable[[], bool]) -> object:
         tried.append(region)
-        return attempt(module, region)
+        return attempt(module, region, mixes)
 
     monkeypatch.setattr(graph, "_attempt", counted)
     monkeypatch.setattr(graph, "_ALIKE", 2)

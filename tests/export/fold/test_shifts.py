@@ -211,6 +211,36 @@ def test_what_only_looks_like_shifts_stays_with_its_reason(name: str, batch: int
     assert layer.ops_before > 0
 
 
+MIXTURES: Final[dict[str, Callable[[Tensor], Tensor]]] = {
+    "mean": lambda x: x.mean(0, keepdim=True),
+    "first": lambda x: x[:1],
+    "contraction": lambda x: torch.einsum("bchw->chw", x),
+    "roll": lambda x: x.roll(1, 0),
+}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", MIXTURES)
+def test_code_that_holds_the_batch_size_and_mixes_its_samples_stays(name: str, batch: int) -> None:
+    """Its graph for one sample cannot be run on two."""
+
+    def form(x: Tensor, weight: Tensor) -> Tensor:
+        mixed = x * weight[:, 0, 0, :1, None] + MIXTURES[name](x) * weight[:, 0, 1, :1, None]
+        return mixed.view(len(x), 2, C // 2, *x.shape[2:]).flatten(1, 2)
+
+    result, ops = between(form, torch.randn(C, 1, K, K), batch)
+    assert ops.count("conv2d") == 1
+    assert batch > 1 or "mixes the samples of a batch" in result.plan.layers[-1].reason
+
+
+def test_code_that_holds_the_batch_size_folds_where_samples_stay_apart() -> None:
+    def form(x: Tensor, weight: Tensor) -> Tensor:
+        return rolled(x, weight).view(len(x), 2, C // 2, *x.shape[2:]).flatten(1, 2)
+
+    _, ops = between(form, torch.randn(C, 1, K, K), batch=1)
+    assert ops == ["conv2d", "relu", "pad", "conv2d", "sigmoid"]
+
+
 def test_a_clamp_between_the_taps_keeps_them_apart() -> None:
     def form(x: Tensor, weight: Tensor) -> Tensor:
         total = torch.zeros_like(x)
