@@ -186,9 +186,9 @@ def check_labels(labels: Sequence[int] | NDArray[np.int64], classes: int) -> Non
 
 def agreement(first: str, second: str, a: Arrays, b: Arrays, steps: Sequence[Step]) -> RuntimeAgreement:
     """How far the outputs of two artifacts are apart, in the quantization steps of the outputs."""
-    distances = [np.abs(x - y) / step for x, y, step in zip(a, b, steps, strict=True) if step is not None]
+    distances = [_in_steps(_error(x, y), step) for x, y, step in zip(a, b, steps, strict=True) if step is not None]
     clear, close = _clear_agreement(a[0], b[0], steps[0])
-    flat = np.concatenate([distance[~np.isnan(distance)] for distance in distances]) if distances else np.zeros(1)
+    flat = np.concatenate(distances) if distances else np.zeros(1)
     return RuntimeAgreement(
         first=first,
         second=second,
@@ -213,12 +213,9 @@ def sqnr_db(reference: NDArray[Any], output: NDArray[Any]) -> float | None:
 def _parity(name: str, reference: NDArray[Any], output: NDArray[Any], step: Step) -> OutputParity:
     if reference.shape != output.shape:
         raise DataError(f"output '{name}' has shape {output.shape}, the torch network gives {reference.shape}")
-    error = np.abs(reference.astype(np.float64) - output)
-    # A file that returns NaN must fail every comparison below.
-    error = np.where(np.isfinite(error), error, np.finfo(np.float32).max)
+    error = _error(reference, output)
     span = float(reference.max() - reference.min()) or 1.0
-    steps = None if step is None else error / step
-    steps = None if steps is None else steps[~np.isnan(steps)]
+    steps = None if step is None else _in_steps(error, step)
     return OutputParity(
         name=name,
         max_abs_error=float(error.max()),
@@ -227,6 +224,18 @@ def _parity(name: str, reference: NDArray[Any], output: NDArray[Any], step: Step
         max_steps=None if steps is None else float(np.round(steps.max())),
         share_different=None if steps is None else float((steps > 0.5).mean()),
     )
+
+
+def _error(reference: NDArray[Any], output: NDArray[Any]) -> NDArray[np.float64]:
+    """The distance of each element; a file that returns NaN must fail every comparison."""
+    error = np.abs(reference.astype(np.float64) - output)
+    return np.where(np.isfinite(error), error, np.finfo(np.float32).max)
+
+
+def _in_steps(error: NDArray[np.float64], step: float | NDArray[np.float32]) -> NDArray[np.float64]:
+    """The errors of the elements that lie on a grid, in its steps, as one row."""
+    steps: NDArray[np.float64] = error / step
+    return steps[~np.isnan(steps)]
 
 
 def _judge(precision: Precision, parities: tuple[OutputParity, ...], *, quantized: bool) -> tuple[bool, str]:

@@ -39,6 +39,16 @@ def test_without_steps_every_sample_counts() -> None:
     assert same_top1(0.0, None, 4) == "4 too close"
 
 
+def test_nan_is_far_from_every_number_and_elements_without_a_step_do_not_count() -> None:
+    other = SCORES.copy()
+    other[0, 0] = np.nan
+    found = agreement("a", "b", (SCORES,), (other,), (STEP,))
+    assert found.max_steps > 1e30
+    assert found.share_different == pytest.approx(1 / 15)
+    part = np.array([[np.nan, STEP, STEP]], dtype=np.float32)
+    assert agreement("a", "b", (SCORES,), (other,), (part,)).max_steps == 0
+
+
 def test_the_report_of_a_file_has_both(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(8, 3)).eval()
     inputs = torch.randn(40, 2, 2, 2)
