@@ -40,6 +40,7 @@ LARGE = 3_000  # ops; a function of more is not run in float64 nor proven twice:
 HUGE = 40_000  # ops; a function of more is run as few times as possible
 _DOUBLE_WORK = 1.5e9  # MACs of one check run; float64 convolutions are slow beyond it
 _ROUNDING = 2e-6  # errors in float64 that float32 constants explain
+_NOISE = 1e-12  # channels fainter than this share of the strongest may be rounding alone
 _MANY_TAPS = 121  # of a kernel: more come from pooling over the image rather than from a convolution
 _UNSURE = 2.0  # a count by samples may be off by so much; by less where all samples say the same
 _SURE = 1.25
@@ -270,7 +271,7 @@ class _Attempt:
         for witness, call in zip(self._witnesses, self._calls, strict=True):
             error = relative_error(kernel, witness.x, witness.y)
             if error > self._limit:
-                self.nearest = min(self.nearest, error)
+                self.nearest = min(self.nearest, relative_error(kernel, witness.x, witness.y, _NOISE))
                 if call.ops >= LARGE:
                     return f"one convolution is off by {error:.1g} of its output (relative)"
                 return diagnose(self._run, witness.x, kernel, error)

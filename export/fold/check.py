@@ -19,13 +19,14 @@ Function = Callable[[Tensor], Tensor]
 # Relative errors. The layers of ResNet-18, MobileNetV3 and ShuffleNetV2 are off by up to 2e-6 in float32, by the order of their
 # sums. What rounds more (sums over a whole image that are subtracted from each other) gives other outputs than one convolution.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
-_SMALL = 1e-2  # channels fainter than this share of the strongest are measured against that share of it
+_FAINT = 1e-2
 
 
-def relative_error(kernel: Kernel, x: Tensor, y: Tensor) -> float:
+def relative_error(kernel: Kernel, x: Tensor, y: Tensor, faint: float = _FAINT) -> float:
     """The largest error of the kernel on x against y = f(x), relative to the channel's strongest response (without its bias).
 
     A response is at least as strong as the kernel's root sum of squares says for x: an image of one pixel may show a weak one.
+    Channels fainter than the share ``faint`` of the strongest are measured against that share of it.
     """
     expected = _run(kernel, x)
     if expected is None or expected.shape != y.shape or not bool(torch.isfinite(y).all()):
@@ -34,7 +35,7 @@ def relative_error(kernel: Kernel, x: Tensor, y: Tensor) -> float:
     bias = kernel.bias.view(-1, *(1,) * (y.ndim - 2))
     usual = kernel.weight.flatten(1).norm(dim=1) * x.square().mean().sqrt()
     scale = torch.maximum((y - bias).abs().amax(dim=channels), usual)
-    scale = scale.clamp(min=float(scale.max()) * _SMALL)
+    scale = scale.clamp(min=float(scale.max()) * faint)
     # A sum that holds a large bias is rounded at the bias's size, once a term.
     terms = kernel.weight[0].numel()
     rounding = 2 * math.sqrt(terms) * torch.finfo(kernel.bias.dtype).eps * kernel.bias.abs()
@@ -43,9 +44,12 @@ def relative_error(kernel: Kernel, x: Tensor, y: Tensor) -> float:
 
 
 def output_error(kernel: Kernel, x: Tensor, y: Tensor) -> float:
-    """The largest error of the kernel on x against y = f(x), relative to the largest output."""
+    """The largest error of the kernel on x against y = f(x), relative to the largest output; 0 where both are zero."""
     expected = _run(kernel, x)
-    return float((y - expected).abs().max() / y.abs().max()) if expected is not None else float("inf")
+    if expected is None:
+        return float("inf")
+    error = float((y - expected).abs().max())
+    return error / float(y.abs().max()) if error else 0.0
 
 
 def differs_at_border_only(kernel: Kernel, x: Tensor, y: Tensor, limit: float) -> bool:

@@ -59,9 +59,17 @@ def overflowing(net: Any, x: Tensor) -> Tensor:
     return net.sum((x * 1e38) * 100.0 * 1e-40)
 
 
+def faint(net: Any, x: Tensor) -> Tensor:
+    """A channel so faint that float32 would not show its weights of each position beside those of the others."""
+    scale = torch.ones(4, 1, x.shape[3], dtype=x.dtype)
+    scale[0] = 1e-9 * torch.linspace(1, 2, x.shape[3], dtype=x.dtype)
+    return net.sum(x) * scale
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
+        (faint, "depend on the position"),
         (rounded, "in float32"),
         (rounded_after, "in float32"),
         (cast, "rounds values to float16"),
@@ -83,6 +91,14 @@ def test_the_rounding_of_ordinary_code_is_none_of_these() -> None:
     module = nn.Sequential(nn.Conv2d(64, 64, 1), nn.Conv2d(64, 64, 1), nn.Conv2d(64, 64, 3), nn.BatchNorm2d(64, eps=1e-3)).eval()
     tree = fold_tree(module, (torch.randn(1, 64, 9, 9),), {})
     assert isinstance(tree.module, FoldedConv), tree.decisions[0].reason
+
+
+def test_layers_of_zeros_have_no_error() -> None:
+    net = Branches(Branches.sum).eval()
+    for parameter in net.parameters():
+        nn.init.zeros_(parameter)
+    (layer,) = fold_module(net, torch.randn(1, 4, 10, 10)).plan.layers
+    assert (layer.folded, layer.max_relative_error) == (True, 0.0)
 
 
 def test_functional_code_that_is_another_one_for_the_example_inputs_stays() -> None:
