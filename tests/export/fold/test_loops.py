@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgefold.export.fold import FoldResult, fold_module, graph
+from edgefold.export.fold.fold import fold_tree
 from edgefold.export.fold.regions import Region
 
 C = 4
@@ -130,6 +131,25 @@ def test_an_even_kernel_with_points_costs_as_much_as_its_loop() -> None:
     assert layer.macs == layer.macs_before
     assert layer.kernel_map is not None
     assert (layer.kernel_map.tap, len(layer.kernel_map.groups)) == ((1, 1), 4)
+
+
+@pytest.mark.parametrize(("rows", "folds"), [(1, False), (2, True)])
+def test_a_loop_with_few_outputs_folds_where_its_largest_kernel_costs_no_more(rows: int, folds: bool) -> None:
+    """A convolution of one output is no faster than 16 of one channel each: its multiply-accumulates count as they are."""
+
+    inputs = 16 // rows
+    sizes = (5, 5, *[3] * (inputs - 2)) * rows
+    weights = [torch.randn(1, 1, size, size) for size in sizes]
+
+    class Rows(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            terms = [F.conv2d(x[:, n % inputs, None], w, padding=w.shape[2] // 2) for n, w in enumerate(weights)]
+            return torch.cat([torch.stack(terms[n : n + inputs]).sum(0) for n in range(0, 16, inputs)], 1)
+
+    torch.manual_seed(0)
+    (decision,) = fold_tree(Rows().eval(), (torch.randn(1, inputs, 6, 7),), {}).decisions
+    assert (decision.folded is not None) == folds
+    assert folds or "multiply-accumulates" in decision.reason
 
 
 def test_a_clamp_in_a_scratch_buffer_keeps_the_rows_apart() -> None:
