@@ -163,8 +163,11 @@ class _Attempt:
             checked = self._check(kernel)
             if isinstance(checked, Folded):
                 return too_dear(kernel, self._call) or checked
-        if self._sees_all() and (dear := self._dear_by_sample()):
-            return dear
+        if self._sees_all():
+            if self._call.written_out and math.prod(self._call.shape[2:]) > _MANY_TAPS:
+                return "it is a sum over the whole image, for which one convolution would hold a weight for each position"
+            if dear := self._dear_by_sample():
+                return dear
         if self._bias_varies():
             return BIAS_VARIES
         reason = "it is no convolution"

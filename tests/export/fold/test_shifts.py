@@ -241,6 +241,19 @@ def test_code_that_holds_the_batch_size_folds_where_samples_stay_apart() -> None
     assert ops == ["conv2d", "relu", "pad", "conv2d", "sigmoid"]
 
 
+def test_a_sum_over_the_whole_image_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a convolution it would have a weight for each position, which to find takes half a minute at 56 x 56."""
+    for function in ("locate", "probe"):
+        monkeypatch.setattr(f"edgefold.export.fold.attempt.{function}", lambda *_, **__: pytest.fail("not needed"))
+
+    def form(x: Tensor, weight: Tensor) -> Tensor:
+        return (x * weight[:, 0, :1, :1]).sum((2, 3), keepdim=True)
+
+    result, ops = fold(Alone(form, torch.randn(C, 1, K, K)), torch.randn(2, C, 12, 14))
+    assert ops[-2:] == ["mul", "sum"]
+    assert "a sum over the whole image" in result.plan.layers[0].reason
+
+
 def test_a_clamp_between_the_taps_keeps_them_apart() -> None:
     def form(x: Tensor, weight: Tensor) -> Tensor:
         total = torch.zeros_like(x)
