@@ -20,6 +20,8 @@ Function = Callable[[Tensor], Tensor]
 # sums. What rounds more (sums over a whole image that are subtracted from each other) gives other outputs than one convolution.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 _FAINT = 1e-2
+_CLEARLY = 4e-5  # of the largest output: four times what a kernel may be off by in float32
+BIAS_VARIES = "its bias varies over space (a bias or a BatchNorm before a padded convolution)"
 
 
 def relative_error(kernel: Kernel, x: Tensor, y: Tensor, faint: float = _FAINT) -> float:
@@ -75,10 +77,6 @@ def _run(kernel: Kernel, x: Tensor) -> Tensor | None:
         return None
 
 
-BIAS_VARIES = "its bias varies over space (a bias or a BatchNorm before a padded convolution)"
-_CLEARLY = 4e-5  # of the largest output: four times what a kernel may be off by in float32
-
-
 def bias_varies(f: Function, x: Tensor, y: Tensor) -> bool:
     """Whether f(0) clearly varies over space, given y = f(x) for dense random x; a convolution's is its bias everywhere."""
     blank, middle = _blank(f, x)
@@ -94,7 +92,7 @@ def _blank(f: Function, x: Tensor) -> tuple[Tensor, Tensor]:
 def diagnose(f: Function, x: Tensor, kernel: Kernel, error: float) -> str:
     """Why an affine function is not this convolution, for the plan."""
     blank, middle = _blank(f, x)
-    if float((blank - middle).abs().max()) > TOLERANCE.get(x.dtype, 1e-5) * float(blank.abs().max()):
+    if float((blank - middle).abs().max()) > TOLERANCE.get(x.dtype, TOLERANCE[torch.float32]) * float(blank.abs().max()):
         return BIAS_VARIES
     changed = x.clone()
     changed[1:] = 0

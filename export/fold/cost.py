@@ -25,6 +25,8 @@ SCALES: Final = frozenset({"mul", "mul_", "multiply", "multiply_", "div", "div_"
 
 SUMS: Final = frozenset({"add", "add_", "sub", "sub_", "addcmul", "addcmul_"})
 
+_ONE_EACH: Final = SCALES | {"native_batch_norm", "_native_batch_norm_legit_no_training"}  # multiply-accumulates an element
+
 
 def writes_out(scales: int, sums: int, reductions: int) -> bool:
     """Whether ops that only scale, add two values that depend on the input, or sum over dimensions may be a convolution.
@@ -57,9 +59,7 @@ def macs_of(op: OpOverload, args: Sequence[Any], results: Sequence[Tensor]) -> i
             return int(args[0].numel() * (args[1].shape[-1] if args[1].ndim > 1 else 1))
         case "addmm" | "baddbmm" | "addmv":
             return int(args[1].numel() * (args[2].shape[-1] if args[2].ndim > 1 else 1))
-        case "mul" | "mul_" | "div" | "div_" | "native_batch_norm" | "_native_batch_norm_legit_no_training":
-            return out.numel()
-        case "addcmul" | "addcmul_":
+        case _ if name in _ONE_EACH:
             return out.numel()
         case "avg_pool2d" | "avg_pool1d":
             return out.numel() * int(math.prod(args[1]))
