@@ -24,6 +24,7 @@ from edgefold.export.passes.module_names import STACK_AS_PATH
 from edgefold.export.passes.pool_windows import POOL_WINDOWS
 from edgefold.export.passes.row_means import ROW_MEANS
 from edgefold.export.passes.saturation import SATURATION, SPLIT_CLIPS
+from edgefold.export.passes.tflite_transposed_edges import TRANSPOSED_EDGES
 from edgefold.export.program import LoweredProgram
 from edgefold.quantize.insert import insert_qdq
 from edgefold.quantize.scheme import JOINED_FLOAT, Q, QParams
@@ -102,7 +103,7 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
         graph, _ = run_passes(graph, (IO_CHANNELS_LAST,))
     graph, _ = run_passes(graph, (ADAPTIVE_POOL, GLOBAL_MEAN))
     if lowered.format is Format.TFLITE:
-        graph, _ = run_passes(graph, (POOL_WINDOWS, CONSTANT_FIRST))
+        graph, _ = run_passes(graph, (POOL_WINDOWS, CONSTANT_FIRST, TRANSPOSED_EDGES))
     if lowered.format is Format.EXECUTORCH:
         graph, _ = run_passes(graph, (ROW_MEANS,))
     if options.dynamic_batch:
