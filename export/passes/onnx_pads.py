@@ -1,7 +1,8 @@
-"""Zeros around an image, moved into the convolution that reads them.
+"""Zeros around an image, moved into the convolution that reads them; any other padding of integers, in integers.
 
 ONNX convolutions pad each side by a number of its own. A Pad before one costs a copy of the image, and in ONNX Runtime it stays
-there between quantized layers. Zero is exact on every grid, so the convolution's own zeros are the same integers.
+there between quantized layers. Zero is exact on every grid, so the convolution's own zeros are the same integers. Of what cannot
+go into a convolution (other values, other modes, padding of channels) ONNX Runtime makes no integer op by itself.
 """
 
 from __future__ import annotations
@@ -12,7 +13,17 @@ import numpy as np
 import onnx_ir as ir
 
 from edgefold.export.passes.infra import GraphPass
-from edgefold.export.passes.onnx_qdq import DEQUANTIZE, QUANTIZE, affine_of, constant, only_consumer, producer
+from edgefold.export.passes.onnx_qdq import (
+    DEQUANTIZE,
+    QUANTIZE,
+    Affine,
+    add_constant,
+    affine_of,
+    constant,
+    new_node,
+    only_consumer,
+    producer,
+)
 
 
 def convolution_pads(model: ir.Model) -> tuple[ir.Model, bool]:
@@ -39,6 +50,48 @@ def convolution_pads(model: ir.Model) -> tuple[ir.Model, bool]:
             value = source.inputs[0] if source is not None else None
         modified = True
     return model, modified
+
+
+def integer_pads(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Let each Pad between a DQ and a Q of one scale pad the integers: with the one that stands for its value."""
+    modified = False
+    for pad in list(model.graph):
+        around = _integers_around(pad)
+        if around is None:
+            continue
+        before, after, affine = around
+        inputs = [before.inputs[0], *pad.inputs[1:]]
+        if len(inputs) > 2 and inputs[2] is not None:
+            value = constant(inputs[2])
+            assert value is not None
+            inputs[2] = add_constant(
+                model, f"{pad.name}_value", np.array(affine.to_integer(float(value)), affine.zero_point.dtype)
+            )
+        elif pad.attributes.get_string("mode", "constant") == "constant":
+            inputs = [*inputs[:2], add_constant(model, f"{pad.name}_value", affine.zero_point), *inputs[3:]]
+        node = new_node(after, "Pad", inputs, dict(pad.attributes))
+        node.name = pad.name
+        node.metadata_props.update(pad.metadata_props)
+        model.graph.insert_before(after, node)
+        ir.convenience.replace_all_uses_with(after.outputs[0], node.outputs[0])
+        model.graph.remove((after, pad), safe=True)
+        modified = True
+    return model, modified
+
+
+def _integers_around(pad: ir.Node) -> tuple[ir.Node, ir.Node, Affine] | None:
+    """The DQ before a Pad, the Q behind it, and the scale of both; ``None`` where it is no padding of integers."""
+    if pad.op_type != "Pad" or pad.domain != "":
+        return None
+    before, after = producer(pad.inputs[0], DEQUANTIZE), only_consumer(pad.outputs[0], QUANTIZE)
+    if before is None or after is None or after.outputs[0].is_graph_output():
+        return None
+    scales = affine_of(before), affine_of(after)
+    if scales[0] is None or scales[1] is None or not scales[0].per_tensor or not scales[0].same(scales[1]):
+        return None
+    if len(pad.inputs) > 2 and pad.inputs[2] is not None and constant(pad.inputs[2]) is None:
+        return None
+    return before, after, scales[0]
 
 
 def _pad_before(conv: ir.Node) -> tuple[ir.Node | None, ir.Node]:
@@ -87,3 +140,4 @@ def _given(conv: ir.Node) -> np.ndarray[Any, Any] | None:
 
 
 CONVOLUTION_PADS: GraphPass[ir.Model] = GraphPass("onnx-convolution-pads", convolution_pads)
+INTEGER_PADS: GraphPass[ir.Model] = GraphPass("onnx-integer-pads", integer_pads)

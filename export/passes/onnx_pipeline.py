@@ -18,7 +18,7 @@ from edgefold.export.passes.onnx_float_layers import KEEP_FLOAT_LAYERS
 from edgefold.export.passes.onnx_global_pool import GLOBAL_POOL
 from edgefold.export.passes.onnx_half_weights import HALF_WEIGHTS
 from edgefold.export.passes.onnx_names import NAME_BY_MODULE
-from edgefold.export.passes.onnx_pads import CONVOLUTION_PADS
+from edgefold.export.passes.onnx_pads import CONVOLUTION_PADS, INTEGER_PADS
 from edgefold.export.passes.onnx_unsigned import UNSIGNED, UNSIGNED_ACTIVATIONS
 
 
@@ -52,6 +52,7 @@ def pipeline(precision: Precision, *, exact_products: bool = False) -> tuple[Gra
     """
     passes = _NUMBERS.get(precision, ())
     if passes is _CALIBRATED:
-        # The bounds of a clip are integers of the type that its input has in the end.
-        passes = (*passes, UNSIGNED_ACTIVATIONS if exact_products else UNSIGNED, INTEGER_CLIP, KEEP_FLOAT_LAYERS)
+        # The bounds of a clip, and what pads an image, are integers of the type that they are beside in the end.
+        unsigned = UNSIGNED_ACTIVATIONS if exact_products else UNSIGNED
+        passes = (*passes, unsigned, INTEGER_CLIP, INTEGER_PADS, KEEP_FLOAT_LAYERS)
     return (GLOBAL_POOL, CONVOLUTION_PADS, *passes)
