@@ -66,7 +66,8 @@ def absorb(graph: GraphModule, pixels: PixelInput) -> GraphModule:
         UsageError: another number of channels than the normalisation has.
     """
     result = copy.deepcopy(graph)
-    source = result.graph.find_nodes(op="placeholder")[0]
+    inputs = result.graph.find_nodes(op="placeholder")
+    source = inputs[0]
     pad, conv = _first_conv(source)
     weight = constant_of(result, _argument(conv, 1))  # (N, C, kh, kw)
     if weight.shape[1] != len(pixels.mean):
@@ -79,7 +80,7 @@ def absorb(graph: GraphModule, pixels: PixelInput) -> GraphModule:
     offset = -(scaled * mean.view(1, -1, 1, 1)).sum(dim=1, keepdim=True)  # (N, 1, kh, kw)
     source.meta[FIXED] = PIXELS
     if pad is not None or _padded(conv):
-        with result.graph.inserting_after(source):
+        with result.graph.inserting_after(inputs[-1]):
             plane = result.graph.call_function(_ATEN.constant_pad_nd.default, (source, [0, 0, 0, 0, 0, 1], _FULL))
         plane.meta = {key: value for key, value in source.meta.items() if key != FIXED}
         plane.meta["val"] = _ATEN.constant_pad_nd.default(source.meta["val"], [0, 0, 0, 0, 0, 1], _FULL)

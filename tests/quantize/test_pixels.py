@@ -91,6 +91,28 @@ def test_a_network_that_does_not_begin_with_a_conv_is_refused(module: nn.Module,
         absorb(graph, PixelInput.of(PREPARE))
 
 
+class _Guided(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.guide = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(1, 6, 1)
+
+    def forward(self, image: Tensor, guide: Tensor) -> Tensor:
+        y: Tensor = self.conv(image) + self.guide(guide)
+        return y
+
+
+def test_a_network_of_several_inputs_takes_pixels_in_channels_last_order(tmp_path: Path) -> None:
+    pixels, guide = _pixels(8), torch.randn(8, 1, 12, 10)
+    inputs = (_normalised(pixels).float(), guide)
+    net = _Guided().eval()
+    samples = [tuple(tensor[index : index + 1] for tensor in inputs) for index in range(8)]
+    quantized = quantize_model(net, samples[0], calibration=samples, observer="minmax", pixels=PREPARE, io="uint8")
+    artifact = export_model(quantized, format="onnx", io="uint8", layout="nhwc", timing=False, out=tmp_path / "net.onnx")
+    (found,) = run(artifact, [tensor.numpy() for tensor in inputs])
+    expected = net(*inputs).detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(expected).max())
+
+
 def test_another_number_of_channels_is_refused() -> None:
     graph = capture(nn.Conv2d(3, 6, 3).eval(), torch.zeros(1, 3, 12, 10)).graph
     with pytest.raises(UsageError, match="3 channels and the declared normalisation has 1"):

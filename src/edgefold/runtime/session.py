@@ -191,7 +191,8 @@ def _stack(spec: TensorSpec, array: Array, name: str, asked: int | None) -> Arra
     if fits and batch == -1:
         batch = _batch(len(array), spec.max_batch, asked)
     if not fits or (wanted and (len(array) == 0 or len(array) % batch)):
-        expected = "(any multiple of " + ", ".join(str(size) if size >= 0 else "any" for size in wanted) + ")"
+        samples = "any number" if batch == -1 else f"any multiple of {batch}"
+        expected = f"({', '.join((samples, *(str(size) for size in wanted[1:])))})"
         raise ModelError(f"input '{spec.name}' of '{name}' has shape {array.shape}, expected {expected} in torch's order")
     array = as_pixels(spec, array)
     stacked = array.reshape(-1, batch, *array.shape[1:]) if wanted else array.reshape(1)
