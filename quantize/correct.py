@@ -9,7 +9,8 @@ float. With
     s_i = sqrt(r1_i / r2_i),    r1, r2 the largest magnitudes of the channel's weights in the first and the second layer,
 
 both have the same range in each channel. f may be the identity, ReLU, leaky ReLU, PReLU or a pooling. It may not be ReLU6 or
-hard-swish: their corners would have to move with s_i.
+hard-swish: their corners would have to move with s_i. Weights tell little of a channel's values where its bias is large: s_i
+is kept from making such a channel larger than all others, whose integers it would take.
 
 **Bias correction** (section 4.2, the empirical form). Rounding a layer's weights shifts the mean of its output. In one walk
 through the network, each layer's bias is moved by the mean difference per output channel between the float layer and the
@@ -25,9 +26,9 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule, Interpreter, Node
 
-from edgefold.quantize.annotate import WEIGHTED
+from edgefold.quantize.annotate import INTEGER_MOVES, WEIGHTED
 from edgefold.quantize.calibrate import ScaleTable, annotated, output_sqnr_db
 from edgefold.quantize.graph import add_buffer, constant_of, groups_of, is_constant, module_path
 from edgefold.quantize.paired import correct_bias, has_bias, walk
@@ -43,6 +44,9 @@ _HOMOGENEOUS: Final = frozenset(
         _ATEN.relu.default,
     }
 )
+
+_MAY_MOVE_CHANNELS: Final = INTEGER_MOVES | {_ATEN.constant_pad_nd.default, _ATEN.flip.default, _ATEN.mean.dim, _ATEN.pad.default}
+_LOOKED: Final = 16  # samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +81,22 @@ def correct_biases(graph: GraphModule, table: ScaleTable, samples: Sequence[tupl
     return corrected if better else table
 
 
-def equalize(graph: GraphModule) -> tuple[GraphModule, tuple[EqualizedPair, ...]]:
-    """A copy of the canonical graph with equalized layers, and what was done with each pair."""
+def equalize(graph: GraphModule, samples: Sequence[tuple[Tensor, ...]] = ()) -> tuple[GraphModule, tuple[EqualizedPair, ...]]:
+    """A copy of the canonical graph with equalized layers, and what was done with each pair.
+
+    Args:
+        graph: ATen graph, float32.
+        samples: inputs of the graph, some of which tell how large the channels of a layer are.
+    """
     result = copy.deepcopy(graph)
     pairs = []
+    sizes = _Sizes(result)
+    with torch.no_grad():
+        for sample in samples[:: max(1, len(samples) // _LOOKED)][:_LOOKED]:
+            sizes.run(*sample)
     for node in list(result.graph.nodes):
         if _is_weighted(node):
-            pair = _equalize_after(result, node)
+            pair = _equalize_after(result, node, sizes.found.get(node.name))
             if pair is not None:
                 pairs.append(pair)
     result.graph.lint()
@@ -91,8 +104,24 @@ def equalize(graph: GraphModule) -> tuple[GraphModule, tuple[EqualizedPair, ...]
     return result, tuple(pairs)
 
 
-def _equalize_after(module: GraphModule, first: Node) -> EqualizedPair | None:
-    """Equalizes a layer with the one that follows; ``None`` where no layer follows."""
+class _Sizes(Interpreter):
+    """The largest magnitude in each output channel of each layer, (N,), by node name."""
+
+    def __init__(self, graph: GraphModule) -> None:
+        super().__init__(graph)
+        self.found: dict[str, Tensor] = {}
+
+    def run_node(self, n: Node) -> Any:
+        """Runs one node, and looks at its value."""
+        value = super().run_node(n)
+        if _is_weighted(n):
+            channels = value.movedim(-1 if _is_linear(n) else 1, 0).flatten(1).abs().amax(1)
+            self.found[n.name] = torch.maximum(channels, self.found.get(n.name, channels))
+        return value
+
+
+def _equalize_after(module: GraphModule, first: Node, sizes: Tensor | None) -> EqualizedPair | None:
+    """Equalizes a layer, whose channels have the given sizes, with the one that follows; ``None`` where no layer follows."""
     node, barrier = first, ""
     while not (_is_weighted(node) and node is not first):
         users = list(node.users)
@@ -100,7 +129,8 @@ def _equalize_after(module: GraphModule, first: Node) -> EqualizedPair | None:
             return None
         user = users[0]
         if not _is_weighted(user) and user.target not in _HOMOGENEOUS:
-            barrier = barrier or f"'{getattr(user.target, '__name__', user.target)}' between them does not scale with its input"
+            why = "may move channels" if user.target in _MAY_MOVE_CHANNELS else "does not scale with its input"
+            barrier = barrier or f"'{getattr(user.target, '__name__', user.target)}' between them {why}"
             if len(user.all_input_nodes) > 1 and sum(not is_constant(source) for source in user.all_input_nodes) > 1:
                 return None
         if user.args[0] is not node:
@@ -108,10 +138,10 @@ def _equalize_after(module: GraphModule, first: Node) -> EqualizedPair | None:
         node = user
     if barrier:
         return EqualizedPair(module_path(first), module_path(node), barrier)
-    return _rescale(module, first, node)
+    return _rescale(module, first, node, sizes)
 
 
-def _rescale(module: GraphModule, first: Node, second: Node) -> EqualizedPair:
+def _rescale(module: GraphModule, first: Node, second: Node, sizes: Tensor | None) -> EqualizedPair:
     names = module_path(first), module_path(second)
     w1, w2 = (constant_of(module, node.args[1]) for node in (first, second) if isinstance(node.args[1], Node))
     groups = groups_of(second)
@@ -121,6 +151,9 @@ def _rescale(module: GraphModule, first: Node, second: Node) -> EqualizedPair:
     r1 = w1.flatten(1).abs().amax(dim=1)
     r2 = per_group.transpose(1, 2).flatten(2).abs().amax(dim=2).flatten()
     scale = torch.where((r1 > 0) & (r2 > 0), torch.sqrt(r1 / r2.clamp_min(1e-30)), torch.ones_like(r1))
+    if sizes is not None and bool(sizes.any()):
+        # Against the usual factor: one that all channels have changes nothing.
+        scale = torch.maximum(scale, scale.median() * sizes / sizes.max())
     first_shape = (-1, *[1] * (w1.ndim - 1))
     _replace_constant(module, first, 1, w1 / scale.reshape(first_shape))
     if len(first.args) > 2 and is_constant(first.args[2]):

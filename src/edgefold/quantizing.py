@@ -66,15 +66,15 @@ def quantize_folded(
 
     form, exclude, pixels = scheme_of(precision), options.exclude, options.pixels
     graph = folded.program.graph
+    samples = [] if calibration is None else list(samples_like(calibration, folded.program.example_inputs, "calibration"))
+    if calibration is not None and not samples:
+        raise DataError("calibration data is empty, expected at least one batch; give some inputs as the model sees them in use")
     pairs: tuple[EqualizedPair, ...] = ()
     if options.equalize:
-        graph, pairs = correct.equalize(graph)
+        graph, pairs = correct.equalize(graph, samples)
     if calibration is None:
         return _rounded(replace(folded.program, graph=graph), folded, precision, exclude, pairs)
     graph, _ = run_passes(graph, (transposed_convs_pass(layer_nodes(graph, exclude)), LONE_NORMS, INTEGER_ACTIVATIONS))
-    samples = list(samples_like(calibration, folded.program.example_inputs, "calibration"))
-    if not samples:
-        raise DataError("calibration data is empty, expected at least one batch; give some inputs as the model sees them in use")
     joins = join_in_float(graph, samples) if form.float_joins and options.io == "float32" and pixels is None else ()
     graph, _ = run_passes(graph, (own_ranges_pass(GRIDS[form.activation_bits]),))
     program = replace(folded.program, graph=graph)

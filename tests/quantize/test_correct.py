@@ -29,11 +29,11 @@ def _uneven(activation: nn.Module, groups: int = 1) -> nn.Sequential:
 def test_equalization_changes_nothing_in_float_and_evens_the_channels(activation: nn.Module, groups: int) -> None:
     module = _uneven(activation.eval(), groups)
     program = capture(module, torch.zeros(1, 3, 8, 8))
-    equalized, pairs = equalize(program.graph)
+    samples = [(torch.randn(1, 3, 8, 8),) for _ in range(8)]
+    equalized, pairs = equalize(program.graph, samples)
     x = torch.randn(1, 3, 8, 8)
     torch.testing.assert_close(equalized(x)[0], module(x), rtol=1e-4, atol=1e-4)
     assert [pair.reason for pair in pairs] == [""]
-    samples = [(torch.randn(1, 3, 8, 8),) for _ in range(8)]
     before, after = (
         output_sqnr_db(annotated(graph, calibrate(graph, samples, observer="minmax")), samples)
         for graph in (program.graph, equalized)
@@ -50,6 +50,31 @@ def test_equalization_is_refused_across_activations_with_fixed_corners(activatio
     (pair,) = pairs
     assert (pair.first, pair.second) == ("0", "2")
     assert "does not scale with its input" in pair.reason
+
+
+def test_equalization_makes_no_channel_of_small_weights_and_a_large_bias_the_largest() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).eval()
+    with torch.no_grad():
+        module[0].weight[2] *= 1e-6
+        module[0].bias[2] = 3.0
+    samples = [(torch.randn(1, 3, 8, 8),) for _ in range(8)]
+    program = capture(module, samples[0][0])
+    before, after = (
+        output_sqnr_db(annotated(graph, calibrate(graph, samples, observer="minmax")), samples)
+        for graph in (program.graph, equalize(program.graph, samples)[0])
+    )
+    assert after > before - 1  # it was 30 dB less
+
+
+def test_an_op_that_scales_but_moves_channels_is_no_activation() -> None:
+    class Turned(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self[1](self[0](x).flip(1))
+            return y
+
+    program = capture(Turned(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)).eval(), torch.zeros(1, 3, 4, 4))
+    (pair,) = equalize(program.graph)[1]
+    assert "may move channels" in pair.reason
 
 
 def test_equalization_does_not_cross_a_residual_add() -> None:
