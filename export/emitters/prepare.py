@@ -21,6 +21,7 @@ from edgefold.export.passes.global_mean import GLOBAL_MEAN
 from edgefold.export.passes.infra import clone, run_passes
 from edgefold.export.passes.io_layout import IO_CHANNELS_LAST, TO_NHWC, is_image
 from edgefold.export.passes.module_names import STACK_AS_PATH
+from edgefold.export.passes.plain_broadcasts import PLAIN_BROADCASTS
 from edgefold.export.passes.pool_windows import POOL_WINDOWS
 from edgefold.export.passes.row_means import ROW_MEANS
 from edgefold.export.passes.saturation import SATURATION, SPLIT_CLIPS
@@ -103,7 +104,7 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
         graph, _ = run_passes(graph, (IO_CHANNELS_LAST,))
     graph, _ = run_passes(graph, (ADAPTIVE_POOL, GLOBAL_MEAN))
     if lowered.format is Format.TFLITE:
-        graph, _ = run_passes(graph, (POOL_WINDOWS, CONSTANT_FIRST, TRANSPOSED_EDGES))
+        graph, _ = run_passes(graph, (POOL_WINDOWS, CONSTANT_FIRST, TRANSPOSED_EDGES, PLAIN_BROADCASTS))
     if lowered.format is Format.EXECUTORCH:
         graph, _ = run_passes(graph, (ROW_MEANS,))
     if options.dynamic_batch:

@@ -2,6 +2,9 @@
 
 The LiteRT converter takes a dequantize node before a quantize node for nothing, whatever their scales are. A mark between them
 keeps both, and in the file that it wrote they become one QUANTIZE from integers to integers.
+
+A vector divided by its norm becomes one op of which it makes an integer one with any scale, and the runtime refuses it with all
+but 1/128: a mark before the quantize node of a division leaves it in float, as it was meant.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ _DEQUANTIZE: Final = _OPS.dequantize_per_tensor.default
 
 
 def hold_grids(graph: GraphModule) -> tuple[GraphModule, bool]:
-    """Put a mark between each dequantize node and the quantize node that follows it."""
+    """Put a mark between each dequantize node, or division, and the quantize node that follows it."""
     graph = clone(graph)
     found = [node for node in graph.graph.nodes if _is_bare(node)]
     for node in found:
@@ -53,7 +56,7 @@ def requantize(model: TfliteModel) -> tuple[TfliteModel, bool]:
 
 def _is_bare(node: Node) -> bool:
     source = node.args[0] if node.target is _QUANTIZE else None
-    return isinstance(source, Node) and source.target is _DEQUANTIZE
+    return isinstance(source, Node) and source.target in (_DEQUANTIZE, torch.ops.aten.div.Tensor)
 
 
 def _none_bare(graph: GraphModule) -> str | None:
