@@ -29,6 +29,8 @@ from edgefold.export.fold.state import Snapshot
 from edgefold.export.fold.watch import proof
 from edgefold.export.fold.way import Way
 from edgefold.export.lower.nodes import record_values
+from edgefold.export.passes.infra import run_passes
+from edgefold.export.passes.linear_norms import LINEAR_NORMS
 from edgefold.export.plan import FoldPlan
 from edgefold.export.program import Program
 
@@ -91,7 +93,7 @@ def fold_module(module: nn.Module, example_inputs: Batch, *, progress: Stages | 
         why = "the network gives other outputs with its functional code folded"
         regions = RegionFolds([], dict.fromkeys(program.graph.graph.nodes, why), [])
     record_values(program.graph, program.example_inputs)
-    return FoldResult(program, plan_of(program.graph, list(tree.decisions), regions))
+    return FoldResult(_normed(program), plan_of(program.graph, list(tree.decisions), regions))
 
 
 def unfolded(module: nn.Module, example_inputs: Batch) -> FoldResult:
@@ -109,7 +111,13 @@ def unfolded(module: nn.Module, example_inputs: Batch) -> FoldResult:
     _check_mode(module)
     program = capture(module, example_inputs)
     record_values(program.graph, program.example_inputs)
-    return FoldResult(program, FoldPlan(()))
+    return FoldResult(_normed(program), FoldPlan(()))
+
+
+def _normed(program: Program) -> Program:
+    """The network with each BatchNorm behind a linear layer taken in."""
+    graph, modified = run_passes(program.graph, (LINEAR_NORMS,))
+    return replace(program, graph=graph) if modified else program
 
 
 @dataclass(frozen=True, slots=True)

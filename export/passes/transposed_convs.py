@@ -271,12 +271,12 @@ def _take_in_norm(module: GraphModule, node: Node) -> bool:
 
     PT2E does it by itself when it calibrates, and takes away the value that has been annotated.
     """
-    norm = _norm_after(node) if node.op == "call_function" and node.target in _TRANSPOSED and _has_constants(node) else None
+    norm = norm_after(node) if node.op == "call_function" and node.target in _TRANSPOSED and _has_constants(node) else None
     if norm is None:
         return False
     source, weight_node, bias_node, _, _, _, groups, _ = _arguments(node)
     weight = constant_of(module, weight_node)
-    scale, shift = _norm_of(module, norm)
+    scale, shift = norm_of(module, norm)
     scaled = weight.reshape(groups, -1, *weight.shape[1:]) * scale.view(groups, 1, -1, *[1] * (weight.ndim - 2))
     bias = shift if bias_node is None else constant_of(module, bias_node) * scale + shift
     with module.graph.inserting_before(node):
@@ -298,7 +298,7 @@ def _buffer(module: GraphModule, layer: Node, name: str, value: Tensor) -> Node:
     return node
 
 
-def _norm_of(module: GraphModule, norm: Node) -> tuple[Tensor, Tensor]:
+def norm_of(module: GraphModule, norm: Node) -> tuple[Tensor, Tensor]:
     """What a BatchNorm multiplies with and adds, float64 (N,)."""
     gain, shift, mean, variance = (None if one is None else constant_of(module, one).double() for one in norm.args[1:5])  # type: ignore[arg-type]  # constants
     assert mean is not None
@@ -308,7 +308,7 @@ def _norm_of(module: GraphModule, norm: Node) -> tuple[Tensor, Tensor]:
     return scale, (-mean * scale if shift is None else shift - mean * scale)
 
 
-def _norm_after(node: Node) -> Node | None:
+def norm_after(node: Node) -> Node | None:
     """The BatchNorm that alone reads a node, if its result alone is read."""
     norm = _only_user(node)
     if norm is None or norm.target is not _NORM or not all(one is None or is_constant(one) for one in norm.args[1:5]):
