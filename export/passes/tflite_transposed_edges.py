@@ -49,13 +49,14 @@ def _is_uneven(node: Node) -> bool:
 def _options(node: Node) -> tuple[Any, list[int], list[int], list[int], int, list[int]]:
     """Bias, stride, padding, output padding, groups and dilation; one number a dimension."""
     rank = _RANKS[node.target]
-    bias, stride, padding, more, groups, dilation = (*node.args[2:], *_DEFAULTS[len(node.args) - 2 :])
+    values: list[Any] = [*node.args[2:], *_DEFAULTS[len(node.args) - 2 :]]
+    bias, stride, padding, more, groups, dilation = values
 
     def spread(value: Any) -> list[int]:
         values = [value] if isinstance(value, int) else list(value)
         return values * (rank // len(values))
 
-    return bias, spread(stride), spread(padding), spread(more), int(groups), spread(dilation)  # type: ignore[arg-type]
+    return bias, spread(stride), spread(padding), spread(more), int(groups), spread(dilation)
 
 
 def _rewrite(module: GraphModule, node: Node) -> None:

@@ -53,10 +53,11 @@ def test_equalization_is_refused_across_activations_with_fixed_corners(activatio
 
 
 def test_equalization_makes_no_channel_of_small_weights_and_a_large_bias_the_largest() -> None:
-    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).eval()
+    first = nn.Conv2d(3, 8, 3)
+    module = nn.Sequential(first, nn.ReLU(), nn.Conv2d(8, 8, 3)).eval()
     with torch.no_grad():
-        module[0].weight[2] *= 1e-6
-        module[0].bias[2] = 3.0
+        first.weight[2] *= 1e-6
+        first.bias[2] = 3.0  # type: ignore[index]  # there is one
     samples = [(torch.randn(1, 3, 8, 8),) for _ in range(8)]
     program = capture(module, samples[0][0])
     before, after = (
@@ -67,12 +68,16 @@ def test_equalization_makes_no_channel_of_small_weights_and_a_large_bias_the_lar
 
 
 def test_an_op_that_scales_but_moves_channels_is_no_activation() -> None:
-    class Turned(nn.Sequential):
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            y: torch.Tensor = self[1](self[0](x).flip(1))
+            y: torch.Tensor = self.b(self.a(x).flip(1))
             return y
 
-    program = capture(Turned(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)).eval(), torch.zeros(1, 3, 4, 4))
+    program = capture(Turned().eval(), torch.zeros(1, 3, 4, 4))
     (pair,) = equalize(program.graph)[1]
     assert "may move channels" in pair.reason
 
