@@ -19,6 +19,7 @@ from edgefold.export.passes.constant_first import CONSTANT_FIRST
 from edgefold.export.passes.dynamic_batch import dynamic_batch
 from edgefold.export.passes.global_mean import GLOBAL_MEAN
 from edgefold.export.passes.infra import clone, run_passes
+from edgefold.export.passes.integer_pools import INTEGER_POOLS
 from edgefold.export.passes.io_layout import IO_CHANNELS_LAST, TO_NHWC, is_image
 from edgefold.export.passes.module_names import STACK_AS_PATH
 from edgefold.export.passes.plain_broadcasts import PLAIN_BROADCASTS
@@ -106,7 +107,7 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
     if lowered.format is Format.TFLITE:
         graph, _ = run_passes(graph, (POOL_WINDOWS, CONSTANT_FIRST, TRANSPOSED_EDGES, PLAIN_BROADCASTS))
     if lowered.format is Format.EXECUTORCH:
-        graph, _ = run_passes(graph, (ROW_MEANS,))
+        graph, _ = run_passes(graph, (ROW_MEANS, INTEGER_POOLS))
     if options.dynamic_batch:
         if lowered.format is Format.TFLITE:
             graph, modified = run_passes(graph, (UNEVEN_POOL,))

@@ -109,7 +109,9 @@ class Orders:
         """Rewrites the graph in place and returns the number of gathers that it needed."""
         self._settle()
         for node in self._module.graph.nodes:
-            if WEIGHT_SCALE in node.meta and (layout := self._flow.writing(node)) is not None:
+            if WEIGHT_SCALE not in node.meta or (layout := self._flow.writing(node)) is None:
+                continue
+            if layout.axis == (1 if node in self._convs else len(shape_of(node) or ()) - 1):  # else it orders tokens
                 node.meta[WEIGHT_SCALE] = node.meta[WEIGHT_SCALE][_tensor(layout.order())]
         self._permute_parameters()
         gathers = self._insert_gathers() + self._write_cuts()

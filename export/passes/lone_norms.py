@@ -13,10 +13,10 @@ import operator
 from typing import Final
 
 import torch
-from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edgefold.export.passes.infra import GraphPass, clone
+from edgefold.export.passes.transposed_convs import norm_of
 from edgefold.quantize.graph import add_buffer, constant_of, is_constant
 
 _ATEN = torch.ops.aten
@@ -46,19 +46,13 @@ def _is_lone_norm(node: Node) -> bool:
 
 
 def _rewrite(graph: GraphModule, node: Node) -> None:
-    source, *parameters, _, epsilon = node.args
-    gamma, beta, mean, variance = (constant_of(graph, one) if isinstance(one, Node) else None for one in parameters)
-    assert mean is not None
-    assert variance is not None
-    assert isinstance(epsilon, float)
-    slope: Tensor = (1 if gamma is None else gamma.double()) / torch.sqrt(variance.double() + epsilon)
-    offset = (0 if beta is None else beta.double()) - slope * mean.double()
-    channels, rank = len(slope), node.meta["val"][0].ndim
+    scale, shift = norm_of(graph, node)
+    channels, rank = len(scale), node.meta["val"][0].ndim
     with graph.graph.inserting_before(node):
-        weight = add_buffer(graph, f"{node.name}_slope", slope.to(mean.dtype).view(-1, *(1,) * (rank - 1)))
-        bias = add_buffer(graph, f"{node.name}_offset", offset.to(mean.dtype))
-        sizes = ([1] * (rank - 2), [0] * (rank - 2), [1] * (rank - 2))
-        conv = graph.graph.call_function(_CONVOLVE[rank], (source, weight, bias, *sizes, channels))
+        weight = add_buffer(graph, f"{node.name}_scale", scale.float().view(-1, *(1,) * (rank - 1)))
+        bias = add_buffer(graph, f"{node.name}_shift", shift.float())
+        geometry = ([1] * (rank - 2), [0] * (rank - 2), [1] * (rank - 2))
+        conv = graph.graph.call_function(_CONVOLVE[rank], (node.args[0], weight, bias, *geometry, channels))
     for one in (weight, bias):
         one.meta["val"] = constant_of(graph, one)
     for user in list(node.users):

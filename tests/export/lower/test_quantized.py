@@ -240,3 +240,27 @@ def test_padded_groups_carry_the_parameters(point: bool, relu: bool, monkeypatch
         assert 0 < ((dense - padded) / STEP).abs().max() <= 2
     else:
         assert torch.equal(dense, padded)
+
+
+class Tokens(nn.Module):
+    """A linear layer on more tokens than it has outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.linear = nn.Conv2d(3, 8, 2, 2), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, 8, 8) -> (B, 32, 4)."""
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        return self.linear(torch.cat([tokens, tokens], 1))
+
+
+def test_the_scales_of_a_linear_layer_on_tokens_stay() -> None:
+    program = capture(Tokens().eval(), torch.randn(1, 3, 8, 8))
+    scale = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    for node in program.graph.graph.nodes:
+        if node.target is aten.linear.default:
+            node.meta |= {WEIGHT_SCALE: scale, Q: QParams(STEP, 3)}
+    lowered = lower(program, format=Format.ONNX, precision=Precision.INT8, lowering=Lowering.GROUPED)
+    (found,) = (node.meta[WEIGHT_SCALE] for node in lowered.program.graph.graph.nodes if node.target is aten.linear.default)
+    assert torch.equal(found, scale)
