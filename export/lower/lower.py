@@ -63,7 +63,7 @@ def lower(
     wanted = _lowering(lowering) if not isinstance(lowering, Mapping) else None
     graph = clone(program.graph)
     record_values(graph, program.example_inputs)
-    fold_constants(graph)
+    fold_constants(graph, made=True)
     orders = Orders(graph)
     tables = (costs, cached_table(device), shipped_for(format) if device == HOST else None)
     models: Sequence[CostModel] = [model for model in tables if model is not None]

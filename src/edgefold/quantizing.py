@@ -49,8 +49,9 @@ def quantize_folded(
         InputError: see `edgefold.pipeline.quantize_model`.
     """
     from edgefold.batch import samples_like
+    from edgefold.export.constants import fold_constants
     from edgefold.export.lower.branches import branches_of
-    from edgefold.export.passes.infra import run_passes
+    from edgefold.export.passes.infra import clone, run_passes
     from edgefold.export.passes.integer_activations import INTEGER_ACTIVATIONS
     from edgefold.export.passes.lone_norms import LONE_NORMS
     from edgefold.export.passes.own_ranges import own_ranges_pass
@@ -65,7 +66,8 @@ def quantize_folded(
     from edgefold.quantize.scheme import GRIDS
 
     form, exclude, pixels = scheme_of(precision), options.exclude, options.pixels
-    graph = folded.program.graph
+    graph = clone(folded.program.graph)
+    fold_constants(graph, made=True)
     samples = [] if calibration is None else list(samples_like(calibration, folded.program.example_inputs, "calibration"))
     if calibration is not None and not samples:
         raise DataError("calibration data is empty, expected at least one batch; give some inputs as the model sees them in use")
