@@ -13,6 +13,7 @@ from edgefold.artifact import Precision
 from edgefold.export.passes.infra import GraphPass
 from edgefold.export.passes.onnx_bias import INTEGER_BIAS
 from edgefold.export.passes.onnx_clip import INTEGER_CLIP
+from edgefold.export.passes.onnx_constant_casts import CONSTANT_CASTS
 from edgefold.export.passes.onnx_dynamic import DYNAMIC_INPUTS
 from edgefold.export.passes.onnx_float_layers import KEEP_FLOAT_LAYERS
 from edgefold.export.passes.onnx_global_pool import GLOBAL_POOL
@@ -55,4 +56,4 @@ def pipeline(precision: Precision, *, exact_products: bool = False) -> tuple[Gra
         # The bounds of a clip, and what pads an image, are integers of the type that they are beside in the end.
         unsigned = UNSIGNED_ACTIVATIONS if exact_products else UNSIGNED
         passes = (*passes, unsigned, INTEGER_CLIP, INTEGER_PADS, KEEP_FLOAT_LAYERS)
-    return (GLOBAL_POOL, CONVOLUTION_PADS, *passes)
+    return (CONSTANT_CASTS, GLOBAL_POOL, CONVOLUTION_PADS, *passes)
