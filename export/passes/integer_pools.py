@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch.fx import GraphModule, Node
 
 from edgefold.export.passes.infra import GraphPass, clone
+from edgefold.export.passes.pool_windows import average_options
 from edgefold.quantize.graph import add_buffer
 from edgefold.quantize.scheme import WEIGHT_SCALE, Q
 
@@ -62,11 +63,7 @@ def _pool(node: Node) -> _Pool | None:
     source = node.args[0] if node.target is _AVERAGE and not node.kwargs else None
     if not isinstance(source, Node) or Q not in node.meta or source.meta["val"].ndim != 4:
         return None
-    given: list[Any] = list(node.args[1:])
-    defaults = [None, None, (0, 0), False, True, None]
-    kernel, stride, padding, ceil, counted, divisor = given + defaults[len(given) :]
-    sides, pads = _pair(kernel), _pair(padding)
-    steps = _pair(stride) if stride else sides
+    sides, steps, pads, ceil, counted, divisor = average_options(node)
     size, result = (tuple(value.meta["val"].shape[2:]) for value in (source, node))
     if ceil and any((s + 2 * p - k) // step + 1 != r for s, p, k, step, r in zip(size, pads, sides, steps, result, strict=True)):
         return None  # its last windows reach over the edge, and are divided by less
@@ -75,11 +72,6 @@ def _pool(node: Node) -> _Pool | None:
     taps = math.prod(sides)
     whole = sides == size and not any(pads) and divisor in (None, taps)
     return _Pool(sides, steps, pads, divisor or taps, whole) if whole or taps <= _MANY_TAPS else None
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    numbers = [value] if isinstance(value, int) else list(value)
-    return int(numbers[0]), int(numbers[-1])
 
 
 def _none_left(graph: GraphModule) -> str | None:

@@ -101,19 +101,24 @@ def _pool(node: Node) -> _Pool | None:
     source = node.args[0] if node.target is _AVERAGE and not node.kwargs else None
     if not isinstance(source, Node):
         return None
-    given: list[Any] = list(node.args[1:])
-    defaults = [None, None, (0, 0), False, True, None]
-    kernel, stride, padding, ceil, counted, divisor = given + defaults[len(given) :]
+    sides, steps, pads, ceil, counted, divisor = average_options(node)
     if ceil or counted or divisor is not None:
         return None
-    sides, pads = _pair(kernel), _pair(padding)
-    steps = _pair(stride) if stride else sides
     shape = source.meta["val"].shape
     if len(shape) != 4 or not any(pads):
         return None
     size = (int(shape[2]), int(shape[3]))
     alike = steps == (1, 1) and all(side - 1 == 2 * pad for side, pad in zip(sides, pads, strict=True))
     return None if alike else _Pool(source, sides, steps, pads, size)
+
+
+def average_options(node: Node) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], bool, bool, int | None]:
+    """Kernel, stride and padding as (height, width), ceil_mode, count_include_pad and divisor_override of an ``avg_pool2d``."""
+    given: list[Any] = list(node.args[1:])
+    defaults = [None, None, (0, 0), False, True, None]
+    kernel, stride, padding, ceil, counted, divisor = given + defaults[len(given) :]
+    sides = _pair(kernel)
+    return sides, _pair(stride) if stride else sides, _pair(padding), ceil, counted, divisor
 
 
 def _pair(value: Any) -> tuple[int, int]:
