@@ -210,21 +210,27 @@ def output_sqnr_db(graph: GraphModule, samples: Sequence[tuple[Tensor, ...]], *,
         corrected: whether each layer's mean error over these samples is taken away, as corrected biases would: scales are
             compared by what is left then.
     """
+    signal, noise = output_powers(graph, samples, corrected=corrected).sum(dim=1)
+    return float(10 * torch.log10(signal / noise.clamp_min(1e-30)))
+
+
+def output_powers(graph: GraphModule, samples: Sequence[tuple[Tensor, ...]], *, corrected: bool = False) -> Tensor:
+    """sum y^2 and sum (y - q)^2 of each sample, float64 (2, samples); see `output_sqnr_db`."""
     outputs = set(output_nodes(graph))
-    power = torch.zeros(2, dtype=torch.float64)
+    power = torch.zeros(2, len(samples), dtype=torch.float64)
 
     def add(node: Node, exact: list[Tensor], quantized: list[Tensor]) -> None:
         if node in outputs:
-            for y, q in zip(exact, quantized, strict=True):
-                power[0] += y.double().square().sum()
-                power[1] += (y.double() - q.double()).square().sum()
+            for index, (y, q) in enumerate(zip(exact, quantized, strict=True)):
+                power[0, index] += y.double().square().sum()
+                power[1, index] += (y.double() - q.double()).square().sum()
 
     def correct(node: Node, exact: list[Tensor], quantized: list[Tensor]) -> None:
         if corrected and has_bias(node):
             correct_bias(graph, node, exact, quantized)
 
     walk(graph, samples, before=correct, after=add)
-    return float(10 * torch.log10(power[0] / power[1].clamp_min(1e-30)))
+    return power
 
 
 def annotated(graph: GraphModule, table: ScaleTable) -> GraphModule:

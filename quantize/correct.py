@@ -29,8 +29,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from edgefold.quantize.annotate import INTEGER_MOVES, WEIGHTED
-from edgefold.quantize.calibrate import ScaleTable, annotated, output_sqnr_db
+from edgefold.quantize.calibrate import ScaleTable, annotated
 from edgefold.quantize.graph import add_buffer, constant_of, groups_of, is_constant, module_path
+from edgefold.quantize.judging import is_kept
 from edgefold.quantize.paired import correct_bias, has_bias, walk
 
 _ATEN = torch.ops.aten
@@ -59,7 +60,7 @@ class EqualizedPair:
 
 
 def correct_biases(graph: GraphModule, table: ScaleTable, samples: Sequence[tuple[Tensor, ...]]) -> ScaleTable:
-    """The table with corrected biases, or the table itself where they do not raise the SQNR of held-out samples.
+    """The table with corrected biases, or the table itself where held-out samples are clearly worse with them.
 
     Args:
         graph: the canonical graph of the table.
@@ -77,8 +78,7 @@ def correct_biases(graph: GraphModule, table: ScaleTable, samples: Sequence[tupl
 
     walk(carrying, used, before=correct)
     corrected = replace(table, biases=biases)
-    better = output_sqnr_db(annotated(graph, corrected), held_out) > output_sqnr_db(carrying, held_out)
-    return corrected if better else table
+    return corrected if is_kept(graph, corrected, table, held_out) else table
 
 
 def equalize(graph: GraphModule, samples: Sequence[tuple[Tensor, ...]] = ()) -> tuple[GraphModule, tuple[EqualizedPair, ...]]:

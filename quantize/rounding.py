@@ -13,7 +13,7 @@ upper Cholesky factor U of the inverse of H, q_k = round(w_k) and then w_j -= (w
 Three things are ours. The inputs are those of the quantized network, whose layers before are rounded and corrected. A weight of
 zero stays zero, since zeros are what a layer's structure is made of, and sums of pairs stay where 16-bit products do not saturate
 (`edgefold.quantize.pairs`). Half of the samples make H and the other half judges: a channel that they do not find better keeps
-its nearest integers, and so does the network.
+its nearest integers, and so does a network that they find clearly worse (`edgefold.quantize.judging`).
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.nn.functional import unfold
 
-from edgefold.quantize.calibrate import ScaleTable, annotated, output_sqnr_db
+from edgefold.quantize.calibrate import ScaleTable, annotated
 from edgefold.quantize.graph import constant_of, groups_of, is_constant
 from edgefold.quantize.insert import WEIGHT_QMAX, WEIGHT_QMIN, quantize_weight
+from edgefold.quantize.judging import is_kept
 from edgefold.quantize.paired import correct_bias, has_bias, walk
 from edgefold.quantize.pairs import PAIR_LIMIT
 from edgefold.quantize.scheme import ROUNDED_WEIGHT, WEIGHT_SCALE
@@ -44,7 +45,7 @@ _VECTORS_A_WEIGHT: Final = 4  # inputs for each weight of an output channel: mor
 
 
 def round_by_data(graph: GraphModule, table: ScaleTable, samples: Sequence[tuple[Tensor, ...]]) -> ScaleTable:
-    """The table with rounded weights and corrected biases; those of the table itself where the network's SQNR does not gain.
+    """The table with rounded weights and corrected biases; the table itself where held-out samples are clearly worse with them.
 
     Args:
         graph: the canonical graph of the table.
@@ -66,9 +67,7 @@ def round_by_data(graph: GraphModule, table: ScaleTable, samples: Sequence[tuple
     walk(carrying, samples, before=correct, after=round_users)
     rounded = {node.name: node.meta[ROUNDED_WEIGHT] for node in carrying.graph.nodes if ROUNDED_WEIGHT in node.meta}
     candidate = replace(table, rounded=rounded, biases=biases)
-    judges = samples[1::2] or samples
-    gain = output_sqnr_db(annotated(graph, candidate), judges) - output_sqnr_db(annotated(graph, table), judges)
-    return candidate if gain > 0 else table
+    return candidate if is_kept(graph, candidate, table, samples[1::2] or samples) else table
 
 
 def _is_free(graph: GraphModule, node: Node, source: Node, value: Tensor) -> bool:
