@@ -28,7 +28,6 @@ from edgefold.errors import EdgefoldError, UsageError
 from edgefold.export.emitters.base import EmitOptions, get_emitter
 from edgefold.export.lower.columns import columns
 from edgefold.export.lower.costs import CostModel
-from edgefold.export.lower.float_hard_swish import float_hard_swish
 from edgefold.export.lower.lower import lower
 from edgefold.export.lower.widen import widen
 from edgefold.export.plan import Lowering, LoweringPlan, NetworkTiming, TimedForm
@@ -36,12 +35,11 @@ from edgefold.export.program import LoweredProgram, Program
 from edgefold.schemes import scheme_of
 
 AUTO: Final = "auto"
-WIDE, COLUMNS, FLOAT_HARD_SWISH = "wide", "columns", "float-hard-swish"
+WIDE, COLUMNS = "wide", "columns"
 # Forms of the choice layer by layer in integers, as `edgefold.export.plan.LoweringPlan` describes them.
 VARIANTS: Final = {
     WIDE: "the choice with more channels",
     COLUMNS: "the choice with columns as channels",
-    FLOAT_HARD_SWISH: "the choice with hard-swish in float",
 }
 UNIFORM: Final = (Lowering.DENSE, Lowering.GROUPED, Lowering.SPLIT, Lowering.KEEP)
 TIE: Final = 0.015
@@ -288,8 +286,6 @@ def _variants(lowered: LoweredProgram, request: Request, options: EmitOptions) -
         by_columns = columns(lowered) if tiles else lowered
         if by_columns is not lowered:
             made[COLUMNS] = widen(by_columns)
-    elif lowered.format is Format.EXECUTORCH and not scheme.integer_only:
-        made[FLOAT_HARD_SWISH] = float_hard_swish(lowered)
     elif lowered.format is Format.TFLITE and tiles:
         made[WIDE] = replace(lowered, plan=replace(lowered.plan, wide=True))
     return [_Form(name, form) for name, form in made.items() if form is not lowered]

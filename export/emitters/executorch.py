@@ -111,12 +111,13 @@ def _check_open(program: ExportedProgram, capacity: int) -> None:
 def _partitioner() -> Any:
     """XNNPACK's, with what its runtime can do and its partitioner does not ask for.
 
-    It takes a bilinear resize of an open batch (the backend needs a fixed height and width only), sigmoid and tanh on 8-bit
-    integers, which the runtime looks up in a table, and padding of 8-bit integers with any value.
+    It takes a bilinear resize of an open batch (the backend needs a fixed height and width only), hard-swish, sigmoid and tanh on
+    8-bit integers, which the runtime looks up in a table, and padding of 8-bit integers with any value.
     """
     from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
     from executorch.backends.xnnpack.partition.config.generic_node_configs import (
         ConstantPadConfig,
+        HardswishConfig,
         SigmoidConfig,
         TanhConfig,
         UpsampleBilinear2dConfig,
@@ -131,7 +132,7 @@ def _partitioner() -> Any:
     def both(_: Any) -> list[Any]:
         return [ConfigPrecisionType.FP32, ConfigPrecisionType.STATIC_QUANT]
 
-    integers = (ConstantPadConfig, SigmoidConfig, TanhConfig)
+    integers = (ConstantPadConfig, HardswishConfig, SigmoidConfig, TanhConfig)
     own: dict[Any, Any] = {UpsampleBilinear2dConfig: type("Resize", (UpsampleBilinear2dConfig,), {"check_constraints": check})}
     own |= {kind: type(kind.__name__, (kind,), {"supported_precision_types": both}) for kind in integers}
     return XnnpackPartitioner([own.get(kind, kind) for kind in ALL_PARTITIONER_CONFIGS])

@@ -18,6 +18,7 @@ from edgefold.export.passes.adaptive_pool import ADAPTIVE_POOL, UNEVEN_POOL
 from edgefold.export.passes.constant_first import CONSTANT_FIRST
 from edgefold.export.passes.dynamic_batch import dynamic_batch
 from edgefold.export.passes.global_mean import GLOBAL_MEAN
+from edgefold.export.passes.hard_swish_tables import HARD_SWISH_TABLES
 from edgefold.export.passes.infra import clone, run_passes
 from edgefold.export.passes.integer_pools import INTEGER_POOLS
 from edgefold.export.passes.io_layout import IO_CHANNELS_LAST, TO_NHWC, is_image
@@ -108,6 +109,8 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
         graph, _ = run_passes(graph, (POOL_WINDOWS, CONSTANT_FIRST, TRANSPOSED_EDGES, PLAIN_BROADCASTS))
     if lowered.format is Format.EXECUTORCH:
         graph, _ = run_passes(graph, (ROW_MEANS, INTEGER_POOLS))
+        if not lowered.plan.whole:  # the other runtimes round a sum and a product
+            graph, _ = run_passes(graph, (HARD_SWISH_TABLES,))
     if options.dynamic_batch:
         if lowered.format is Format.TFLITE:
             graph, modified = run_passes(graph, (UNEVEN_POOL,))

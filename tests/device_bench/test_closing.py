@@ -264,18 +264,6 @@ def test_columns_as_channels_need_a_named_device(
     assert (seen, plan.wide) == (races, native)
 
 
-def test_hard_swish_in_float_may_win_in_executorch(tmp_path: Path, raced: Callable[..., list[int]]) -> None:
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Hardswish(), nn.Conv2d(4, 2, 1)).eval()
-    image = torch.randn(1, 3, 8, 8)
-    program = edgefold.quantize_model(net, image, calibration=[image]).program
-    raced(100.0, 80.0)
-    request = {"format": Format.EXECUTORCH, "precision": Precision.INT8}
-    timing = emitted(program, tmp_path / "net.pte", **request).plan.timing
-    assert timing is not None
-    assert timing.winner == "float-hard-swish"
-    assert timing.reason.startswith("the choice with hard-swish in float takes 0.800")
-
-
 def test_a_limit_on_the_size_takes_smaller_forms(program: Program, tmp_path: Path) -> None:
     prefers_dense = costs(dense=0.5e5)
     large = emitted(program, tmp_path / "large.onnx", costs=prefers_dense, timing=False)
