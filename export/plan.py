@@ -165,8 +165,8 @@ class LoweringPlan:
     ``wide`` means that kernels which take many channels at once get them: in ONNX by channels with zero weights
     (`edgefold.export.lower.widen`), in TFLite by columns as channels (`edgefold.export.passes.tflite_columns`); ``columns``
     means the latter in ONNX (`edgefold.export.lower.columns`).
-    ``whole`` means that formats shall agree: no convolution is computed in parts (`edgefold.export.lower.rows`), and no hard-swish
-    is looked up in a table (`edgefold.export.passes.hard_swish_tables`).
+    ``whole`` means that formats shall agree: no convolution is computed in parts (`edgefold.export.lower.rows`), and no
+    hard-swish is looked up in a table (`edgefold.export.passes.hard_swish_tables`).
     ``timing`` is how the choice was closed, ``None`` where the network's forms were not timed; ``reason`` says why not, and what
     a limit on the file's size changed. ``totals`` is the lowered network, where it was counted.
     """

@@ -24,6 +24,7 @@ from edgefold.export.emitters.prepare import Prepared, prepare
 from edgefold.export.emitters.quiet import converter
 from edgefold.export.passes.bare_pads import BARE_PADS
 from edgefold.export.passes.copied_moves import COPIED_MOVES
+from edgefold.export.passes.float_transposes import FLOAT_TRANSPOSES
 from edgefold.export.passes.half_compute import HALF_COMPUTE
 from edgefold.export.passes.infra import run_passes
 from edgefold.export.passes.io_types import integer_ends
@@ -48,6 +49,8 @@ class ExecutorchEmitter:
             graph, _ = run_passes(prepared.graph, (ONE_ROUNDING, BARE_PADS, COPIED_MOVES))
             prepared = replace(prepared, graph=graph)
         prepared = _with_integer_ends(prepared)
+        if scheme_of(lowered.precision).calibrated:
+            prepared = replace(prepared, graph=run_passes(prepared.graph, (FLOAT_TRANSPOSES,))[0])
         with converter("ExecuTorch", self.format):
             data = _convert(prepared)
         with atomic_path(out, force=options.force) as temporary:

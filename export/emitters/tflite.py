@@ -25,6 +25,7 @@ from edgefold.export.passes.requantize import HOLD_GRIDS
 from edgefold.export.passes.subtract_constants import SUBTRACT_CONSTANTS
 from edgefold.export.passes.tflite_batch import open_batch
 from edgefold.export.passes.tflite_ends import check_ends, name_ends, set_metadata
+from edgefold.export.passes.tflite_float_transposes import FLOAT_TRANSPOSES
 from edgefold.export.passes.tflite_io import convert_ends
 from edgefold.export.passes.tflite_model import dump, load
 from edgefold.export.passes.tflite_pipeline import pipeline
@@ -60,6 +61,7 @@ class TfliteEmitter:
         if options.dynamic_batch:
             open_batch(model)
         convert_ends(model, inputs, outputs)
+        model, _ = run_passes(model, (FLOAT_TRANSPOSES,))
         name_ends(model, inputs, outputs)
         text = metadata.encode(lowered.precision, inputs, outputs, random_calibration=options.random_calibration)
         set_metadata(model, metadata.KEY, text, metadata.producer())

@@ -16,6 +16,7 @@ class Kind(StrEnum):
     INTEGER = "integer"
     FLOAT = "float"
     CONVERSION = "conversion"  # between real numbers and integers: quantize, dequantize
+    MOVE = "move"  # nothing: the channels of a float input change their place before it becomes integers
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from edgefold.export.inspectors.base import Kind, Op, Reading
 
 _XNNPACK = "XnnpackBackend"
 _CONVS = frozenset({"XNNConv2d", "XNNDepthwiseConv2d", "XNNConvTranspose2d"})
+_INPUTS = ("input_id", "input1_id", "input2_id")
 _BYTES = {"fp64": 8, "fp32": 4, "qint32": 4, "qcint32": 4, "fp16": 2, "pfp32": 4, "bf16": 2}
 _FLOATS = frozenset({"xnn_datatype_fp32", "xnn_datatype_fp16", "xnn_datatype_pfp32", "xnn_datatype_bf16"})
 
@@ -73,18 +74,22 @@ def _delegate(program: Any, plan: Any, call: Any, modules: dict[int, str]) -> It
         tensor = tensor.get("tensor_value", tensor)
         values[tensor["id_out"]] = tensor
     ends = {*plan.inputs, *plan.outputs}
+    moved = _moved(graph["xnodes"], values, lambda value: _is_external(value) and call.args[value["external_id"]] in ends)
     for node in graph["xnodes"]:
         kind, fields = node["xnode_union_type"], node["xnode_union"]
-        tensors = [values[fields[key]] for key in ("input_id", "input1_id", "input2_id") if fields.get(key) in values]
+        tensors = [values[fields[key]] for key in _INPUTS if fields.get(key) in values]
         output = values[fields["output_id"]]
         yield Op(
             kind,
-            _kind(kind, tensors, output),
+            Kind.MOVE if output["id_out"] in moved else _kind(kind, tensors, output),
             modules.get(node["debug_handle"], ""),
             macs=_macs(kind, fields, values),
             dynamic=any("qdint8" in value["datatype"] for value in tensors),
             is_conv=kind in _CONVS,
-            at_end=any(_is_external(value) and call.args[value["external_id"]] in ends for value in (*tensors, output)),
+            at_end=any(
+                value["id_out"] in moved or (_is_external(value) and call.args[value["external_id"]] in ends)
+                for value in (*tensors, output)
+            ),
             moved_bytes=sum(
                 map(
                     _bytes,
@@ -92,6 +97,19 @@ def _delegate(program: Any, plan: Any, call: Any, modules: dict[int, str]) -> It
                 )
             ),
         )
+
+
+def _moved(nodes: list[dict[str, Any]], values: dict[int, dict[str, Any]], is_end: Callable[[dict[str, Any]], bool]) -> set[int]:
+    """The results of transpositions of float inputs that are quantized next: a part of the file's end."""
+    found = {
+        node["xnode_union"]["output_id"]
+        for node in nodes
+        if node["xnode_union_type"] == "XNNStaticTranspose"
+        and (source := values[node["xnode_union"]["input_id"]])["datatype"] in _FLOATS
+        and is_end(source)
+    }
+    others = [node["xnode_union"] for node in nodes if node["xnode_union_type"] != "XNNConvert"]
+    return found - {fields.get(key) for fields in others for key in _INPUTS}
 
 
 def _bytes(value: dict[str, Any]) -> int:

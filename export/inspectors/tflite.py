@@ -57,7 +57,11 @@ def _taken(nodes: list[Node], delegates: list[Node]) -> set[int]:
 def _op(model: TfliteModel, operator: Any, accelerated: bool) -> Op:
     kind = model.kind(operator)
     output = int(operator.outputs[0])
-    ends = {*model.graph.inputs, *model.graph.outputs}
+    ends = {
+        *model.graph.inputs,
+        *model.graph.outputs,
+        *(index for one in model.operators("TRANSPOSE") for index in _moved(model, one)),
+    }
     return Op(
         kind,
         _kind(model, operator, kind),
@@ -71,6 +75,13 @@ def _op(model: TfliteModel, operator: Any, accelerated: bool) -> Op:
     )
 
 
+def _moved(model: TfliteModel, operator: Any) -> list[int]:
+    """The result of a transposition of a float input that is quantized next: a part of the file's end."""
+    result = int(operator.outputs[0])
+    at_input = operator.inputs[0] in model.graph.inputs and _type(model, result) in _FLOATS
+    return [result] if at_input and {model.kind(reader) for reader in model.consumers(result)} == {"QUANTIZE"} else []
+
+
 def _bytes(tensor: Any) -> int:
     """The size of a tensor; that of one of texts or without a shape is 0."""
     sizes = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "float16": 2, "int16": 2, "int8": 1, "uint8": 1, "bool": 1}
@@ -82,6 +93,8 @@ def _kind(model: TfliteModel, operator: Any, kind: str) -> Kind:
     source, result = (_type(model, indices[0]) for indices in (operator.inputs, operator.outputs))
     if kind in ("QUANTIZE", "DEQUANTIZE") and (source in _FLOATS) != (result in _FLOATS):
         return Kind.CONVERSION  # DEQUANTIZE also widens float16 weights, and QUANTIZE also changes the scale of integers
+    if kind == "TRANSPOSE" and _moved(model, operator):
+        return Kind.MOVE
     if kind in _HYBRID and len(operator.inputs) > 1:
         # Dynamic range: float activations, integer weights and products.
         weight = model.tensor(int(operator.inputs[1]))
