@@ -61,7 +61,8 @@ class TfliteEmitter:
         if options.dynamic_batch:
             open_batch(model)
         convert_ends(model, inputs, outputs)
-        model, _ = run_passes(model, (FLOAT_TRANSPOSES,))
+        if scheme_of(lowered.precision).activation_bits == 8:
+            model, _ = run_passes(model, (FLOAT_TRANSPOSES,))
         name_ends(model, inputs, outputs)
         text = metadata.encode(lowered.precision, inputs, outputs, random_calibration=options.random_calibration)
         set_metadata(model, metadata.KEY, text, metadata.producer())
