@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import torch
 from torch.export import ExportedProgram
@@ -32,6 +32,22 @@ from edgefold.export.passes.module_names import STACK_AS_PATH, path_of
 from edgefold.export.passes.one_rounding import ONE_ROUNDING
 from edgefold.export.program import LoweredProgram
 from edgefold.schemes import scheme_of
+
+# Functions of one value, whose partitioner configurations are named so.
+_TABLES: Final = (
+    "Abs",
+    "Cos",
+    "Exp",
+    "Gelu",
+    "Hardswish",
+    "LeakyReLU",
+    "Pow",
+    "ReciprocalSquareRoot",
+    "Sigmoid",
+    "Sin",
+    "SquareRoot",
+    "Tanh",
+)
 
 
 class ExecutorchEmitter:
@@ -114,17 +130,11 @@ def _check_open(program: ExportedProgram, capacity: int) -> None:
 def _partitioner() -> Any:
     """XNNPACK's, with what its runtime can do and its partitioner does not ask for.
 
-    It takes a bilinear resize of an open batch (the backend needs a fixed height and width only), hard-swish, sigmoid and tanh on
-    8-bit integers, which the runtime looks up in a table, and padding of 8-bit integers with any value.
+    It takes a bilinear resize of an open batch (the backend needs a fixed height and width only), padding of 8-bit integers with
+    any value, and functions of 8-bit integers that the runtime looks up in a table.
     """
     from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
-    from executorch.backends.xnnpack.partition.config.generic_node_configs import (
-        ConstantPadConfig,
-        HardswishConfig,
-        SigmoidConfig,
-        TanhConfig,
-        UpsampleBilinear2dConfig,
-    )
+    from executorch.backends.xnnpack.partition.config import generic_node_configs as configs
     from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
@@ -135,9 +145,11 @@ def _partitioner() -> Any:
     def both(_: Any) -> list[Any]:
         return [ConfigPrecisionType.FP32, ConfigPrecisionType.STATIC_QUANT]
 
-    integers = (ConstantPadConfig, HardswishConfig, SigmoidConfig, TanhConfig)
-    own: dict[Any, Any] = {UpsampleBilinear2dConfig: type("Resize", (UpsampleBilinear2dConfig,), {"check_constraints": check})}
-    own |= {kind: type(kind.__name__, (kind,), {"supported_precision_types": both}) for kind in integers}
+    own: dict[Any, Any] = {
+        configs.UpsampleBilinear2dConfig: type("Resize", (configs.UpsampleBilinear2dConfig,), {"check_constraints": check})
+    }
+    for kind in (configs.ConstantPadConfig, *(getattr(configs, f"{name}Config") for name in _TABLES)):
+        own[kind] = type(kind.__name__, (kind,), {"supported_precision_types": both})
     return XnnpackPartitioner([own.get(kind, kind) for kind in ALL_PARTITIONER_CONFIGS])
 
 

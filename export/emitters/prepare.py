@@ -24,6 +24,7 @@ from edgefold.export.passes.integer_pools import INTEGER_POOLS
 from edgefold.export.passes.io_layout import IO_CHANNELS_LAST, TO_NHWC, is_image
 from edgefold.export.passes.module_names import STACK_AS_PATH
 from edgefold.export.passes.plain_broadcasts import PLAIN_BROADCASTS
+from edgefold.export.passes.plain_softplus import PLAIN_SOFTPLUS
 from edgefold.export.passes.pool_windows import POOL_WINDOWS
 from edgefold.export.passes.row_means import ROW_MEANS
 from edgefold.export.passes.saturation import SATURATION, SPLIT_CLIPS
@@ -106,9 +107,9 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
         graph, _ = run_passes(graph, (IO_CHANNELS_LAST,))
     graph, _ = run_passes(graph, (ADAPTIVE_POOL, GLOBAL_MEAN))
     if lowered.format is Format.TFLITE:
-        graph, _ = run_passes(graph, (POOL_WINDOWS, CONSTANT_FIRST, TRANSPOSED_EDGES, PLAIN_BROADCASTS))
+        graph, _ = run_passes(graph, (POOL_WINDOWS, CONSTANT_FIRST, TRANSPOSED_EDGES, PLAIN_BROADCASTS, PLAIN_SOFTPLUS))
     if lowered.format is Format.EXECUTORCH:
-        graph, _ = run_passes(graph, (ROW_MEANS, INTEGER_POOLS))
+        graph, _ = run_passes(graph, (ROW_MEANS, INTEGER_POOLS, PLAIN_SOFTPLUS))
         if not lowered.plan.whole:  # the other runtimes round a sum and a product
             graph, _ = run_passes(graph, (HARD_SWISH_TABLES,))
     if options.dynamic_batch:

@@ -18,8 +18,8 @@ from edgefold.export.passes.infra import GraphPass, clone
 _ATEN = torch.ops.aten
 _OPS = torch.ops.quantized_decomposed
 _QUANTIZE: Final = _OPS.quantize_per_tensor.default
-_ANY_LAYOUT: Final = frozenset({_QUANTIZE, _OPS.dequantize_per_tensor.default, _ATEN.constant_pad_nd.default, _ATEN.pad.default})
-_CHANNELS_LAST: Final = frozenset({_ATEN.conv2d.default})
+_DEQUANTIZE: Final = _OPS.dequantize_per_tensor.default
+_CONVOLVE: Final = _ATEN.conv2d.default
 FEW_CHANNELS: Final = 4  # a tile of 32-bit numbers on ARM; from 16 channels on, integers are faster everywhere
 
 
@@ -27,15 +27,17 @@ def float_transposes(graph: GraphModule) -> tuple[GraphModule, bool]:
     """Move the channels of every float input of 2 to 4 channels that convolutions alone read, as integers; needs
     ``meta["val"]``."""
     graph = clone(graph)
-    found = [node for node in graph.graph.nodes if node.op == "placeholder" and _is_few_channels(node) and _is_for_convs(node)]
-    for node in found:
-        with graph.graph.inserting_after(node):
-            moved = graph.graph.call_function(_ATEN._to_copy.default, (node,), {"memory_format": torch.channels_last})
-        moved.meta = {"val": node.meta["val"].contiguous(memory_format=torch.channels_last)}
-        node.replace_all_uses_with(moved, delete_user_cb=lambda user, moved=moved: user is not moved)
+    modified = False
+    for image in [node for node in graph.graph.nodes if node.op == "placeholder" and _is_few_channels(node)]:
+        convs = _convs(image)
+        for conv in convs:
+            _move_back(graph, conv)
+        if convs:
+            _move(graph, image)
+            modified = True
     graph.graph.lint()
     graph.recompile()
-    return graph, bool(found)
+    return graph, modified
 
 
 def _is_few_channels(node: Node) -> bool:
@@ -43,20 +45,39 @@ def _is_few_channels(node: Node) -> bool:
     return value.ndim == 4 and 1 < value.shape[1] <= FEW_CHANNELS and value.is_contiguous()
 
 
-def _is_for_convs(image: Node) -> bool:
-    if any(user.target is not _QUANTIZE for user in image.users):
-        return False
-    values, found = [image], False
-    while values:
-        value = values.pop()
-        for user in value.users:
-            if user.target in _ANY_LAYOUT:
-                values.append(user)
-            elif user.target in _CHANNELS_LAST and user.args[0] is value:
-                found = True
-            else:
-                return False
-    return found
+def _convs(image: Node) -> list[Node]:
+    """The convolutions that read an image as integers; none if anything else reads it, be it their padding."""
+    readers = [image]
+    for target in (_QUANTIZE, _DEQUANTIZE, _CONVOLVE):
+        readers = [user for reader in readers for user in reader.users]
+        if any(user.target is not target for user in readers):
+            return []
+    return readers
+
+
+def _move(graph: GraphModule, image: Node) -> None:
+    with graph.graph.inserting_after(image):
+        moved = _copied(graph, image, torch.channels_last)
+    image.replace_all_uses_with(moved, delete_user_cb=lambda user: user is not moved)
+
+
+def _move_back(graph: GraphModule, conv: Node) -> None:
+    """Moves the channels before a convolution to where they were, so that what follows it keeps its layout: the delegate drops
+    this move together with its own before the convolution."""
+    image = conv.args[0]
+    assert isinstance(image, Node)
+    with graph.graph.inserting_before(conv):
+        back = _copied(graph, image, torch.contiguous_format)
+        quantized = graph.graph.call_function(_QUANTIZE, (back, *image.args[1:]))
+        result = graph.graph.call_function(_DEQUANTIZE, (quantized, *image.args[1:]))
+    quantized.meta = result.meta = dict(image.meta)
+    conv.args = (result, *conv.args[1:])
+
+
+def _copied(graph: GraphModule, source: Node, layout: torch.memory_format) -> Node:
+    copied = graph.graph.call_function(_ATEN._to_copy.default, (source,), {"memory_format": layout})
+    copied.meta = dict(source.meta)
+    return copied
 
 
 FLOAT_TRANSPOSES: GraphPass[GraphModule] = GraphPass("float-transposes", float_transposes)

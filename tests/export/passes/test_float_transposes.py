@@ -22,14 +22,26 @@ MOVES = {Format.TFLITE: "TRANSPOSE", Format.EXECUTORCH: "XNNStaticTranspose"}
 
 
 class Two(nn.Module):
-    """A padded convolution, and a plain one that reads the same image."""
+    """Two convolutions that read the same image."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.one, self.two = nn.Conv2d(channels, 8, 3), nn.Conv2d(channels, 8, 1, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.one(nn.functional.pad(x, (0, 1, 0, 1))).mean((2, 3)) + self.two(x).mean((2, 3))
+        return self.one(x).mean((2, 3)) + self.two(x).mean((2, 3))
+
+
+class Padded(nn.Module):
+    """A padding before the convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(nn.functional.pad(x, (0, 1, 0, 1)))
+        return y
 
 
 class Shared(nn.Module):
@@ -68,12 +80,14 @@ def test_few_channels_move_while_they_are_float(channels: int, moves: int, form:
 @pytest.mark.parametrize("form", FORMATS)
 def test_outputs_are_the_same_bit_by_bit(form: Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    net, image = Two(3).eval(), np.random.default_rng(0).standard_normal((1, 3, 9, 9), np.float32)
-    found = edgefold.run(export(net, 3, form, tmp_path / f"moved{form.suffix}"), image)[0]
+    net, image = nn.Sequential(nn.Conv2d(3, 8, 3)).eval(), np.random.default_rng(0).standard_normal((1, 3, 9, 9), np.float32)
+    moved = export(net, 3, form, tmp_path / f"moved{form.suffix}")
+    found = edgefold.run(moved, image)[0]
     emitter = {Format.TFLITE: tflite, Format.EXECUTORCH: executorch}[form]
     monkeypatch.setattr(emitter, "FLOAT_TRANSPOSES", GraphPass("none", lambda graph: (graph, False)))
     plain = export(net, 3, form, tmp_path / f"plain{form.suffix}")
     assert float_moves(plain, form) == 0
+    assert inspect(plain).ops[MOVES[form]] == inspect(moved).ops[MOVES[form]] == 2  # one for each end
     assert np.array_equal(found, edgefold.run(plain, image)[0])
 
 
@@ -81,6 +95,9 @@ def test_outputs_are_the_same_bit_by_bit(form: Format, tmp_path: Path, monkeypat
 def test_other_inputs_stay(form: Format, tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = Two(3).eval()
+    padded = export(Padded().eval(), 3, form, tmp_path / f"padded{form.suffix}")
+    assert float_moves(padded, form) == (form is Format.TFLITE)  # ExecuTorch pads first
+    assert inspect(padded).ops[MOVES[form]] == 2  # one for each end
     assert float_moves(export(Shared().eval(), 3, form, tmp_path / f"shared{form.suffix}"), form) == 0
     assert float_moves(export(net, 3, form, tmp_path / f"nhwc{form.suffix}", layout="nhwc"), form) == 0
     assert float_moves(export(net, 3, form, tmp_path / f"int8{form.suffix}", io="int8"), form) == 0
