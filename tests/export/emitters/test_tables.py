@@ -70,7 +70,7 @@ def test_executorch_looks_functions_up_in_integers(tmp_path: Path) -> None:
         step = float(np.diff(np.unique(expected)).min())
         errors = np.abs(outputs - expected) / step
         assert errors.max() < 2.01  # a tie in a table may fall to the other side, and a convolution follows
-        assert np.mean(errors > 0.5) < 0.05
+        assert np.mean(errors > 0.5) < 0.15
 
 
 @pytest.mark.parametrize("function", SOFT, ids=["softplus", "beta", "log-sigmoid", "mish"])
