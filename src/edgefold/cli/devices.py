@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgefold.cli.options import Force, Json, SshConfig, refuse_other_than_svg
-from edgefold.errors import UsageError
+from edgefold.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -32,7 +32,7 @@ def devices(
     ssh_config: SshConfig = None,
     as_json: Json = False,
 ) -> None:
-    """Show devices and their state."""
+    """Show devices and their state; the exit code is 3 where one that was asked for cannot be reached."""
     from edgefold.cli.output import output
 
     with output(as_json) as out:
@@ -40,6 +40,8 @@ def devices(
 
         found = look(device or (), ssh_config=ssh_config)
         out.show(found, lambda: _devices(found))
+    if device and any(status.info is None for status in found):
+        raise typer.Exit(DeviceError.exit_code)
 
 
 def history(
