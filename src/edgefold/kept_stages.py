@@ -190,9 +190,8 @@ class KeptStages:
             (variant.name, variant.artifact and variant.artifact.sha256, variant.measurement and variant.measurement.date)
             for variant in variants
         ]
-        key = self._shelf.key(
-            "explain", [self._keys[precision] for precision in quantized], times, self._machine, self.options.explain
-        )
+        how = (self._machine, self.options.bench, self.options.explain)  # dates have whole seconds: two ways may share one
+        key = self._shelf.key("explain", [self._keys[precision] for precision in quantized], times, *how)
 
         def load(place: Path) -> _Explanations:
             found: _Explanations = _read(_Explanations, place)
