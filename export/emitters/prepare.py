@@ -16,6 +16,7 @@ from edgefold.export.emitters.batches import capacity, trial
 from edgefold.export.emitters.integer_only import refuse_float_ops
 from edgefold.export.passes.adaptive_pool import ADAPTIVE_POOL, UNEVEN_POOL
 from edgefold.export.passes.constant_first import CONSTANT_FIRST
+from edgefold.export.passes.counted_padding import COUNTED_PADDING
 from edgefold.export.passes.dynamic_batch import dynamic_batch
 from edgefold.export.passes.global_mean import GLOBAL_MEAN
 from edgefold.export.passes.hard_swish_tables import HARD_SWISH_TABLES
@@ -109,7 +110,7 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
     if lowered.format is Format.TFLITE:
         graph, _ = run_passes(graph, (POOL_WINDOWS, CONSTANT_FIRST, TRANSPOSED_EDGES, PLAIN_BROADCASTS, PLAIN_SOFTPLUS))
     if lowered.format is Format.EXECUTORCH:
-        graph, _ = run_passes(graph, (ROW_MEANS, INTEGER_POOLS, PLAIN_SOFTPLUS))
+        graph, _ = run_passes(graph, (ROW_MEANS, INTEGER_POOLS, COUNTED_PADDING, PLAIN_SOFTPLUS))
         if not lowered.plan.whole:  # the other runtimes round a sum and a product
             graph, _ = run_passes(graph, (HARD_SWISH_TABLES,))
     if options.dynamic_batch:

@@ -3,12 +3,19 @@
 Three steps, on a copy of the graph: choose a form for each convolution (`select`), permute weights so that its
 channel groups are contiguous (`permute`), and write the chosen forms (`rewrite`). The weights stay float;
 quantization parameters travel with the nodes, so nothing is calibrated again.
+
+A group convolution holds its channels together, and what shuffles them before the next one is a gather. Where gathers are left,
+the choice is made a second time with all group convolutions as dense ones, which take any order, and as groups again where
+that is worth its gather; the cheaper of both is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+import torch
 from torch.fx import GraphModule, Node
 
 from edgefold.artifact import Format, Precision
@@ -17,11 +24,12 @@ from edgefold.export.constants import fold_constants
 from edgefold.export.lower.candidates import options_of
 from edgefold.export.lower.conv import Conv
 from edgefold.export.lower.costs import CostModel
-from edgefold.export.lower.nodes import record_values
+from edgefold.export.lower.estimate import gather_ns
+from edgefold.export.lower.nodes import record_values, shape_of
 from edgefold.export.lower.permute import Orders
-from edgefold.export.lower.rewrite import Rewriter
+from edgefold.export.lower.rewrite import Rewriter, free_groups
 from edgefold.export.lower.rows import by_rows, in_plan
-from edgefold.export.lower.select import Pricing, choose
+from edgefold.export.lower.select import Choice, Pricing, choose
 from edgefold.export.lower.tables.cache import HOST, cached_table, shipped_for
 from edgefold.export.passes.infra import clone
 from edgefold.export.plan import Lowering, LoweringPlan
@@ -61,12 +69,63 @@ def lower(
     """
     named = lowering if isinstance(lowering, Mapping) else None
     wanted = _lowering(lowering) if not isinstance(lowering, Mapping) else None
+    tables = (costs, cached_table(device), shipped_for(format) if device == HOST else None)
+    models: Sequence[CostModel] = [model for model in tables if model is not None]
+
+    def write(dense: Callable[[str], bool]) -> _Written:
+        return _write(program, format, precision, models, named, wanted, budget_bytes, dense)
+
+    def asked_for_dense(name: str) -> bool:
+        return (wanted if named is None else named.get(name)) is Lowering.DENSE
+
+    written = write(asked_for_dense)
+    if wanted is None and named is None and written.gathers:
+        free = write(lambda _: True)
+        written = min(written, free, key=lambda one: one.cost_ns)
+    graph, choices = written.graph, written.choices
+    parts = {} if whole else by_rows(graph, format, precision)
+    entries = tuple(
+        in_plan(choice.layer, parts[choice.options.conv.node]) if choice.options.conv.node in parts else choice.layer
+        for choice in choices
+    )
+    graph.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    graph.graph.lint()
+    gathers = written.gathers
+    result = GraphModule(graph, graph.graph)  # without the attributes that no node reads any more
+    asked = "by layer" if named is not None else str(lowering)
+    plan = LoweringPlan(format, precision, device, entries, gathers, lowering=asked, whole=whole)
+    lowered = Program(result, program.example_inputs, program.input_names, program.output_names)
+    return LoweredProgram(lowered, format, precision, plan)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A graph with the chosen forms, the gathers that it needs, and the estimated time of both."""
+
+    graph: GraphModule
+    choices: Sequence[Choice]
+    gathers: int
+    cost_ns: float
+
+
+def _write(
+    program: Program,
+    format: Format,
+    precision: Precision,
+    models: Sequence[CostModel],
+    named: Mapping[str, Lowering] | None,
+    wanted: Lowering | None,
+    budget_bytes: int | None,
+    dense: Callable[[str], bool],
+) -> _Written:
+    """Chooses the forms of all layers and writes them. Group convolutions at whose module paths ``dense`` holds are as free in
+    the order of their channels as the dense ones that they can be."""
     graph = clone(program.graph)
     record_values(graph, program.example_inputs)
     fold_constants(graph, made=True)
+    if free_groups(graph, dense):
+        record_values(graph, program.example_inputs)
     orders = Orders(graph)
-    tables = (costs, cached_table(device), shipped_for(format) if device == HOST else None)
-    models: Sequence[CostModel] = [model for model in tables if model is not None]
     convs = [conv for conv in map(Conv.of, graph.graph.nodes) if conv is not None]
     layers = [options_of(conv, constant_of(graph, conv.weight)) for conv in convs]
     pricing = Pricing(format, precision, models, _floats(convs))
@@ -78,24 +137,18 @@ def lower(
             for layer in layers
             for choice in choose([layer], orders, pricing, named.get(module_path(layer.conv.node), Lowering.KEEP))
         ]
+    cost_ns = sum(choice.layer.chosen.cost_ns for choice in choices)
     gathers = orders.apply()
     for choice in choices:
         conv = choice.options.conv.current()
         if choice.option.changes(conv):
             rewriter = Rewriter(graph, conv, choice.option, orders.read_order(conv.node), orders.write_order(conv.node))
             gathers += rewriter.run()
-    parts = {} if whole else by_rows(graph, format, precision)
-    entries = tuple(
-        in_plan(choice.layer, parts[choice.options.conv.node]) if choice.options.conv.node in parts else choice.layer
-        for choice in choices
-    )
-    graph.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
-    graph.graph.lint()
-    result = GraphModule(graph, graph.graph)  # without the attributes that no node reads any more
-    asked = "by layer" if named is not None else str(lowering)
-    plan = LoweringPlan(format, precision, device, entries, gathers, lowering=asked, whole=whole)
-    lowered = Program(result, program.example_inputs, program.input_names, program.output_names)
-    return LoweredProgram(lowered, format, precision, plan)
+    if choices:
+        rule, _ = pricing.rule(choices[0].options)
+        moves = [node for node in graph.graph.nodes if node.target is torch.ops.aten.index_select.default]
+        cost_ns += sum(gather_ns(rule, math.prod(shape_of(node) or ())) for node in moves)
+    return _Written(graph, choices, gathers, cost_ns)
 
 
 def _floats(convs: Sequence[Conv]) -> frozenset[Node]:

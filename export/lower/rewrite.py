@@ -14,7 +14,7 @@ a channel for each one that is missing, whose weights are zero, and a second gat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgefold.export.lower.candidates import Option
+from edgefold.export.lower.candidates import Option, options_of
 from edgefold.export.lower.conv import Conv
 from edgefold.export.lower.nodes import is_float
 from edgefold.export.lower.point import PointPlacement
 from edgefold.export.lower.spaces import Indices
 from edgefold.export.plan import Lowering
-from edgefold.quantize.graph import add_buffer, constant_of
+from edgefold.quantize.graph import add_buffer, constant_of, module_path
 from edgefold.quantize.scheme import BRANCH_Q, WEIGHT_SCALE, Q
 
 aten = torch.ops.aten
@@ -36,6 +36,20 @@ aten = torch.ops.aten
 CLAMPS: Final = frozenset(
     {aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default}
 )
+
+
+def free_groups(module: GraphModule, wanted: Callable[[str], bool]) -> bool:
+    """Writes group convolutions (not depthwise ones) at whose module paths ``wanted`` holds as dense ones; true if any are.
+
+    The new nodes have no value in their ``meta`` yet.
+    """
+    convs = [conv for conv in map(Conv.of, module.graph.nodes) if conv is not None and conv.groups > 1 and not conv.depthwise]
+    chosen = [conv for conv in convs if wanted(module_path(conv.node))]
+    for conv in chosen:
+        option = Option(Lowering.DENSE, options_of(conv, constant_of(module, conv.weight)).options[0].geometry)
+        Rewriter(module, conv, option, np.arange(conv.in_channels), np.arange(conv.out_channels)).run()
+    module.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    return bool(chosen)
 
 
 class Rewriter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import dataclass
 from typing import Literal
 
 import pytest
@@ -14,8 +15,11 @@ from torch import Tensor, nn
 
 from edgefold.artifact import Format, Precision
 from edgefold.export.capture import capture
+from edgefold.export.lower.costs import CostModel
+from edgefold.export.lower.geometry import LayerGeometry
 from edgefold.export.lower.lower import lower
 from edgefold.export.plan import Lowering
+from edgefold.models.blocks import ShuffleUnit
 from edgefold.models.blocks.hetconv import HetConv2d
 from edgefold.models.nets.hetnet import hetnet
 from edgefold.models.nets.shufflenet_v2 import shufflenet_v2
@@ -37,12 +41,14 @@ def randomize(module: nn.Module) -> nn.Module:
     return module.double().eval()
 
 
-def lowered_ops(net: nn.Module, x: Tensor, lowering: Lowering | Literal["auto"] = Lowering.GROUPED) -> tuple[int, list[str]]:
+def lowered_ops(
+    net: nn.Module, x: Tensor, lowering: Lowering | Literal["auto"] = Lowering.GROUPED, costs: CostModel | None = None
+) -> tuple[int, list[str]]:
     """Lowers, checks that the outputs stay, and returns the gathers and all ops."""
     randomize(net)
     x = x.double()
     program = capture(net, x)
-    lowered = lower(program, format=Format.EXECUTORCH, precision=Precision.FP32, lowering=lowering)
+    lowered = lower(program, format=Format.EXECUTORCH, precision=Precision.FP32, lowering=lowering, costs=costs)
     expected = net(x)
     for one, two in zip((expected,) if isinstance(expected, Tensor) else expected, lowered.program.graph(x), strict=True):
         torch.testing.assert_close(two, one, rtol=1e-9, atol=1e-9)
@@ -199,6 +205,35 @@ def test_auto_leaves_a_layer_dense_whose_gathers_cost_more_than_it_saves() -> No
     program = capture(net, torch.randn(1, 3, 5, 5).double())
     lowered = lower(program, format=Format.ONNX, precision=Precision.INT8)
     assert lowered.plan.gathers == 0
+
+
+def shuffle_units() -> nn.Module:
+    """Group convolutions on both sides of a shuffle, as in ShuffleNet."""
+    stem = nn.Conv2d(3, 8, 1)
+    return nn.Sequential(stem, ShuffleUnit(8, 8, groups=2), ShuffleUnit(8, 24, stride=2, groups=2), ShuffleUnit(24, 24, groups=2))
+
+
+@pytest.mark.parametrize("lowering", ["auto", Lowering.DENSE])
+def test_shuffles_between_groups_are_absorbed_where_these_may_be_dense(lowering: Lowering | Literal["auto"]) -> None:
+    gathers, ops = lowered_ops(shuffle_units(), torch.randn(1, 3, 8, 8), lowering)
+    assert gathers == 0
+    assert not [op for op in ops if op in MOVES]
+
+
+@dataclass(frozen=True)
+class DenseIsSlow:
+    """Costs of a device on which no group convolution may be dense."""
+
+    source: str = "measured on fake"
+
+    def cost_ns(self, geometry: LayerGeometry, lowering: Lowering, format: Format, precision: Precision) -> float | None:
+        return 1e9 if lowering is Lowering.DENSE and geometry.groups else 1e3
+
+
+def test_groups_that_are_worth_a_gather_stay() -> None:
+    gathers, _ = lowered_ops(shuffle_units(), torch.randn(1, 3, 8, 8), "auto", DenseIsSlow())
+    kept, _ = lowered_ops(shuffle_units(), torch.randn(1, 3, 8, 8), Lowering.KEEP)
+    assert gathers == kept > 0
 
 
 class Halves(nn.Module):
