@@ -32,7 +32,10 @@ def devices(
     ssh_config: SshConfig = None,
     as_json: Json = False,
 ) -> None:
-    """Show devices and their state; the exit code is 3 where one that was asked for cannot be reached."""
+    """Show devices and their state.
+
+    The exit code is 3 where a device that was asked for cannot be reached.
+    """
     from edgefold.cli.output import output
 
     with output(as_json) as out:
