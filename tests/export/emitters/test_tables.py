@@ -64,13 +64,10 @@ def test_executorch_looks_functions_up_in_integers(tmp_path: Path) -> None:
     artifact = edgefold.export_model(quantized, format="executorch", timing=False, out=tmp_path / "net.pte")
     found = inspect(artifact.path)
     assert (found.float_ops, found.conversions_inside, found.partitions) == (0, 0, 1)
-    for outputs, expected in zip(
-        edgefold.run(artifact, [IMAGES[:1].numpy()]), reference_outputs(quantized, IMAGES[:1]), strict=True
-    ):
-        step = float(np.diff(np.unique(expected)).min())
-        errors = np.abs(outputs - expected) / step
-        assert errors.max() < 2.01  # a tie in a table may fall to the other side, and a convolution follows
-        assert np.mean(errors > 0.5) < 0.15
+    pairs = zip(edgefold.run(artifact, [IMAGES[:1].numpy()]), reference_outputs(quantized, IMAGES[:1]), strict=True)
+    errors = np.stack([np.abs(outputs - expected) / np.diff(np.unique(expected)).min() for outputs, expected in pairs])
+    assert errors.max() < 2.01  # one entry of exp's table is a step off, and a convolution follows
+    assert np.mean(errors > 0.5) < 0.02
 
 
 @pytest.mark.parametrize("function", SOFT, ids=["softplus", "beta", "log-sigmoid", "mish"])
