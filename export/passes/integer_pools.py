@@ -1,9 +1,10 @@
-"""Average pooling that stays in integers: XNNPACK's is for floats.
+"""Average pooling of 8-bit integers as a depthwise convolution: the runtimes' own is slow, or for floats only.
 
-Between two conversions, and outside of the delegate, pooling took longer than the convolutions around it (the shortcuts of
-ResNet-D). It is a depthwise convolution whose weights are all 1 / K^2: the integer 64 with a scale of 1 / (64 K^2), which for
-the usual 2x2 is a power of two, so that the sums, and the ties when they are rounded, are exact. A window as large as the image
-is a mean, for which there is an integer kernel.
+XNNPACK has none for integers, so that ExecuTorch computed it in floats between two conversions (it took longer than the
+convolutions around it in the shortcuts of ResNet-D) and LiteRT in a plain loop; that of ONNX Runtime is a loop as well
+(`benchmarks/rewrites.py`). The weights are all 1 / K^2: the integer 64 with a scale of 1 / (64 K^2), which for the usual 2x2 is a
+power of two, so that the sums, and the ties when they are rounded, are exact. A window as large as the image is a mean, for
+which there are integer kernels.
 """
 
 from __future__ import annotations
