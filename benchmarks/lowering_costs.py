@@ -79,7 +79,6 @@ def main() -> None:
     path = TABLES / f"{name}.json"
     record = f"lowering_costs-{name}"
     figures: list[dict[str, Any]] = earlier(record).get("layers", [])  # a run measures only what the table lacks
-    before = len(figures)
     with open_runner("host") as host:
         cpu, launchers = host.info().cpu, Launchers(host)
         table = CostTable.load(path) if path.exists() else CostTable(f"table {name}", cpu, 1, {})
@@ -103,8 +102,7 @@ def main() -> None:
             if found.kept:
                 table = table.merged(found.table(table.source, host.info()))
                 path.write_text(table.to_json(), encoding="utf-8")
-    if len(figures) > before:
-        write_result(record, {"layers": figures}, command="python benchmarks/lowering_costs.py")
+            write_result(record, {"layers": figures}, command="python benchmarks/lowering_costs.py")
 
 
 if __name__ == "__main__":

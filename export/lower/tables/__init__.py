@@ -12,6 +12,7 @@ from edgefold.export.lower.costs import CostTable
 
 # Class of CPU -> the features that a CPU of the class has, most demanding first.
 CLASSES: Final[dict[str, frozenset[str]]] = {
+    "x86-avx512-vnni-amx": frozenset({"avx512f", "avx512_vnni", "amx_int8"}),
     "x86-avx512-vnni": frozenset({"avx512f", "avx512_vnni"}),
     "x86-avx2": frozenset({"avx2", "fma"}),
 }
