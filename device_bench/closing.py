@@ -26,7 +26,7 @@ from edgefold.device_bench.race import Race, RaceOptions, race
 from edgefold.device_bench.runners import Runner, open_runner
 from edgefold.errors import EdgefoldError, UsageError
 from edgefold.export.emitters.base import EmitOptions, get_emitter
-from edgefold.export.lower.columns import columns
+from edgefold.export.lower.columns import LANES, TILES, columns
 from edgefold.export.lower.costs import CostModel
 from edgefold.export.lower.lower import lower
 from edgefold.export.lower.widen import widen
@@ -35,11 +35,12 @@ from edgefold.export.program import LoweredProgram, Program
 from edgefold.schemes import scheme_of
 
 AUTO: Final = "auto"
-WIDE, COLUMNS = "wide", "columns"
+WIDE, COLUMNS, FEW_COLUMNS = "wide", "columns", "few-columns"
 # Forms of the choice layer by layer in integers, as `edgefold.export.plan.LoweringPlan` describes them.
 VARIANTS: Final = {
     WIDE: "the choice with more channels",
     COLUMNS: "the choice with columns as channels",
+    FEW_COLUMNS: "the choice with a few columns as channels",
 }
 UNIFORM: Final = (Lowering.DENSE, Lowering.GROUPED, Lowering.SPLIT, Lowering.KEEP)
 TIE: Final = 0.015
@@ -267,9 +268,9 @@ def _forms(chosen: _Form, program: Program, request: Request, writer: _Writer) -
     for variant in _variants(chosen.lowered, request, writer.options):
         forms.append(variant)
         _try_to_write(variant, request, writer)
-        found, before = variant.artifact, chosen.artifact
-        if found is not None and before is not None and found.sha256 == before.sha256:
-            variant.note = f"the same as {chosen.name}"
+        twin = next((other for other in forms[:-1] if _is_same_file(other, variant)), None)
+        if twin is not None:
+            variant.note = f"the same as {twin.name}"
     return forms
 
 
@@ -283,12 +284,17 @@ def _variants(lowered: LoweredProgram, request: Request, options: EmitOptions) -
     tiles = request.native and not options.dynamic_batch
     if lowered.format is Format.ONNX:
         made[WIDE] = widen(lowered)
-        by_columns = columns(lowered) if tiles else lowered
-        if by_columns is not lowered:
-            made[COLUMNS] = widen(by_columns)
+        for name, kernel in ((COLUMNS, TILES), (FEW_COLUMNS, LANES)) if tiles else ():
+            by_columns = columns(lowered, kernel)
+            if by_columns is not lowered:
+                made[name] = widen(by_columns)
     elif lowered.format is Format.TFLITE and tiles:
         made[WIDE] = replace(lowered, plan=replace(lowered.plan, wide=True))
     return [_Form(name, form) for name, form in made.items() if form is not lowered]
+
+
+def _is_same_file(one: _Form, other: _Form) -> bool:
+    return one.artifact is not None and other.artifact is not None and one.artifact.sha256 == other.artifact.sha256
 
 
 def _try_to_write(form: _Form, request: Request, writer: _Writer) -> None:

@@ -19,7 +19,7 @@ from edgefold.artifact import Format, Precision
 from edgefold.export.capture import capture
 from edgefold.export.emitters import EmitOptions, get_emitter
 from edgefold.export.lower import columns as module
-from edgefold.export.lower.columns import columns
+from edgefold.export.lower.columns import LANES, TILES, Kernel, columns
 from edgefold.export.lower.conv import Conv
 from edgefold.export.lower.lower import lower
 from edgefold.export.lower.nodes import record_values
@@ -40,8 +40,8 @@ def lowered(net: nn.Module, x: Tensor, precision: Precision = Precision.INT8) ->
 
 def forced(net: LoweredProgram) -> LoweredProgram:
     """Columns as channels wherever they can be, as many of them as possible."""
-    with patch.object(module, "_cost", lambda row, rows: -1e6 * row.channels):
-        return columns(net)
+    with patch.object(module, "_cost", lambda kernel, row, rows: -1e6 * row.channels):
+        return columns(net, TILES)
 
 
 def outputs(net: LoweredProgram, x: Tensor) -> Tensor:
@@ -181,7 +181,15 @@ def test_float_networks_stay() -> None:
     assert forced(origin) is origin
 
 
-def test_a_stem_gains_and_a_layer_of_many_channels_does_not() -> None:
+@pytest.mark.parametrize("kernel", [TILES, LANES])
+def test_a_stem_gains_and_a_layer_of_many_channels_does_not(kernel: Kernel) -> None:
     stem = Row(3, 8, 3, 2, 1, 160)
-    assert (stem.best(lambda row: module._cost(row, 3)) or 1) > 1
-    assert Row(32, 64, 1, 1, 0, 40).best(lambda row: module._cost(row, 1)) is None
+    assert (stem.best(lambda row: module._cost(kernel, row, 3)) or 1) > 1
+    assert Row(32, 64, 1, 1, 0, 40).best(lambda row: module._cost(kernel, row, 1)) is None
+
+
+def test_without_tiles_fewer_columns_gain() -> None:
+    def best(kernel: Kernel) -> int:
+        return Row(3, 16, 3, 2, 1, 160).best(lambda row: module._cost(kernel, row, 3)) or 1
+
+    assert 1 < best(LANES) < best(TILES)
