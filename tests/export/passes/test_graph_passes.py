@@ -190,3 +190,34 @@ def test_means_that_tflite_has_stay_as_they_are(pool: nn.AvgPool2d) -> None:
     captured = capture(pool.eval(), (torch.randn(1, 3, 8, 8),))
     add_values(captured.graph, captured.example_inputs)
     assert run_passes(captured.graph, (POOL_WINDOWS,))[1] is False
+
+
+BEYOND = [
+    nn.AvgPool2d(2, ceil_mode=True),
+    nn.AvgPool2d(3, 2, ceil_mode=True),
+    nn.AvgPool2d(4, 3, ceil_mode=True, count_include_pad=False),  # reaches over the end, and not by one
+    nn.AvgPool2d(3, 3, ceil_mode=True),  # the middle of the last window is beyond the image
+    nn.AvgPool2d((4, 3), 3, (2, 1), ceil_mode=True, count_include_pad=False),
+    nn.AvgPool2d((3, 2), 2, 1, ceil_mode=True),
+]
+
+
+@pytest.mark.parametrize("integers", [False, True], ids=["float", "integers"])
+@pytest.mark.parametrize("pool", BEYOND, ids=str)
+def test_means_of_windows_that_reach_over_the_end(pool: nn.AvgPool2d, integers: bool) -> None:
+    image = torch.randn(2, 3, 10, 13)
+    captured = capture(pool.eval(), (image,))
+    add_values(captured.graph, captured.example_inputs)
+    for node in captured.graph.graph.nodes:
+        if integers and node.op != "output":
+            node.meta[Q] = QParams(0.1, 0)
+    graph, modified = run_passes(captured.graph, (POOL_WINDOWS,))
+    assert modified
+    torch.testing.assert_close(graph(image)[0], pool(image), rtol=0, atol=1e-6)
+    ops = [node for node in graph.graph.nodes if node.op == "call_function"]
+    pools = [node for node in ops if node.target is torch.ops.aten.avg_pool2d.default]
+    # The converter knows ceil_mode where one row and column at most is beyond the end, if they are not counted.
+    assert [node.args[4:6] for node in pools if node.args[4]] == ([(True, False)] if pool.kernel_size == 2 else [])
+    if integers:  # all on one grid, and nothing is multiplied after it has been rounded
+        assert all(node.meta.get(Q) == QParams(0.1, 0) for node in ops)
+        assert torch.ops.aten.mul.Tensor not in {node.target for node in ops}
