@@ -30,6 +30,7 @@ _CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantize
 # Integer inside whatever their inputs are.
 _MIXED = frozenset({"DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits", "DynamicQuantizeLSTM"})
 _DYNAMIC = frozenset({"ConvInteger", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat"})
+_WIDENS = frozenset({"Cast", "DequantizeLinear"})  # what may stand between a weight and the op that computes with it
 
 
 def read(path: Path) -> Reading:
@@ -86,7 +87,7 @@ def _ops(graph: GraphProto, modules: list[str], macs: dict[str, int]) -> Iterabl
         _infer_types(node, types)
         kind = _kind(node, types)
         # A weight that is widened to float counts for the op that computes with it.
-        weights = [] if node.op_type == "DequantizeLinear" else [name for name in node.input if name in left]
+        weights = [] if node.op_type in _WIDENS else [name for name in node.input if name in left]
         found.append(
             Op(
                 node.op_type,
@@ -176,9 +177,7 @@ def _layers(model: ModelProto) -> Iterable[tuple[NodeProto, TensorProto, int]]:
     }
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     sources = {
-        node.output[0]: node.input[0]
-        for node in model.graph.node
-        if node.op_type == "DequantizeLinear" and node.input[0] in constants
+        node.output[0]: node.input[0] for node in model.graph.node if node.op_type in _WIDENS and node.input[0] in constants
     }
     for node in inferred.graph.node:
         if node.op_type in _CONVS | _PRODUCTS:

@@ -31,6 +31,8 @@ def path_of(node: Node) -> str:
 
 def _path(node: Node) -> str:
     """The module path; a conversion that belongs to no submodule is named after the value that it converts."""
+    if "path" in (node.meta.get("nn_module_stack") or {}):
+        return path_of(node)  # the pass has been here before
     source = node
     while module_path(source) == source.name and str(source.target).startswith("quantized_decomposed"):
         source = source.all_input_nodes[0]

@@ -38,9 +38,10 @@ def test_int8_file_is_integer_throughout(format: Format, emitted: Emitted) -> No
         assert (found.partitions, found.accelerated_share, found.fallback_modules) == (1, 1.0, ())
 
 
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
 @pytest.mark.parametrize("format", list(Format))
-def test_float_file_is_float_throughout(format: Format, emitted: Emitted) -> None:
-    found = inspect(emitted("residual", format).path)
+def test_float_file_is_float_throughout(format: Format, precision: Precision, emitted: Emitted) -> None:
+    found = inspect(emitted("residual", format, precision).path)
     assert found.macs == RESIDUAL_MACS
     assert found.integer_macs == found.integer_ops == 0
     assert found.integer_mac_share == 0.0
