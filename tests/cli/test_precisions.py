@@ -69,3 +69,10 @@ def test_a_recipe_is_refused_before_its_first_stage(cli: Cli, section: str) -> N
     assert ended.code == 2
     assert "has no form in onnx" in ended.stderr
     assert [path.name for path in Path().iterdir()] == ["run.toml"]
+
+
+@pytest.mark.parametrize("command", ["export", "ship", "fold"])
+def test_help_offers_what_a_file_can_have(cli: Cli, command: str) -> None:
+    page = cli(command, "--help").stdout
+    assert "<fp32|fp16|int8|int8-full|int8-dynamic|int8-weight-only|int16x8>" in page
+    assert "log2" not in page

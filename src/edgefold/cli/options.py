@@ -11,7 +11,10 @@ import typer
 
 from edgefold.artifact import MAX_BATCH, Format, Precision
 from edgefold.errors import UsageError
-from edgefold.schemes import scheme_of
+from edgefold.schemes import SCHEMES, scheme_of
+
+# What a file can have; any other is understood, too, so that its refusal says where it is to be had.
+_IN_FILES = f"<{'|'.join(precision for precision, scheme in SCHEMES.items() if scheme.formats)}>"
 
 Target = Annotated[Path, typer.Argument(help="An .onnx, .tflite or .pte file, or a bundle.", show_default=False)]
 Artifacts = Annotated[
@@ -54,10 +57,12 @@ Formats = Annotated[
 ]
 Precisions = Annotated[
     list[Precision] | None,
-    typer.Option("--precision", "-p", help="A precision; can be given more than once.", show_default="fp32, int8"),
+    typer.Option(
+        "--precision", "-p", metavar=_IN_FILES, help="A precision; can be given more than once.", show_default="fp32, int8"
+    ),
 ]
 OneFormat = Annotated[Format, typer.Option("--format", "-f", help="The format to write.", show_default=False)]
-OnePrecision = Annotated[Precision, typer.Option("--precision", "-p", help="The precision to write.")]
+OnePrecision = Annotated[Precision, typer.Option("--precision", "-p", metavar=_IN_FILES, help="The precision to write.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write.", show_default="named after the model")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 LoweringChoice = Annotated[
