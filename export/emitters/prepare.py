@@ -107,10 +107,12 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
         )
         graph, _ = run_passes(graph, (IO_CHANNELS_LAST,))
     graph, _ = run_passes(graph, (ADAPTIVE_POOL, GLOBAL_MEAN))
+    if lowered.format is Format.TFLITE:
+        graph, _ = run_passes(graph, (POOL_WINDOWS,))
     if scheme.integer_ends:  # of 8 bits: kernels with activations of 16 are plain loops for either op
         graph, _ = run_passes(graph, (INTEGER_POOLS,))
     if lowered.format is Format.TFLITE:
-        graph, _ = run_passes(graph, (POOL_WINDOWS, CONSTANT_FIRST, TRANSPOSED_EDGES, PLAIN_BROADCASTS, PLAIN_SOFTPLUS))
+        graph, _ = run_passes(graph, (CONSTANT_FIRST, TRANSPOSED_EDGES, PLAIN_BROADCASTS, PLAIN_SOFTPLUS))
     if lowered.format is Format.EXECUTORCH:
         graph, _ = run_passes(graph, (ROW_MEANS, COUNTED_PADDING, PLAIN_SOFTPLUS))
         if not lowered.plan.whole:  # the other runtimes round a sum and a product
