@@ -1,9 +1,9 @@
 """Models from files: the user's own Python code, and exported programs.
 
 The user's file may help where a module does not tell its inputs: its function may return ``(module, example_inputs)``, the file
-may hold ``example_inputs`` (a tensor, a tuple of tensors, or a function that gives one), or the module may have an attribute
-``input_size`` (C, H, W). It may also hold ``preprocessing`` (an `edgefold.Preprocessing`) and ``labels`` (the classes, in the
-order of the scores).
+may hold ``example_inputs`` (a tensor, a tuple of tensors, a dictionary of those that ``forward`` takes by name, or a function
+that gives one), or the module may have an attribute ``input_size`` (C, H, W). It may also hold ``preprocessing`` (an
+`edgefold.Preprocessing`) and ``labels`` (the classes, in the order of the scores).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from edgefold.errors import DataError, EdgefoldError, ModelError, UsageError, first_line, unknown_name
+from edgefold.models.by_position import ByPosition, refuse_by_name_only, take_by_position
 from edgefold.models.loaded import LoadedModel, example_image
 from edgefold.preprocess import Preprocessing
 
@@ -148,6 +149,10 @@ def _inputs(source: str, module: nn.Module, given: object, code: ModuleType) -> 
             found = found()
         except (Exception, SystemExit) as error:  # foreign code may raise anything
             raise ModelError(f"example_inputs() of '{source}' failed: {_told(error)}; mend the function") from error
+    if isinstance(found, dict) and found and all(isinstance(value, Tensor) for value in found.values()):
+        take_by_position(module, tuple(map(str, found)), source)
+        return tuple(found.values())
+    refuse_by_name_only(module, source)
     size = getattr(module, "input_size", None)
     if found is None and isinstance(size, tuple) and all(isinstance(side, int) for side in size):
         return (example_image(size),)
@@ -157,8 +162,8 @@ def _inputs(source: str, module: nn.Module, given: object, code: ModuleType) -> 
         return tuple(found)
     problem = "no example inputs" if found is None else f"example inputs of type {type(found).__name__}"
     raise ModelError(
-        f"'{source}' has {problem}; return (module, example_inputs) with a tensor or a tuple of tensors, "
-        "or define example_inputs in the file"
+        f"'{source}' has {problem}; return (module, example_inputs) with a tensor, a tuple of tensors or, where "
+        "forward takes them by name, a dictionary, or define example_inputs in the file"
     )
 
 
@@ -180,7 +185,8 @@ def from_exported(path: Path) -> LoadedModel:
     if not inputs or not all(isinstance(value, Tensor) for value in inputs):
         raise ModelError(f"'{path}' takes inputs that are not tensors; expected tensors only")
     _refuse_train_mode(path, program)
-    return LoadedModel(path.stem, program.module(), tuple(inputs))
+    module = program.module()
+    return LoadedModel(path.stem, ByPosition(module, tuple(keywords)) if keywords else module, inputs)
 
 
 @contextmanager

@@ -38,6 +38,8 @@ _UNREAD: Final = frozenset(
         *("pytest", "_pytest", "pluggy"),  # stand behind each `assert` in code that a test holds
     }
 )
+# What the sizes of an exported program are written in: immutable, but each keeps what it has worked out about itself.
+_EXPRESSION: Final = ("sympy.core.basic", "Basic")
 _Cached = type(functools.lru_cache(lambda: None))
 _HEAP_TYPE: Final = 1 << 9
 _BUSY: Final = ("cycle",)
@@ -156,6 +158,8 @@ class Fingerprints:
     def _opaque(self, value: Any) -> Any:
         kind = type(value)
         package = str(kind.__module__).partition(".")[0]
+        if any((base.__module__, base.__name__) == _EXPRESSION for base in kind.__mro__):
+            return ("expression", id(value))
         if any(base.__name__ in ("CFuncPtr", "_CFuncPtr") for base in kind.__mro__):
             self.unseen = "holds a function of a C library, which may keep state"
         if package in _UNREAD:

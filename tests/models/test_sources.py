@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import zipfile
 from collections.abc import Callable
@@ -48,6 +49,17 @@ def broken():
 
 def number():
     return 3
+
+class ByName(Net):
+    def forward(self, *, image, gain):
+        return self.conv(image) * gain
+
+def by_name(inputs=("gain", "image")):
+    samples = {"image": torch.ones(1, 1, 9, 9), "gain": torch.full((1, 1, 1, 1), 2.0)}
+    return ByName(), {name: samples.get(name, torch.ones(1)) for name in inputs}
+
+def without_names():
+    return ByName(), (torch.ones(1, 1, 9, 9), torch.ones(1, 1, 1, 1))
 """
 
 
@@ -100,6 +112,49 @@ def test_inputs_may_be_in_the_file(code: Path) -> None:
     code.write_text(CODE + "\ndef example_inputs():\n    return torch.ones(2, 1, 5, 5)\n")
     loaded = load_source(f"{code}:net", kwargs={"width": 5})
     assert loaded.module(*loaded.example_inputs).shape == (2, 5, 3, 3)
+
+
+def test_inputs_that_are_taken_by_name(code: Path) -> None:
+    loaded = load_source(f"{code}:by_name")
+    gain, image = loaded.example_inputs
+    module = copy.deepcopy(loaded.module)  # as every stage does: the copy must use its own weights
+    expected = module.conv(image) * gain  # type: ignore[operator]
+    with torch.no_grad():
+        for parameter in loaded.module.parameters():
+            parameter.zero_()
+    assert torch.equal(module(gain, image), expected)
+    graph = torch.export.export(module, loaded.example_inputs).graph
+    assert [node.name for node in graph.nodes if node.op == "placeholder"][-2:] == ["gain", "image"]
+    assert type(module).__name__ == "ByName"
+    assert set(module.state_dict()) == {"conv.weight", "conv.bias"}
+
+
+def test_wrong_names_of_inputs(code: Path) -> None:
+    with pytest.raises(ModelError, match="'image' by name only, but the example inputs have no names; give them as a dictionary"):
+        load_source(f"{code}:without_names")
+    for names, problem in ((["image"], "missing a required"), (["gain", "image", "mask"], "unexpected keyword argument 'mask'")):
+        with pytest.raises(ModelError, match=rf"example inputs .*its forward is .*{problem}"):
+            load_source(f"{code}:by_name", kwargs={"inputs": names})
+
+
+def test_a_program_that_takes_inputs_by_name(code: Path, tmp_path: Path) -> None:
+    loaded = load_source(f"{code}:by_name")
+    _, image = loaded.example_inputs
+    module = type(loaded.module).__mro__[1](2)  # as the user's code has it
+    program = torch.export.export(module.eval(), (), {"image": image, "gain": torch.full((1, 1, 1, 1), 3.0)})
+    torch.export.save(program, tmp_path / "net.pt2")
+    found = load_source(str(tmp_path / "net.pt2"), trust=True)
+    assert torch.equal(found.module(*found.example_inputs), module(image=image, gain=torch.full((1, 1, 1, 1), 3.0)))
+
+
+def test_a_program_with_an_open_batch_is_folded(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).eval()
+    program = torch.export.export(module, (torch.ones(2, 1, 5, 5),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program, tmp_path / "net.pt2")
+    loaded = load_source(str(tmp_path / "net.pt2"), trust=True)
+    # What sympy works out about the open size, and keeps, was taken for state of the network.
+    (folded,) = fold_module(loaded.module, loaded.example_inputs).module(*loaded.example_inputs)
+    torch.testing.assert_close(folded, module(*loaded.example_inputs))
 
 
 def test_an_exported_program_needs_trust(tmp_path: Path) -> None:
