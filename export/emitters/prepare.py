@@ -24,6 +24,7 @@ from edgefold.export.passes.infra import clone, run_passes
 from edgefold.export.passes.integer_pools import INTEGER_POOLS
 from edgefold.export.passes.io_layout import IO_CHANNELS_LAST, TO_NHWC, is_image
 from edgefold.export.passes.module_names import STACK_AS_PATH
+from edgefold.export.passes.nearest_resize import NEAREST_RESIZE
 from edgefold.export.passes.plain_broadcasts import PLAIN_BROADCASTS
 from edgefold.export.passes.plain_softplus import PLAIN_SOFTPLUS
 from edgefold.export.passes.pool_windows import POOL_WINDOWS
@@ -108,7 +109,7 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
         graph, _ = run_passes(graph, (IO_CHANNELS_LAST,))
     graph, _ = run_passes(graph, (ADAPTIVE_POOL, GLOBAL_MEAN))
     if lowered.format is Format.TFLITE:
-        graph, _ = run_passes(graph, (POOL_WINDOWS,))
+        graph, _ = run_passes(graph, (POOL_WINDOWS, NEAREST_RESIZE))
     if scheme.integer_ends:  # of 8 bits: kernels with activations of 16 are plain loops for either op
         graph, _ = run_passes(graph, (INTEGER_POOLS,))
     if lowered.format is Format.TFLITE:
