@@ -136,7 +136,8 @@ class NaiveHetConv2d(nn.Module):
     Initialisation: that of `HetConv2d`, with each filter's fan-in over all its kernels; the bias zero.
 
     Raises:
-        UsageError: an argument is out of range, or the kernel has an even side.
+        UsageError: an argument is out of range, or the kernel has an even side; when it is called: the input has another
+            number of channels.
     """
 
     def __init__(
@@ -158,6 +159,7 @@ class NaiveHetConv2d(nn.Module):
         full = hetconv_full(in_channels, out_channels, p)
         offset = centre_offset("NaiveHetConv2d", geometry)
         self.crop = offset.crop
+        self.in_channels = in_channels
 
         def kernel(n: int, m: int) -> nn.Conv2d:
             if full[n, m]:
@@ -202,6 +204,11 @@ class NaiveHetConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, M, H, W) -> (B, N, H', W')."""
+        if x.ndim != 4 or x.shape[1] != self.in_channels:  # the loop would leave further channels out
+            raise UsageError(
+                f"NaiveHetConv2d: the input has the shape {tuple(x.shape)}, "
+                f"expected (batch, channels, height, width) with {self.in_channels} channels"
+            )
         cropped = crop(x, self.crop)
         outputs = []
         for row in self.kernels:

@@ -70,6 +70,12 @@ def test_the_naive_form_has_one_convolution_a_pair() -> None:
     assert sizes.count((3, 3)) == 8
 
 
+@pytest.mark.parametrize("channels", [1, 8])
+def test_the_naive_form_refuses_other_channels(channels: int) -> None:
+    with pytest.raises(UsageError, match=rf"shape \(1, {channels}, 5, 5\), expected .* with 3 channels"):
+        NaiveHetConv2d(3, 4, 3, p=3, padding=1)(torch.zeros(1, channels, 5, 5))
+
+
 def test_nothing_outside_the_mask_is_trained() -> None:
     layer = HetConv2d(8, 8, 3, p=4, padding=1)
     before = layer.weight.detach().clone()
