@@ -11,6 +11,8 @@ shuffle-v2          ShuffleNet V2's unit
 Attention follows any of them after a plus: ``standard+se``, ``hetconv:4+eca``, ``+channel``, ``+spatial``, ``+cbam``, with the
 hard sigmoid, whose INT8 form is exact enough in every runtime. A unit whose channels change at stride 1, which it cannot do
 itself, gets a 1×1 convolution, BatchNorm and ReLU in front.
+
+The class of a block stands for the same as its name: ``ShuffleUnit``, ``partial(HetConv2d, p=4)``, ``MaxPool2d``.
 """
 
 from __future__ import annotations
@@ -28,11 +30,13 @@ from edgefold.models.blocks.channel_local import ChannelLocalConv2d
 from edgefold.models.blocks.dual import DualConv2d
 from edgefold.models.blocks.efficient_channel import EfficientChannelAttention
 from edgefold.models.blocks.group import GroupConv2d
-from edgefold.models.blocks.hetconv import HetConv2d
+from edgefold.models.blocks.hetconv import HetConv2d, NaiveHetConv2d
 from edgefold.models.blocks.inverted_residual import InvertedResidual
-from edgefold.models.blocks.pooling import AveragePool2d, MaxPool2d
+from edgefold.models.blocks.locally_connected import LocallyConnected2d
+from edgefold.models.blocks.masked import MaskedConv2d
+from edgefold.models.blocks.pooling import AveragePool2d, GlobalAveragePool2d, GlobalMaxPool2d, MaxPool2d
 from edgefold.models.blocks.separable import DepthwiseSeparableConv2d
-from edgefold.models.blocks.shuffle import ShuffleUnit
+from edgefold.models.blocks.shuffle import ChannelShuffle, ShuffleUnit
 from edgefold.models.blocks.shuffle_v2 import ShuffleUnitV2
 from edgefold.models.blocks.spatial_attention import SpatialAttention
 from edgefold.models.blocks.squeeze_excite import SqueezeExcite
@@ -115,15 +119,48 @@ ATTENTIONS: Final[dict[str, Callable[[int], nn.Module]]] = {
 }
 
 
+# Class -> what takes any channels in its place, as the block's name does.
+_COMPLETED: Final[dict[type, ConvFactory]] = {
+    AveragePool2d: partial(pooled_convolution, AveragePool2d),
+    MaxPool2d: partial(pooled_convolution, MaxPool2d),
+    ShuffleUnit: partial(_shuffled, ShuffleUnit),
+    ShuffleUnitV2: partial(_shuffled, ShuffleUnitV2),
+}
+# Class -> the argument without which it cannot be made, and what to write instead.
+_INCOMPLETE: Final[dict[type, tuple[str, str]]] = {
+    HetConv2d: ("p", "write 'hetconv:4' or partial(HetConv2d, p=4)"),
+    NaiveHetConv2d: ("p", "write partial(NaiveHetConv2d, p=4)"),
+    MaskedConv2d: ("mask", "write a function that makes the layer with a mask of its weight's shape"),
+}
+_ONE_SIZE: Final = "is made for images of one size, which a network does not tell its convolutions"
+_ATTENTION: Final = "keeps the channels and the size"
+# Class -> why it cannot stand for a convolution, and what to write instead.
+_UNFIT: Final[dict[type, tuple[str, str]]] = {
+    CBAM: (_ATTENTION, "write 'standard+cbam'"),
+    ChannelAttention: (_ATTENTION, "write 'standard+channel'"),
+    ChannelShuffle: (_ATTENTION, "write 'shuffle:4', the unit around it"),
+    EfficientChannelAttention: (_ATTENTION, "write 'standard+eca'"),
+    GlobalAveragePool2d: ("takes the whole image", "write 'average-pool'"),
+    GlobalMaxPool2d: ("takes the whole image", "write 'max-pool'"),
+    LocallyConnected2d: (_ONE_SIZE, f"write one of: {', '.join(CONVOLUTIONS)}"),
+    SpatialAttention: (_ATTENTION, "write 'standard+spatial'"),
+    SqueezeExcite: (_ATTENTION, "write 'standard+se'"),
+}
+
+
 def conv_factory(conv: str | ConvFactory) -> ConvFactory:
-    """The factory that a name such as ``hetconv:4`` or ``standard+se`` stands for; a factory stays as it is.
+    """The factory that a name such as ``hetconv:4`` or ``standard+se`` stands for; any other factory stays as it is.
+
+    The classes `ShuffleUnit`, `ShuffleUnitV2`, `AveragePool2d` and `MaxPool2d`, alone or as `functools.partial` of them, stand
+    for what their names stand for: they cannot change the channels everywhere by themselves.
 
     Raises:
-        UsageError: there is no such convolution or attention, or its number is missing, superfluous or no positive integer.
+        UsageError: there is no such convolution or attention, or its number is missing, superfluous or no positive integer; or
+            the class is of a block that is no convolution, or lacks an argument.
     """
     if not isinstance(conv, str):
         if callable(conv):
-            return conv
+            return _of_class(conv)
         raise UsageError(f"conv is {conv!r}, expected a name ({', '.join(CONVOLUTIONS)}) or the constructor of a block")
     name, plus, attention = conv.partition("+")
     if not plus:
@@ -132,13 +169,26 @@ def conv_factory(conv: str | ConvFactory) -> ConvFactory:
     return partial(_attended, _convolution(name), ATTENTIONS[attention])
 
 
+def _of_class(conv: ConvFactory) -> ConvFactory:
+    block, given = (conv.func, conv.keywords) if isinstance(conv, partial) else (conv, {})
+    if not isinstance(block, type):
+        return conv
+    if block in _UNFIT:
+        why, instead = _UNFIT[block]
+        raise UsageError(f"conv is {block.__name__}, which cannot stand for a convolution: it {why}; {instead}")
+    argument, instead = _INCOMPLETE.get(block, (None, ""))
+    if argument is not None and argument not in given:
+        raise UsageError(f"conv is {block.__name__}, which needs {argument}; {instead}")
+    whole = _COMPLETED.get(block)
+    if whole is None:
+        return conv
+    return partial(whole, **given) if given else whole
+
+
 def _convolution(conv: str) -> ConvFactory:
     name, colon, text = conv.partition(":")
     if name == "locally-connected":
-        raise UsageError(
-            "convolution 'locally-connected' is made for images of one size, which a network does not tell its convolutions; "
-            f"expected one of: {', '.join(CONVOLUTIONS)}"
-        )
+        raise UsageError(f"convolution 'locally-connected' {_ONE_SIZE}; expected one of: {', '.join(CONVOLUTIONS)}")
     check_name("convolution", name, CONVOLUTIONS)
     block, argument, optional = CONVOLUTIONS[name]
     if not colon and optional:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -14,13 +15,17 @@ from edgefold.models.blocks import (
     AveragePool2d,
     ChannelAttention,
     ChannelLocalConv2d,
+    ConvFactory,
     DepthwiseSeparableConv2d,
     DualConv2d,
+    GlobalMaxPool2d,
     GroupConv2d,
     HetConv2d,
     InvertedResidual,
     LocallyConnected2d,
+    MaskedConv2d,
     MaxPool2d,
+    NaiveHetConv2d,
     ShuffleUnit,
     ShuffleUnitV2,
     SpatialAttention,
@@ -287,5 +292,37 @@ def test_names_stand_for_the_blocks_and_their_numbers() -> None:
     assert {SpatialAttention, ChannelAttention} <= parts("standard+cbam").keys()
 
 
+CLASSES = [ShuffleUnit, partial(ShuffleUnit, groups=4), ShuffleUnitV2, AveragePool2d, MaxPool2d, InvertedResidual]
+CLASSES += [partial(HetConv2d, p=2), partial(NaiveHetConv2d, p=2), ChannelLocalConv2d, DepthwiseSeparableConv2d]
+
+
+@pytest.mark.parametrize("conv", CLASSES)
+@pytest.mark.parametrize(("stride", "out"), [(1, 4), (1, 8), (2, 8)])
+def test_classes_stand_for_what_their_names_do(conv: ConvFactory, stride: int, out: int) -> None:
+    block = conv_factory(conv)(4, out, 3, stride=stride, padding=1, bias=False)
+    assert block(torch.randn(2, 4, 8, 8)).shape == (2, out, 8 // stride, 8 // stride)
+
+
+@pytest.mark.parametrize(
+    ("conv", "message"),
+    [
+        (HetConv2d, "HetConv2d, which needs p; write 'hetconv:4' or partial"),
+        (NaiveHetConv2d, r"needs p; write partial\(NaiveHetConv2d, p=4\)"),
+        (MaskedConv2d, "needs mask; write a function"),
+        (partial(LocallyConnected2d, input_size=8), "images of one size.*write one of: average-pool"),
+        (GlobalMaxPool2d, "whole image.*write 'max-pool'"),
+        (
+            SqueezeExcite,
+            "SqueezeExcite, which cannot stand for a convolution: it keeps the channels and the size; write 'standard\\+se'",
+        ),
+    ],
+)
+def test_classes_that_cannot_stand_for_a_convolution(conv: ConvFactory, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        conv_factory(conv)
+
+
 def test_a_factory_stays_as_it_is() -> None:
     assert conv_factory(StandardConv2d) is StandardConv2d
+    bound = partial(GroupConv2d, groups=2)
+    assert conv_factory(bound) is bound
