@@ -68,8 +68,8 @@ def train(
         model: maps float32 (B, C, H, W), or what the data holds, to logits (B, classes).
         data: training and test images.
         options: how to train; by default `TrainOptions`.
-        out: a folder that gets ``training.safetensors`` after each epoch, and at the end ``weights.safetensors`` (the averaged
-            weights, packed), ``metrics.json`` and ``metrics.csv``.
+        out: a folder that gets ``training.safetensors``, ``metrics.json`` and ``metrics.csv`` after each epoch, and at the end
+            ``weights.safetensors`` (the averaged weights, packed).
         resume: continue the run whose checkpoint is in ``out``, if there is one.
         progress: show a progress bar (on a terminal only).
         objective: the loss; by default cross-entropy with the label smoothing of the options.
@@ -106,13 +106,24 @@ def train(
             if checkpoint is not None:
                 rows = tuple(asdict(row) for row in history)
                 save_training(checkpoint, RunHeader(header.options, header.data_sha256, rows), model, average, optimizer)
+            if out is not None:
+                _write_metrics(out, _result(metrics.test_accuracy, history, options, data))
             if on_epoch is not None:
                 on_epoch(metrics)
     model.load_state_dict(average.tensors)
     model.to(memory_format=torch.contiguous_format)
     model.eval()
-    result = TrainResult(
-        accuracy=top1(model, data.test),
+    result = _result(top1(model, data.test), history, options, data)
+    if out is not None:
+        save_weights(model, out / WEIGHTS_NAME)
+        _write_metrics(out, result)
+    return result
+
+
+def _result(accuracy: float, history: list[EpochMetrics], options: TrainOptions, data: TrainingData) -> TrainResult:
+    """What the run is after the epochs of ``history``."""
+    return TrainResult(
+        accuracy=accuracy,
         history=tuple(history),
         options=options,
         data=data.name,
@@ -123,10 +134,6 @@ def train(
         machine=f"{platform.machine()} {platform.system()}",
         torch_version=torch.__version__,
     )
-    if out is not None:
-        save_weights(model, out / WEIGHTS_NAME)
-        _write_metrics(out, result)
-    return result
 
 
 def _write_metrics(out: Path, result: TrainResult) -> None:

@@ -67,12 +67,18 @@ def test_a_resumed_run_gives_the_same_weights(
     uninterrupted = train(whole, tiny_data, options, progress=False)
     with pytest.raises(StoppedError):
         train(tiny_network(), tiny_data, options, out=tmp_path, progress=False, on_epoch=stop_after(2))
+    stopped = from_dict(TrainResult, json.loads((tmp_path / "metrics.json").read_text()))
+    assert [row.loss for row in stopped.history] == [row.loss for row in uninterrupted.history[:2]]
+    assert stopped.accuracy == uninterrupted.history[1].test_accuracy
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 3  # the names, and two epochs
     resumed = tiny_network()
     torch.manual_seed(99)  # the state of the global generator must not matter
     result = train(resumed, tiny_data, options, out=tmp_path, resume=True, progress=False)
     for name, value in state(whole).items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert [row.loss for row in result.history] == [row.loss for row in uninterrupted.history]
+    assert from_dict(TrainResult, json.loads((tmp_path / "metrics.json").read_text())) == result
+    assert result.accuracy == uninterrupted.accuracy
 
 
 class Tied(nn.Module):
