@@ -113,6 +113,20 @@ def test_hint_loss_is_the_mean_square() -> None:
         torch.testing.assert_close(hints.loss(regressors), expected)
 
 
+def test_hints_of_layers_that_never_run() -> None:
+    """An exported program keeps the names of the layers and calls none of them."""
+    network, images = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()).eval(), torch.zeros(1, 1, 5, 5)
+    exported = torch.export.export(network, (images,)).module()
+
+    def run() -> None:
+        network(images)
+        exported(images)
+
+    message = "layer '0' of the teacher is never called .* give the network's Python source"
+    with Hints(network, exported, [("0", "0")]) as hints, pytest.raises(UsageError, match=message):
+        hints.regressors(run)
+
+
 def test_hints_over_time() -> None:
     student, teacher = nn.Sequential(nn.Conv1d(4, 2, 1)), nn.Sequential(nn.Conv1d(4, 3, 1))
     x = torch.randn(2, 4, 9)
