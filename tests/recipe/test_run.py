@@ -290,6 +290,25 @@ def test_pruning_to_a_latency(recipe: ShipRecipe, tmp_path: Path, monkeypatch: p
     assert count_cost(work.network.module, work.inputs).macs < count_cost(original.module, original.example_inputs).macs
 
 
+@pytest.mark.parametrize(("share", "rounds"), [(2.0, 1), (0.6, 1), (0.5, 2)])
+def test_pruning_to_a_latency_says_which_was_reached(
+    share: float, rounds: int, recipe: ShipRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cost stands for a measurement, in ms; one that the whole network meets is said, too."""
+
+    def macs(module: nn.Module) -> int:
+        return count_cost(module, (torch.zeros(1, 1, 8, 8),)).macs
+
+    monkeypatch.setattr("edgefold.recipe.stages._latency", lambda network, settings: lambda module: macs(module) * 1e6)
+    target = share * macs(load_source(recipe.model.name).module)
+    section = PruneSection(latency_ms=target, rounds=rounds, epochs=0, round_to=1)
+    work = run_stages(replace(recipe, prune=section, distill=None), tmp_path / "stages")
+    said = (
+        f"parameters; {macs(work.network.module):.3g} ms on host as onnx fp32, the target is {target:g} ms, without fine-tuning."
+    )
+    assert said in work.history[0]
+
+
 def test_an_impossible_latency_says_which_can_be_reached(
     recipe: ShipRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

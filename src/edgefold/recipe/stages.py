@@ -132,8 +132,8 @@ def prune(work: Work, settings: PruneSection, training: Training, folder: Path) 
         smaller, removed = shortened.module, tuple(RemovedBlock(each.name) for each in shortened.removals)
         text = _shortened(shortened)
     else:
-        pruned = _channels(work.network, inputs, settings, fine_tune)
-        smaller, removed, text = pruned.module, pruned.removed, _pruned(pruned)
+        pruned, reached = _channels(work.network, inputs, settings, fine_tune)
+        smaller, removed, text = pruned.module, pruned.removed, _pruned(pruned, reached)
     found = accuracy[-1] if accuracy else None
     sentence = text + _tuned(settings, found, training.data)
     return _done(work, own, state, smaller.eval(), removed, sentence, found)
@@ -141,26 +141,27 @@ def prune(work: Work, settings: PruneSection, training: Training, folder: Path) 
 
 def _channels(
     network: Network, inputs: tuple[Tensor, ...], settings: PruneSection, fine_tune: Callable[[nn.Module, int], None]
-) -> Pruned:
-    """The network without the channels that matter least, fine-tuned.
+) -> tuple[Pruned, str]:
+    """The network without the channels that matter least, fine-tuned; and the latency that it has, where that is the target.
 
     Raises:
         UsageError: the target cannot be met; of a latency with the shortest that was measured.
     """
     module, rounds = network.module, settings.rounds
     if settings.flops is not None:
-        return prune_iteratively(
-            module, inputs, settings.flops, rounds, fine_tune, keep=settings.keep, round_to=settings.round_to
-        )
+        share, keep, step = settings.flops, settings.keep, settings.round_to
+        return prune_iteratively(module, inputs, share, rounds, fine_tune, keep=keep, round_to=step), ""
     goal, cost = (settings.latency_ms or 0) * 1e6, _latency(network, settings)
     found: list[float] = []
+    of_structure: dict[str, float] = {}  # fine-tuning changes no latency
 
     def timed(candidate: nn.Module) -> float:
         found.append(cost(candidate))
+        of_structure[structure_digest(candidate)] = found[-1]
         return found[-1]
 
     try:
-        return prune_to_cost(module, inputs, timed, goal, rounds, fine_tune, keep=settings.keep, round_to=settings.round_to)
+        pruned = prune_to_cost(module, inputs, timed, goal, rounds, fine_tune, keep=settings.keep, round_to=settings.round_to)
     except UsageError as error:
         if not found:
             raise
@@ -168,6 +169,9 @@ def _channels(
             f"{error}; the fastest of the {len(found)} networks that were measured takes {min(found) / 1e6:.3g} ms, "
             f"the target is {settings.latency_ms:g} ms"
         ) from error
+    reached = of_structure[structure_digest(pruned.module)] / 1e6
+    where = f"{settings.device} as {settings.format} {settings.precision}"
+    return pruned, f"; {reached:.3g} ms on {where}, the target is {settings.latency_ms:g} ms"
 
 
 def _judge(data: TrainingData) -> Callable[[nn.Module], float]:
@@ -281,14 +285,14 @@ def _latency(network: Network, settings: PruneSection) -> Callable[[nn.Module], 
     return measured
 
 
-def _pruned(pruned: Pruned) -> str:
+def _pruned(pruned: Pruned, reached: str) -> str:
     report = pruned.report
     counts = f" with channel counts in multiples of {report.round_to}" if report.round_to > 1 else ""
     whole = "; ".join(report.skipped[:_TOLD]) + ("; and others" if len(report.skipped) > _TOLD else "")
     return (
         f"Pruned to {report.macs / report.macs_before:.1%} of the multiply-accumulates "
         f"({report.macs_before:,} → {report.macs:,}) "
-        f"and {report.parameters:,} of {report.parameters_before:,} parameters{counts}"
+        f"and {report.parameters:,} of {report.parameters_before:,} parameters{counts}{reached}"
         + (f"; left whole: {whole}" if whole else "")
     )
 
