@@ -54,7 +54,8 @@ class Hints:
         """One convolution of size 1 a pair, from the student's channels to the teacher's; ``run`` passes a batch through both.
 
         Raises:
-            UsageError: a layer is never called, or the outputs of a pair are no maps (B, C, H, W) or (B, C, T), or differ in size.
+            UsageError: a layer is never called, or the outputs of a pair are no maps (B, C, H, W) or (B, C, T), or differ in
+                size.
         """
         run()
         made = nn.ModuleList()
@@ -62,7 +63,7 @@ class Hints:
             for side, (whose, name) in enumerate((("student", first), ("teacher", second))):
                 if (index, side) not in self._seen:  # an exported program's graph has the layers' weights, and calls none
                     raise UsageError(
-                        f"hint '{first}' -> '{second}': layer '{name}' of the {whose} is never called (a .pt2 or .onnx file holds one "
+                        f"hint '{first}' -> '{second}': layer '{name}' of the {whose} is never called (a .pt2 file holds one "
                         "graph and no layers that run); choose a layer that runs, or give the network's Python source"
                     )
             ours, theirs = self._seen[index, 0], self._seen[index, 1]
