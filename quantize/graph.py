@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from operator import attrgetter
-from typing import TypeGuard
+from typing import Final, TypeGuard
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch.fx import GraphModule, Node
 
 from edgefold.errors import unknown_name
 from edgefold.quantize.scheme import FIXED, Q
+
+TRANSPOSED: Final = frozenset({torch.ops.aten.conv_transpose1d.default, torch.ops.aten.conv_transpose2d.input})
+"""Transposed convolutions, weight (M, N / groups, *kernel)."""
 
 
 def is_constant(node: object) -> TypeGuard[Node]:
@@ -53,8 +56,13 @@ def module_path(node: Node) -> str:
     return str(path) or node.name
 
 
+def channel_axis(node: Node) -> int:
+    """The axis of the output channels in the weight of a conv or linear layer: 1 where the conv is transposed, otherwise 0."""
+    return 1 if node.target in TRANSPOSED else 0
+
+
 def groups_of(node: Node) -> int:
-    """The groups of a conv (``aten.conv2d`` and so on); 1 for a linear layer."""
+    """The groups of a conv (``aten.conv2d`` and so on, or a transposed one); 1 for a linear layer."""
     groups = node.args[6] if len(node.args) > 6 else 1
     assert isinstance(groups, int)
     return groups

@@ -16,7 +16,7 @@ import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_dec
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgefold.quantize.graph import add_buffer, constant_of, is_constant
+from edgefold.quantize.graph import add_buffer, channel_axis, constant_of, is_constant
 from edgefold.quantize.powers import round_to_powers
 from edgefold.quantize.scheme import DYNAMIC, EXPONENT_BITS, WEIGHT_SCALE, Q, QParams
 
@@ -66,15 +66,18 @@ def round_bias(bias: Tensor, input_scale: float, weight_scale: Tensor) -> Tensor
     return (torch.round(bias.double() / grid) * grid).float()
 
 
-def quantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
-    """The int8 weight (N, ...) for one symmetric scale (N,) an output channel."""
-    shape = (-1, *[1] * (weight.ndim - 1))
-    return torch.clamp(torch.round(weight / scale.reshape(shape)), WEIGHT_QMIN, WEIGHT_QMAX).to(torch.int8)
+def quantize_weight(weight: Tensor, scale: Tensor, axis: int = 0) -> Tensor:
+    """The int8 weight (N, ...) for one symmetric scale (N,) an output channel; ``axis`` is that of these channels."""
+    return torch.clamp(torch.round(weight / _along(scale, axis, weight.ndim)), WEIGHT_QMIN, WEIGHT_QMAX).to(torch.int8)
 
 
-def weight_values(integers: Tensor, scale: Tensor) -> Tensor:
-    """The real numbers, float32, that an int8 weight (N, ...) with scales (N,) stands for."""
-    return integers.float() * scale.reshape(-1, *[1] * (integers.ndim - 1))
+def weight_values(integers: Tensor, scale: Tensor, axis: int = 0) -> Tensor:
+    """The real numbers, float32, that an int8 weight (N, ...) with scales (N,) along ``axis`` stands for."""
+    return integers.float() * _along(scale, axis, integers.ndim)
+
+
+def _along(scale: Tensor, axis: int, rank: int) -> Tensor:
+    return scale.reshape(*[1] * axis, -1, *[1] * (rank - axis - 1))
 
 
 def _round_to_powers(module: GraphModule, node: Node) -> None:
@@ -143,17 +146,17 @@ def _quantize_parameters(module: GraphModule, node: Node, *, fold_weights: bool)
     assert isinstance(source, Node)
     assert isinstance(weight_node, Node)
     weight = constant_of(module, weight_node)
-    zeros = torch.zeros(scale.shape, dtype=torch.int64)
+    zeros, axis = torch.zeros(scale.shape, dtype=torch.int64), channel_axis(node)
     with module.graph.inserting_before(node):
         scale_node = add_buffer(module, f"{node.name}_weight_scale", scale)
         zeros_node = add_buffer(module, f"{node.name}_weight_zero_point", zeros)
-        arguments = (scale_node, zeros_node, 0, WEIGHT_QMIN, WEIGHT_QMAX, torch.int8)
-        rounded = quantize_weight(weight, scale)
+        arguments = (scale_node, zeros_node, axis, WEIGHT_QMIN, WEIGHT_QMAX, torch.int8)
+        rounded = quantize_weight(weight, scale, axis)
         if fold_weights:
             integers = add_buffer(module, f"{node.name}_weight_int8", rounded)
         else:
             # On the grid, so that a converter, which divides in another precision, finds the same integers.
-            on_grid = add_buffer(module, f"{node.name}_weight_on_grid", weight_values(rounded, scale))
+            on_grid = add_buffer(module, f"{node.name}_weight_on_grid", weight_values(rounded, scale, axis))
             integers = module.graph.call_function(_OPS.quantize_per_channel.default, (on_grid, *arguments))
         dequantized = module.graph.call_function(_OPS.dequantize_per_channel.default, (integers, *arguments))
         dequantized.meta = _origin(node)

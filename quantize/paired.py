@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from edgefold.quantize.graph import constant_of, is_constant
+from edgefold.quantize.graph import channel_axis, constant_of, is_constant
 from edgefold.quantize.insert import SMALLEST_SCALE, quantize_weight, round_bias, weight_values
 from edgefold.quantize.powers import round_to_powers
 from edgefold.quantize.scheme import CORRECTED_BIAS, DYNAMIC, EXPONENT_BITS, ROUNDED_WEIGHT, WEIGHT_SCALE, Q, QParams
@@ -41,9 +41,9 @@ def fake_quantize_by_range(value: Tensor) -> Tensor:
     return fake_quantize(value, QParams(float(scale), int(zero_point), *limits))
 
 
-def fake_quantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
-    """The weight (N, ...) on the grids of its output channels, as float32."""
-    return weight_values(quantize_weight(weight, scale), scale)
+def fake_quantize_weight(weight: Tensor, scale: Tensor, axis: int = 0) -> Tensor:
+    """The weight (N, ...) on the grids of its output channels, which are along ``axis``, as float32."""
+    return weight_values(quantize_weight(weight, scale, axis), scale, axis)
 
 
 def walk(
@@ -141,7 +141,7 @@ def _quantized_parameters(graph: GraphModule, node: Node) -> dict[Node, Tensor]:
     elif ROUNDED_WEIGHT in node.meta:
         found[weight] = weight_values(node.meta[ROUNDED_WEIGHT], scale)
     else:
-        found[weight] = fake_quantize_weight(constant_of(graph, weight), scale)
+        found[weight] = fake_quantize_weight(constant_of(graph, weight), scale, channel_axis(node))
     if rest and is_constant(rest[0]):
         bias = node.meta.get(CORRECTED_BIAS, constant_of(graph, rest[0]))
         exact = EXPONENT_BITS in node.meta or Q not in source.meta  # sums of shifts and of floats are

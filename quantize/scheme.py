@@ -9,7 +9,8 @@ A graph carries its parameters in the ``meta`` of its nodes, under the keys belo
 
 * ``Q`` on each node whose output is quantized: a `QParams`. A conv that is fused with the activation after it has none; the
   activation has them.
-* ``WEIGHT_SCALE`` on conv and linear nodes: float32 tensor of shape (N,), one scale an output channel.
+* ``WEIGHT_SCALE`` on conv and linear nodes: float32 tensor of shape (N,), one scale an output channel (axis 1 of the
+  weight of a transposed convolution, which has one in `int8-weight-only` alone).
 * ``EXPONENT_BITS`` on conv and linear nodes whose weights are powers of two (see `edgefold.quantize.powers`): an int.
 * ``FIXED`` on inputs whose integers are given from outside (camera pixels): a `QParams` that calibration takes as it is.
 * ``JOINED_FLOAT`` on concats, and the moves after them, that stay float (see `edgefold.quantize.joins`): ``True``.

@@ -111,7 +111,8 @@ class Orders:
         for node in self._module.graph.nodes:
             if WEIGHT_SCALE not in node.meta or (layout := self._flow.writing(node)) is None:
                 continue
-            if layout.axis == (1 if node in self._convs else len(shape_of(node) or ()) - 1):  # else it orders tokens
+            # Else it orders tokens.
+            if layout.axis == (len(shape_of(node) or ()) - 1 if node.target is torch.ops.aten.linear.default else 1):
                 node.meta[WEIGHT_SCALE] = node.meta[WEIGHT_SCALE][_tensor(layout.order())]
         self._permute_parameters()
         gathers = self._insert_gathers() + self._write_cuts()

@@ -75,16 +75,21 @@ def integer_weights(weights: Sequence[RoundedWeight], *, widened: bool) -> Graph
 
 
 def _orders(weight: RoundedWeight) -> list[tuple[bytes, _Stored]]:
-    """The orders in which a file may hold a weight (N, M, *kernel) or (N, M), by the bytes of its real values."""
-    integers, scale = weight.integers.numpy(), weight.scale.numpy()
-    last = integers.ndim - 1
-    orders = [((0, *range(2, last + 1), 1), 0)]
+    """The orders in which a file may hold a weight (N, M, *kernel) or (N, M), by the bytes of its real values.
+
+    The weight (M, N, *kernel) of a transposed convolution is there as (N, *kernel, M); with stride 1 as that of an ordinary one,
+    whose taps have the opposite order.
+    """
+    integers, values = weight.integers.movedim(weight.axis, 0), weight.values().movedim(weight.axis, 0)
+    last, kernel = integers.ndim - 1, range(2, integers.ndim)
+    orders = [((0, *kernel, 1), 0)]
     if integers.ndim > 2 and integers.shape[1] == 1:  # depthwise: (1, *kernel, N)
-        orders.append(((1, *range(2, last + 1), 0), last))
+        orders.append(((1, *kernel, 0), last))
     found = []
-    for order, axis in orders:
-        stored = _Stored(weight.name, np.ascontiguousarray(integers.transpose(order)), scale, axis)
-        found.append((np.ascontiguousarray(weight.values().numpy().transpose(order)).tobytes(), stored))
+    for flipped in ((), tuple(kernel)) if weight.axis else ((),):
+        for order, axis in orders:
+            numbers, real = (tensor.flip(flipped).permute(order).contiguous().numpy() for tensor in (integers, values))
+            found.append((real.tobytes(), _Stored(weight.name, numbers, weight.scale.numpy(), axis)))
     return found
 
 

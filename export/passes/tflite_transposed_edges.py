@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 
 from edgefold.export.passes.infra import GraphPass, clone
 from edgefold.quantize.graph import add_buffer, constant_of, is_constant
-from edgefold.quantize.scheme import Q
+from edgefold.quantize.scheme import WEIGHT_SCALE, Q
 
 _ATEN: Final = torch.ops.aten
 _RANKS: Final[dict[object, int]] = {_ATEN.conv_transpose1d.default: 1, _ATEN.conv_transpose2d.input: 2}
@@ -70,7 +70,7 @@ def _rewrite(module: GraphModule, node: Node) -> None:
     whole = [(size - 1) * s + k for size, s, k in zip(sizes, stride, taps.shape[2:], strict=True)]
     behind = [max(0, p + size - there) for p, size, there in zip(padding, result[2:], whole, strict=True)]
     late = bias if any(behind) else None  # what lies behind is the bias alone
-    kept = {key: value for key, value in node.meta.items() if key != Q}
+    kept = {key: value for key, value in node.meta.items() if key not in (Q, WEIGHT_SCALE)}
 
     def call(target: Any, *args: Any) -> Node:
         made = module.graph.call_function(target, args)
@@ -85,6 +85,8 @@ def _rewrite(module: GraphModule, node: Node) -> None:
             weight.meta["val"] = source.meta["val"].new_empty(taps.shape)
         early = None if late is not None else bias
         value = call(node.target, source, weight, early, stride, [0] * rank, [0] * rank, groups, [1] * rank)
+        if WEIGHT_SCALE in node.meta:
+            value.meta[WEIGHT_SCALE] = node.meta[WEIGHT_SCALE]
         for axis, (first, size, there) in enumerate(zip(padding, result[2:], whole, strict=True), start=2):
             if first or there > size:
                 value = call(_ATEN.slice.Tensor, value, axis, first, min(first + size, there))
@@ -95,7 +97,8 @@ def _rewrite(module: GraphModule, node: Node) -> None:
             shaped = add_buffer(module, f"{node.name}_bias", constant_of(module, late).reshape(1, -1, *[1] * rank))
             shaped.meta["val"] = source.meta["val"].new_empty((1, result[1], *[1] * rank))
             value = call(_ATEN.add.Tensor, value, shaped)
-    value.meta = {**node.meta, "val": value.meta["val"]}
+    if Q in node.meta:
+        value.meta[Q] = node.meta[Q]
     node.replace_all_uses_with(value)
 
 

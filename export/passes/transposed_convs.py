@@ -146,6 +146,27 @@ def transposed_convs_pass(keep: frozenset[str]) -> GraphPass[GraphModule]:
     return GraphPass("transposed-convolutions", lambda graph: transposed_convs(graph, keep), ensures=(none_left,))
 
 
+def transposed_norms(graph: GraphModule) -> tuple[GraphModule, bool]:
+    """Put every BatchNorm after a transposed convolution into its weights, and leave the layers; needs ``meta["val"]``.
+
+    The LiteRT converter does it by itself: no weight that was rounded before would be in its file.
+    """
+    graph = clone(graph)
+    modified = [_take_in_norm(graph, node) for node in list(graph.graph.nodes)]
+    graph.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    graph.graph.lint()
+    graph.recompile()
+    return graph, any(modified)
+
+
+def _no_norm_left(graph: GraphModule) -> str | None:
+    names = [node.name for node in graph.graph.nodes if _norm_of_layer(node) is not None]
+    return f"'{names[0]}' has a BatchNorm behind it" if names else None
+
+
+TRANSPOSED_NORMS: GraphPass[GraphModule] = GraphPass("transposed-norms", transposed_norms, ensures=(_no_norm_left,))
+
+
 class _Rewriter:
     """Makes the nodes of one layer, at the graph's insertion point; each has the shape that its value has."""
 
@@ -271,7 +292,7 @@ def _take_in_norm(module: GraphModule, node: Node) -> bool:
 
     PT2E does it by itself when it calibrates, and takes away the value that has been annotated.
     """
-    norm = norm_after(node) if node.op == "call_function" and node.target in _TRANSPOSED and _has_constants(node) else None
+    norm = _norm_of_layer(node)
     if norm is None:
         return False
     source, weight_node, bias_node, _, _, _, groups, _ = _arguments(node)
@@ -289,6 +310,10 @@ def _take_in_norm(module: GraphModule, node: Node) -> bool:
     for one in (result, norm):
         module.graph.erase_node(one)
     return True
+
+
+def _norm_of_layer(node: Node) -> Node | None:
+    return norm_after(node) if node.op == "call_function" and node.target in _TRANSPOSED and _has_constants(node) else None
 
 
 def _buffer(module: GraphModule, layer: Node, name: str, value: Tensor) -> Node:

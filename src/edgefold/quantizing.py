@@ -122,11 +122,14 @@ def _rounded(
     program: Program, folded: FoldResult, precision: Precision, exclude: Sequence[str], pairs: tuple[EqualizedPair, ...]
 ) -> QuantizedProgram:
     """The network with rounded weights; its activations have no scales."""
+    from edgefold.export.passes.infra import run_passes
+    from edgefold.export.passes.transposed_convs import TRANSPOSED_NORMS
     from edgefold.export.program import QuantizedProgram
     from edgefold.quantize.calibrate import attach
     from edgefold.quantize.graph import layer_nodes
     from edgefold.quantize.weights import weight_table
 
+    program = replace(program, graph=run_passes(program.graph, (TRANSPOSED_NORMS,))[0])
     table = weight_table(program.graph, layer_nodes(program.graph, exclude), dynamic=scheme_of(precision).integer)
     rounded = replace(program, graph=attach(program.graph, table))
     return QuantizedProgram(rounded, table, precision, folded.plan, program, tuple(dict.fromkeys(exclude)), pairs)

@@ -88,6 +88,58 @@ def test_weight_only_is_the_float_network_with_rounded_weights(format: Format, t
     assert inside.macs > 0
 
 
+class Upwards(nn.Module):
+    """Transposed convolutions with a BatchNorm, a dilation, a padding that TFLite lacks, a factor, groups, and over a line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(7)
+        self.normed = nn.ConvTranspose2d(3, 32, 2, stride=2, bias=False)
+        self.norm = nn.BatchNorm2d(32)
+        self.dilated = nn.ConvTranspose2d(32, 24, 3, padding=2, dilation=2)
+        self.uneven = nn.ConvTranspose2d(24, 20, 3, stride=2, padding=1, output_padding=1)
+        self.scaled = nn.ConvTranspose2d(20, 20, 1)
+        self.factor = nn.Parameter(torch.rand(1, 20, 1, 1))
+        self.grouped = nn.ConvTranspose2d(20, 6, 2, groups=2)
+        self.line = nn.ConvTranspose1d(6, 40, 4, stride=2, padding=1)
+        with torch.no_grad():
+            for values in (self.norm.running_mean, self.norm.running_var, self.norm.weight, self.norm.bias):
+                assert values is not None
+                values.uniform_(0.5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.norm(self.normed(x)))
+        y = self.scaled(torch.relu(self.uneven(torch.relu(self.dilated(y))))) * self.factor
+        y = self.grouped(torch.relu(y))
+        result: Tensor = self.line(y.flatten(2))
+        return result
+
+    def rounded(self) -> "Upwards":
+        """A copy in float64, weights (M, N, *kernel) on the grids of axis 1, but grouped ones and those with a factor behind."""
+        assert self.norm.running_var is not None
+        net = copy.deepcopy(self).double()
+        gain = (self.norm.weight.double() * (self.norm.running_var.double() + self.norm.eps).rsqrt()).reshape(1, -1, 1, 1)
+        for layer, factor in ((net.normed, gain), (net.dilated, 1), (net.uneven, 1), (net.line, 1)):
+            taken_in = (layer.weight.data * factor).float().numpy().swapaxes(0, 1)
+            layer.weight.data = torch.from_numpy(rounded(taken_in).swapaxes(0, 1).copy()) / factor
+        return net
+
+
+@pytest.mark.parametrize("format", [Format.ONNX, Format.TFLITE])
+def test_weight_only_rounds_transposed_convolutions_by_output_channel(format: Format, tmp_path: Path) -> None:
+    net, images = Upwards().eval(), IMAGES[:2, :, :6, :6]
+    artifact = edgefold.export_model(
+        net, images[:1], format=format, precision="int8-weight-only", timing=False, out=tmp_path / "net"
+    )
+    (found,) = edgefold.run(artifact, images.numpy())
+    with torch.no_grad():
+        exact, expected = net.double()(images.double()), net.rounded()(images.double()).numpy()
+    assert np.abs(found - expected).max() <= 1e-5 * np.ptp(expected)
+    assert sqnr_db([exact], found) > 40
+    # TFLite holds the zeros of a dilation, too.
+    assert artifact.size_bytes < 3 * sum(parameter.numel() for parameter in net.parameters())
+
+
 @pytest.mark.parametrize("format", list(Format))
 def test_dynamic_quantizes_each_input_by_its_own_range(format: Format, tmp_path: Path) -> None:
     artifact = edgefold.export_model(
