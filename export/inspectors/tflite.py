@@ -11,6 +11,7 @@ from typing import Any
 from edgefold.errors import ArtifactError
 from edgefold.export.inspectors.ask import ask
 from edgefold.export.inspectors.base import Kind, Op, Reading
+from edgefold.export.passes.tflite_half_weights import WEIGHTED
 from edgefold.export.passes.tflite_model import TfliteModel, load, type_name
 
 _CONVS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"})
@@ -65,7 +66,7 @@ def _op(model: TfliteModel, operator: Any, accelerated: bool) -> Op:
     return Op(
         kind,
         _kind(model, operator, kind),
-        (model.tensor(output).name or b"").decode(errors="replace"),
+        _module(model, operator),
         macs=_macs(model, operator, kind),
         dynamic=kind in _HYBRID and _type(model, operator.inputs[0]) in _FLOATS,
         is_conv=kind in _CONVS,
@@ -73,6 +74,20 @@ def _op(model: TfliteModel, operator: Any, accelerated: bool) -> Op:
         at_end=output in ends or int(operator.inputs[0]) in ends,
         moved_bytes=sum(_bytes(model.tensor(int(index))) for index in (*operator.inputs, *operator.outputs) if index >= 0),
     )
+
+
+def _module(model: TfliteModel, operator: Any) -> str:
+    """The module that an op comes from: the name of its result, or of its weight where the result has an output's name."""
+    output = int(operator.outputs[0])
+    name = _text(model, output)
+    if output not in model.graph.outputs or model.kind(operator) not in WEIGHTED:
+        return name
+    path, constant, _ = _text(model, int(operator.inputs[1])).partition("/const")
+    return path if constant else name
+
+
+def _text(model: TfliteModel, index: int) -> str:
+    return (model.tensor(index).name or b"").decode(errors="replace")
 
 
 def _moved(model: TfliteModel, operator: Any) -> list[int]:

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from typing import Final
 
-import torch
 from torch.fx import GraphModule, Node
 
 from edgefold.export.passes.infra import GraphPass, clone
 from edgefold.export.passes.marks import add_mark, is_mark
 from edgefold.quantize.annotate import WEIGHTED
-from edgefold.quantize.graph import is_constant
+from edgefold.quantize.graph import TRANSPOSED, is_constant
 
-_ATEN = torch.ops.aten
-_LAYERS: Final = WEIGHTED | {_ATEN.conv_transpose1d.default, _ATEN.conv_transpose2d.input}
+_LAYERS: Final = WEIGHTED | TRANSPOSED
 
 
 def hold_layers(graph: GraphModule) -> tuple[GraphModule, bool]:

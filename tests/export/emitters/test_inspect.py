@@ -88,11 +88,12 @@ def test_weights_in_a_file_beside_it(emitted: Emitted, tmp_path: Path) -> None:
         inspect(path)
 
 
-def test_a_layer_left_in_float_has_its_name_in_an_onnx_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("format", "layer"), [(Format.ONNX, "2"), (Format.TFLITE, "2"), (Format.TFLITE, "4")])
+def test_a_layer_left_in_float_has_its_name(format: Format, layer: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3)).eval()
     inputs = torch.randn(8, 3, 10, 10)
-    program = quantize_model(module, inputs[:1], calibration=inputs, exclude=("2",))
-    found = inspect(export_model(program, format=Format.ONNX, out=tmp_path / "net.onnx").path)
-    assert found.float_mac_modules == ("2",)
-    assert [text.partition(" ")[0] for text in found.float_modules] == ["2"]
+    program = quantize_model(module, inputs[:1], calibration=inputs, exclude=(layer,))
+    found = inspect(export_model(program, format=format, out=tmp_path / "net").path)
+    assert found.float_mac_modules == (layer,)
+    assert layer in [text.partition(" ")[0] for text in found.float_modules]
