@@ -17,11 +17,11 @@ def int8_outlook(machine: str, features: frozenset[str], *, integer: bool = True
         if "i8mm" in features:
             return True, "i8mm: 8-bit matrix products in hardware, the fastest that ARM cores have"
         if "asimddp" in features:
-            return True, "dotprod: four 8-bit products an instruction and lane; INT8 is clearly faster than fp32"
+            return True, "dotprod: four 8-bit products an instruction and lane; INT8 gains where products take the time"
         return False, "neither dotprod nor i8mm: INT8 saves memory, but expect little speed over fp32"
     vnni = sorted(features & {"avx512_vnni", "avx_vnni", "amx_int8"})
     if vnni:
-        return True, f"{', '.join(vnni)}: 8-bit dot products in hardware; INT8 is clearly faster than fp32"
+        return True, f"{', '.join(vnni)}: 8-bit dot products in hardware; INT8 gains where products take the time"
     if "avx2" in features:
         return False, "AVX2 without VNNI: 8-bit products take three instructions; expect a small gain over fp32"
     return False, f"no known 8-bit instructions on this {machine} CPU: INT8 may be slower than fp32"

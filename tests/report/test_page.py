@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from edgefold.export.plan import Totals
 from edgefold.report.charts import undrawn
 from edgefold.report.content import Failure, Shipment
 from edgefold.report.page import render
@@ -57,6 +58,20 @@ def test_everything_is_in_the_page(shipment: Shipment) -> None:
     assert html.count("<svg") >= 2
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", html)
     assert len(html) < 200_000
+
+
+def test_folding_is_shown_for_the_whole_network(shipment: Shipment) -> None:
+    before, after = Totals(900, 40_000_000, 300_000, 1_200_000), Totals(30, 12_000_000, 90_000, 360_000)
+    html = render(replace(shipment, fold=replace(shipment.fold, before=before, after=after)))
+
+    for name, written, folded in (
+        ("graph nodes", "900", "30"),
+        ("FLOPs", "40 M", "12 M"),
+        ("parameters", "300 k", "90 k"),
+        ("bytes of weights in float32", "1.2 M", "360 k"),
+    ):
+        bars = html[html.index(f'<span class="what">{name}</span>') :]
+        assert bars.index(f"<span>{written} as written</span>") < bars.index(f"<span>{folded} folded</span>") < 400
 
 
 def test_a_failure_leads(shipment: Shipment) -> None:

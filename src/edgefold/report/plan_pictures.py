@@ -55,16 +55,16 @@ class ChoiceRow:
 
 
 def totals(plan: FoldPlan) -> tuple[Bar, ...]:
-    """Nodes, MACs and parameters of the layers that were folded, before and after."""
-    folded = [layer for layer in plan.layers if layer.folded]
-    if not folded:
+    """What the whole network has before and after; nothing where no layer was folded."""
+    before, after = plan.before, plan.after
+    if before is None or after is None or not any(layer.folded for layer in plan.layers):
         return ()
-    pairs = (
-        ("graph nodes", sum(layer.ops_before for layer in folded), len(folded)),
-        ("multiply-adds", sum(layer.macs_before for layer in folded), sum(layer.macs for layer in folded)),
-        ("parameters", sum(layer.parameters_before for layer in folded), sum(layer.parameters for layer in folded)),
+    return (
+        _bar("graph nodes", before.nodes, after.nodes),
+        _bar("FLOPs", before.flops, after.flops),
+        _bar("parameters", before.parameters, after.parameters),
+        _bar("bytes of weights in float32", before.weight_bytes, after.weight_bytes),
     )
-    return tuple(_bar(name, before, after) for name, before, after in pairs)
 
 
 def layer_cards(plan: FoldPlan) -> tuple[LayerCard, ...]:
