@@ -8,11 +8,15 @@ Criteria:
 * rounded weights against a float network: at least 10 dB. This only tells a working file from a broken one: what quantization
   costs is seen in the accuracy.
 
+Where a file computed in float fails, the criterion also says how far torch itself is off its own float64 outputs: of a network
+that blows up rounding errors no file can be expected to be nearer.
+
 A file that takes any batch is run with single samples and with batches of `OTHER_BATCH`, and each must pass.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -63,7 +67,7 @@ def verify(
     reference = reference_outputs(module, inputs)
     arrays = tuple(tensor.numpy() for tensor in as_tensors(inputs))
     report = compare(artifact, module, run(artifact, arrays, batch=1), reference, labels=labels)
-    return with_other_batch(report, artifact, module, arrays, reference)
+    return with_own_error(with_other_batch(report, artifact, module, arrays, reference), module, inputs, reference)
 
 
 def compare(
@@ -117,6 +121,29 @@ def with_other_batch(
     worse = report.passed and (not other.passed or _largest_error(other) > _largest_error(report))
     found = replace(report, outputs=other.outputs, passed=other.passed) if worse else report
     return replace(found, batches=(1, size))
+
+
+def with_own_error(
+    report: ParityReport, module: nn.Module | QuantizedProgram, inputs: Batch, reference: Arrays, *, batch: int = 1
+) -> ParityReport:
+    """The report with the error of torch's own float32 in its criterion, where a file that computes in float has failed."""
+    if report.passed or isinstance(module, QuantizedProgram) or scheme_of(report.precision).tolerance is None:
+        return report
+    try:
+        exact = reference_outputs(copy.deepcopy(module).double(), _in_float64(inputs), batch=batch)
+    except Exception:  # code that takes float32 alone, or cannot be copied: the report goes without
+        return report
+    own = max(_parity("", ideal, ours, None).max_relative_error for ideal, ours in zip(exact, reference, strict=True))
+    return replace(report, criterion=f"{report.criterion}; torch's own float32 outputs are {own:.1e} off its float64 ones")
+
+
+def _in_float64(inputs: Batch) -> Batch:
+    def wide(tensor: Tensor) -> Tensor:
+        return tensor.double() if tensor.is_floating_point() else tensor
+
+    if isinstance(inputs, dict):
+        return {name: wide(tensor) for name, tensor in inputs.items()}
+    return tuple(wide(tensor) for tensor in as_tensors(inputs))
 
 
 def _largest_error(report: ParityReport) -> float:

@@ -167,7 +167,7 @@ def verify_all(
     progress: Progress,
 ) -> tuple[list[Variant], tuple[RuntimeAgreement, ...], Verified]:
     """Run every artifact on the evaluation inputs and compare it with torch, and the runtimes with each other."""
-    from edgefold.export.verify import compare, reference_outputs, with_other_batch
+    from edgefold.export.verify import compare, reference_outputs, with_other_batch, with_own_error
     from edgefold.runtime import run
 
     evaluation = network.evaluation
@@ -195,6 +195,7 @@ def verify_all(
                 )
                 arrays = tuple(tensor.numpy() for tensor in few)
                 parity = with_other_batch(parity, variant.artifact, program or network.module, arrays, reference)
+                parity = with_own_error(parity, program or folded.program.graph, few, reference, batch=size)
                 variant = replace(variant, parity=parity, accuracy=_accuracy(found, exact, network, options.max_drop))
             except EdgefoldError as error:
                 variant = replace(variant, failure=_failure("verify", error))
