@@ -30,6 +30,7 @@ from edgefold.export.passes.plain_softplus import PLAIN_SOFTPLUS
 from edgefold.export.passes.pool_windows import POOL_WINDOWS
 from edgefold.export.passes.row_means import ROW_MEANS
 from edgefold.export.passes.saturation import SATURATION, SPLIT_CLIPS
+from edgefold.export.passes.splits_as_slices import SPLITS_AS_SLICES
 from edgefold.export.passes.tflite_transposed_edges import TRANSPOSED_EDGES
 from edgefold.export.program import LoweredProgram
 from edgefold.quantize.insert import insert_qdq
@@ -115,7 +116,7 @@ def prepare(lowered: LoweredProgram, options: EmitOptions, *, fold_weights: bool
     if lowered.format is Format.TFLITE:
         graph, _ = run_passes(graph, (CONSTANT_FIRST, TRANSPOSED_EDGES, PLAIN_BROADCASTS, PLAIN_SOFTPLUS))
     if lowered.format is Format.EXECUTORCH:
-        graph, _ = run_passes(graph, (ROW_MEANS, COUNTED_PADDING, PLAIN_SOFTPLUS))
+        graph, _ = run_passes(graph, (ROW_MEANS, COUNTED_PADDING, PLAIN_SOFTPLUS, SPLITS_AS_SLICES))
         if not lowered.plan.whole:  # the other runtimes round a sum and a product
             graph, _ = run_passes(graph, (HARD_SWISH_TABLES,))
     if options.dynamic_batch:
