@@ -38,6 +38,7 @@ Function = Callable[[Tensor], Tensor]
 
 LARGE = 3_000  # ops; a function of more is not run in float64 nor proven twice: a mode costs more than its ops
 HUGE = 40_000  # ops; a function of more is run as few times as possible
+_BATCH = 5  # samples of a check run: probes have two, which some code leaves as they are
 _DOUBLE_WORK = 1.5e9  # MACs of one check run; float64 convolutions are slow beyond it
 _ROUNDING = 2e-6  # errors in float64 that float32 constants explain
 _NOISE = 1e-12  # channels fainter than this share of the strongest may be rounding alone
@@ -111,11 +112,11 @@ class Witness:
 def _witness(f: Function, call: Evidence, *, double: bool) -> Witness | str:
     """The run for a check at the size of the network, or why f is no convolution.
 
-    A function of few ops is proven a second time there, on a batch of two and in float64 if its code allows that.
+    A function of few ops is proven a second time there, on a batch of `_BATCH` and in float64 if its code allows that.
     """
     if call.pair is not None:
         return Witness(*call.pair)
-    shape = (max(2, call.shape[0]), *call.shape[1:])
+    shape = (max(_BATCH, call.shape[0]), *call.shape[1:])
     if call.ops >= LARGE:
         x = random_like(shape, call.dtype)
         try:

@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ from edgefold.export.passes.linear_norms import LINEAR_NORMS
 from edgefold.export.plan import FoldPlan
 from edgefold.export.program import Program
 
+_BATCHES = (2, 5)  # samples that are run together; some code leaves two as they are
 _LAST_BITS = 1e-6  # relative: two runs of the same ops, in memory of another alignment
 
 
@@ -200,30 +201,44 @@ def _outputs(program: Program) -> Any:
 
 
 def _mixes_samples(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> bool:
-    """Whether the samples of a batch of two get other outputs than each alone; not if the code fails on two.
+    """Whether the samples of a batch get other outputs than each alone; not if the code fails on several.
 
-    ``args`` and ``kwargs`` hold one sample; the other one is random.
+    ``args`` and ``kwargs`` hold one sample; the others are random.
     """
 
     def outputs(made: Callable[[Tensor], Tensor]) -> list[Any]:
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             return pytree.tree_leaves(module(*map(made, args), **{name: made(value) for name, value in kwargs.items()}))
 
-    def other(value: Tensor) -> Tensor:
-        return random_like(tuple(value.shape), value.dtype, seed=2) if value.is_floating_point() else value.clone()
+    def sample(number: int, value: Tensor) -> Tensor:
+        if number == 0 or not value.is_floating_point():
+            return value.clone()
+        return random_like(tuple(value.shape), value.dtype, seed=number)
+
+    def batch(count: int) -> Callable[[Tensor], Tensor]:
+        return lambda value: torch.cat([sample(number, value) for number in range(count)])
 
     try:
-        found = [outputs(torch.clone), outputs(other), outputs(lambda value: torch.cat([value, other(value)]))]
+        alone = [outputs(partial(sample, number)) for number in range(_BATCHES[-1])]
+        together = [outputs(batch(count)) for count in _BATCHES]
     except Exception:  # anything can be raised by the code of a foreign module
         return False
-    return len({*map(len, found)}) > 1 or not all(map(_is_apart, *found))
-
-
-def _is_apart(first: Any, second: Any, both: Any) -> bool:
-    """Whether one output of a batch of two is those of its samples, one after the other; or does not depend on them."""
-    if not isinstance(first, Tensor) or (same(first, second) and same(first, both)):
+    if len({*map(len, alone), *map(len, together)}) > 1:
         return True
-    return first.ndim > 0 and first.shape == second.shape and same(torch.cat([first, second]), both)
+    singles = list(zip(*alone, strict=True))  # of each output
+    return not all(
+        _is_apart(single[:count], whole)
+        for count, made in zip(_BATCHES, together, strict=True)
+        for single, whole in zip(singles, made, strict=True)
+    )
+
+
+def _is_apart(alone: tuple[Any, ...], whole: Any) -> bool:
+    """Whether one output of a batch is those of its samples, one after the other; or does not depend on them."""
+    first, *others = alone
+    if not isinstance(first, Tensor) or all(same(first, each) for each in (*others, whole)):
+        return True
+    return first.ndim > 0 and all(first.shape == other.shape for other in others) and same(torch.cat(alone), whole)
 
 
 def _run(watch: Recorder, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
