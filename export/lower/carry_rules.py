@@ -47,8 +47,12 @@ def pointwise(flow: Flow, node: Node) -> Value:
         inner = axis - (len(shape) - len(size))
         if inner < 0 or size[inner] == 1 or any(operand is known for known, _ in wide):
             continue
+        if operand in node.kwargs.values():
+            return flow.opaque(node)
         if operand.op == "get_attr":
-            flow.absorb(node, node.args.index(operand), inner, Writing(node))
+            for place, argument in enumerate(node.args):
+                if argument is operand:  # it may be both bounds of a clip
+                    flow.absorb(node, place, inner, Writing(node))
         else:  # its order was of no account so far
             natural = Layout.natural(shape[axis], inner)
             flow.values[operand] = natural
@@ -60,6 +64,8 @@ def prelu(flow: Flow, node: Node) -> Value:
     """One slope a channel."""
     source = node.args[0]
     if (shape_of(node.args[1]) or (1,))[-1] > 1:
+        if not _are_constants(node, 1):
+            return flow.opaque(node)
         flow.absorb(node, 1, 0, Writing(node))
     return flow.layout(source)
 
@@ -116,13 +122,18 @@ def convolution(flow: Flow, node: Node) -> Value:
     return Layout.free(conv.out_channels)  # which groups go where is a wish like any other; see `permute`
 
 
+def _are_constants(node: Node, *places: int) -> bool:
+    """Whether the operands at these places, as far as they are there, are constants, which can follow an order."""
+    found = (node.args[place] for place in places if place < len(node.args))
+    return all(item is None or (isinstance(item, Node) and item.op == "get_attr") for item in found)
+
+
 def transposed(flow: Flow, node: Node) -> Value:
     """A transposed convolution, weight (in, out / groups, ...)."""
     source = node.args[0]
     layout = flow.layout(source)
-    constant = all(isinstance(item, Node) and item.op == "get_attr" for item in node.args[1:3] if item is not None)
     groups = node.args[6] if len(node.args) > 6 else 1
-    if not constant or groups != 1 or layout is None or layout.axis != 1 or not isinstance(source, Node):
+    if not _are_constants(node, 1, 2) or groups != 1 or layout is None or layout.axis != 1 or not isinstance(source, Node):
         return flow.opaque(node)
     flow.absorb(node, 1, 0, Reading(node, source))
     flow.absorb(node, 1, 1, Writing(node))
@@ -132,9 +143,9 @@ def transposed(flow: Flow, node: Node) -> Value:
 
 def linear(flow: Flow, node: Node) -> Value:
     """Takes any order of its features in and writes any; channels in front of the features pass through."""
-    source, weight = node.args[0], node.args[1]
+    source = node.args[0]
     layout, shape = flow.layout(source), shape_of(node)
-    if not isinstance(source, Node) or not isinstance(weight, Node) or weight.op != "get_attr" or shape is None:
+    if not isinstance(source, Node) or not _are_constants(node, 1, 2) or shape is None:
         return flow.opaque(node)
     last = len(shape) - 1
     if layout is not None and layout.axis != last:
@@ -150,7 +161,7 @@ def batch_norm(flow: Flow, node: Node) -> Value:
     """Four parameters a channel."""
     source = node.args[0]
     layout = flow.layout(source)
-    if layout is None or layout.axis != 1 or not isinstance(source, Node):
+    if layout is None or layout.axis != 1 or not isinstance(source, Node) or not _are_constants(node, 1, 2, 3, 4):
         return flow.opaque(node)
     for argument in range(1, 5):
         flow.absorb(node, argument, 0, Reading(node, source))
@@ -162,7 +173,7 @@ def layer_norm(flow: Flow, node: Node) -> Value:
     """Normalises over the last dimensions; its parameters have their shape."""
     source = node.args[0]
     layout, shape = flow.layout(source), shape_of(source)
-    if layout is None or shape is None or not isinstance(source, Node):
+    if layout is None or shape is None or not isinstance(source, Node) or not _are_constants(node, 2, 3):
         return flow.opaque(node)
     first = len(shape) - len(_ints(node.args[1]))
     if layout.axis >= first:
@@ -176,7 +187,7 @@ def group_norm(flow: Flow, node: Node) -> Value:
     """One group for all channels is indifferent to their order; more are a barrier."""
     source = node.args[0]
     layout = flow.layout(source)
-    if layout is None or node.args[1] != 1 or not isinstance(source, Node):
+    if layout is None or node.args[1] != 1 or not isinstance(source, Node) or not _are_constants(node, 2, 3):
         return flow.opaque(node)
     for argument in (2, 3):
         flow.absorb(node, argument, 0, Reading(node, source))

@@ -70,6 +70,8 @@ def _permutation(module: GraphModule, source: Node, chain: list[Node]) -> Indice
     before, after = source.meta.get("val"), chain[-1].meta.get("val")
     if not isinstance(before, Tensor) or not isinstance(after, Tensor) or before.shape != after.shape or before.ndim < 2:
         return None
+    if any(operand.op != "get_attr" for node in chain for operand in node.all_input_nodes if operand is not node.args[0]):
+        return None  # an index that is computed
     numbers = torch.arange(before.numel()).reshape(before.shape)
     moved = numbers
     for node in chain:

@@ -193,6 +193,8 @@ class _Widths:
         elif node.target is aten.linear.default:
             source = node.args[0]
             assert isinstance(source, Node)
+            if len(shape_of(node) or ()) != 2:  # its features are not along axis 1, whose runs are as they were
+                return
             self._replace(node, 1, {0: runs, 1: self._runs[source]})
             self._replace(node, 2, {0: runs})
         elif node.target is aten.prelu.default:

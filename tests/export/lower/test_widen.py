@@ -127,6 +127,31 @@ def test_an_op_that_counts_channels_keeps_them(inner: nn.Module) -> None:
     assert widen(net) is net
 
 
+class Tokens(nn.Module):
+    """A linear layer whose features stand behind the pixels, which are no channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.last = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 12, 1)
+        self.mix, self.head = nn.Linear(12, 20), nn.Linear(20, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.last(F.relu(self.stem(x)))
+        result: Tensor = self.head(F.relu(self.mix(x.flatten(2).transpose(1, 2))).mean(1))
+        return result
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
+def test_features_behind_tokens_stay(precision: Precision) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 9, 9)
+    narrow = lowered(Tokens(), x, precision)
+    wide = widen(narrow)
+    assert wide is not narrow
+    with torch.no_grad():
+        torch.testing.assert_close(wide.program.graph(x)[0], narrow.program.graph(x)[0])
+
+
 @pytest.mark.parametrize("size", [8, 16, 32])
 def test_whole_and_half_steps_stay(size: int) -> None:
     x = torch.randn(1, 3, 8, 8)
