@@ -109,13 +109,15 @@ class Annotation:
 
     ``groups`` are the quantized values, those that share parameters together, each in graph order; ``fixed`` gives the
     parameters of the groups (by first name) whose range the kernels fix; ``weighted`` are the convs and linears;
-    ``constants`` are the single numbers that an integer op adds or multiplies.
+    ``constants`` are the single numbers that an integer op adds or multiplies; ``gates`` are the groups (by first name) of
+    clipped values that only multiply others, as in hard-swish.
     """
 
     groups: tuple[tuple[str, ...], ...]
     fixed: dict[str, QParams]
     weighted: tuple[str, ...]
     constants: tuple[str, ...] = ()  # single numbers that integer ops take
+    gates: frozenset[str] = frozenset()
 
 
 def annotate(graph: GraphModule, keep_float: frozenset[str] = frozenset(), grid: Grid = INT8) -> Annotation:
@@ -152,7 +154,8 @@ def annotate(graph: GraphModule, keep_float: frozenset[str] = frozenset(), grid:
     fixed = {name: params for name, params in ranges.items() if params is not None}
     weighted = tuple(node.name for node in nodes if node in integer and node.target in WEIGHTED)
     constants = (source for node in nodes if node in integer and node.target in _BINARY for source in node.all_input_nodes)
-    return Annotation(groups, fixed, weighted, tuple(dict.fromkeys(node.name for node in constants if is_constant(node))))
+    gates = frozenset(group[0].name for group in members.values() if all(map(_is_gate, group)))
+    return Annotation(groups, fixed, weighted, tuple(dict.fromkeys(node.name for node in constants if is_constant(node))), gates)
 
 
 def is_fused_with_clip(node: Node) -> bool:
@@ -262,6 +265,12 @@ def is_integer_op(node: Node) -> bool:
     if node.target in _BINARY:
         return all(_is_activation(argument) or _is_number(argument) for argument in node.args[:2])
     return node.target in _UNARY or node.target in _MOVES or node.target in _SPLITS or node.target in _FIXED
+
+
+def _is_gate(node: Node) -> bool:
+    """Whether a value lies between bounds, and only multiplies others."""
+    bounds = [bound for bound in node.args[1:] if bound is not None]
+    return node.target is _ATEN.clamp.default and len(bounds) == 2 and {user.target for user in node.users} == {_ATEN.mul.Tensor}
 
 
 def _stays_in(node: Node, params: QParams) -> bool:

@@ -185,7 +185,9 @@ def make_table(graph: GraphModule, statistics: Statistics, name: str, rule: Rule
         params = statistics.annotation.fixed.get(first)
         if params is None:
             assert seen is not None
-            params = qparams_of_range(*rule(seen, grid), grid)
+            # What a gate saturates is lost by a share, and has no outliers; hard-swish as a table has no gate that could.
+            ends = (seen.low, seen.high) if first in statistics.annotation.gates else rule(seen, grid)
+            params = qparams_of_range(*ends, grid)
         activations.update(dict.fromkeys((first, *others), params))
         if seen is not None:
             clipped[first] = seen.clipped_share(params)

@@ -89,3 +89,30 @@ def test_no_data_and_broken_data_are_refused(conv: nn.Conv2d) -> None:
         calibrate(graph, [])
     with pytest.raises(DataError, match="sample 1 holds NaN"):
         calibrate(graph, [(torch.zeros(1, 4, 4, 4),), (torch.full((1, 4, 4, 4), torch.nan),)])
+
+
+class Swish(nn.Module):
+    """Hard-swish whose gate is seldom far open, which observers other than minmax take for an outlier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Conv2d(4, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        return self.last(x * (x / 6 + 0.5).clamp(0, 1))
+
+
+@pytest.mark.parametrize("observer", ["percentile", "mse", "entropy"])
+def test_a_gate_keeps_its_whole_range(observer: str) -> None:
+    net = Swish().eval()
+    x = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+    x[..., 0, 0] *= 12
+    graph = capture(net, x).graph
+    (gate,) = (node for node in graph.graph.nodes if node.target is torch.ops.aten.clamp.default)
+    params = calibrate(graph, [(x,)], observer=observer).activations[gate.name]
+    with torch.no_grad():
+        largest = float((net.first(x) / 6 + 0.5).clamp(0, 1).max())
+    assert largest > 0.9
+    assert params.scale * (params.qmax - params.zero_point) == pytest.approx(largest, abs=params.scale)
