@@ -16,7 +16,7 @@ from torch.fx import Node
 
 from edgefold.export.lower.carry import Cut, Flow, Reading, Rule, Value, Writing
 from edgefold.export.lower.conv import Conv
-from edgefold.export.lower.nodes import shape_of
+from edgefold.export.lower.nodes import are_constants, ints_of, places_of, shape_of
 from edgefold.export.lower.spaces import Indices, Layout, concatenated
 from edgefold.quantize.graph import constant_of
 
@@ -50,9 +50,8 @@ def pointwise(flow: Flow, node: Node) -> Value:
         if operand in node.kwargs.values():
             return flow.opaque(node)
         if operand.op == "get_attr":
-            for place, argument in enumerate(node.args):
-                if argument is operand:  # it may be both bounds of a clip
-                    flow.absorb(node, place, inner, Writing(node))
+            for place in places_of(node, operand):
+                flow.absorb(node, place, inner, Writing(node))
         else:  # its order was of no account so far
             natural = Layout.natural(shape[axis], inner)
             flow.values[operand] = natural
@@ -64,7 +63,7 @@ def prelu(flow: Flow, node: Node) -> Value:
     """One slope a channel."""
     source = node.args[0]
     if (shape_of(node.args[1]) or (1,))[-1] > 1:
-        if not _are_constants(node, 1):
+        if not are_constants(node, 1):
             return flow.opaque(node)
         flow.absorb(node, 1, 0, Writing(node))
     return flow.layout(source)
@@ -87,7 +86,7 @@ def lines(flow: Flow, node: Node) -> Value:
 
 def padding(flow: Flow, node: Node) -> Value:
     """Pads as many of the last dimensions as it has pairs of sizes for."""
-    return _outside(flow, node, len(_ints(node.args[1])) // 2)
+    return _outside(flow, node, len(ints_of(node.args[1])) // 2)
 
 
 def _outside(flow: Flow, node: Node, touched: int) -> Value:
@@ -122,18 +121,12 @@ def convolution(flow: Flow, node: Node) -> Value:
     return Layout.free(conv.out_channels)  # which groups go where is a wish like any other; see `permute`
 
 
-def _are_constants(node: Node, *places: int) -> bool:
-    """Whether the operands at these places, as far as they are there, are constants, which can follow an order."""
-    found = (node.args[place] for place in places if place < len(node.args))
-    return all(item is None or (isinstance(item, Node) and item.op == "get_attr") for item in found)
-
-
 def transposed(flow: Flow, node: Node) -> Value:
     """A transposed convolution, weight (in, out / groups, ...)."""
     source = node.args[0]
     layout = flow.layout(source)
     groups = node.args[6] if len(node.args) > 6 else 1
-    if not _are_constants(node, 1, 2) or groups != 1 or layout is None or layout.axis != 1 or not isinstance(source, Node):
+    if not are_constants(node, 1, 2) or groups != 1 or layout is None or layout.axis != 1 or not isinstance(source, Node):
         return flow.opaque(node)
     flow.absorb(node, 1, 0, Reading(node, source))
     flow.absorb(node, 1, 1, Writing(node))
@@ -145,7 +138,7 @@ def linear(flow: Flow, node: Node) -> Value:
     """Takes any order of its features in and writes any; channels in front of the features pass through."""
     source = node.args[0]
     layout, shape = flow.layout(source), shape_of(node)
-    if not isinstance(source, Node) or not _are_constants(node, 1, 2) or shape is None:
+    if not isinstance(source, Node) or not are_constants(node, 1, 2) or shape is None:
         return flow.opaque(node)
     last = len(shape) - 1
     if layout is not None and layout.axis != last:
@@ -161,7 +154,7 @@ def batch_norm(flow: Flow, node: Node) -> Value:
     """Four parameters a channel."""
     source = node.args[0]
     layout = flow.layout(source)
-    if layout is None or layout.axis != 1 or not isinstance(source, Node) or not _are_constants(node, 1, 2, 3, 4):
+    if layout is None or layout.axis != 1 or not isinstance(source, Node) or not are_constants(node, 1, 2, 3, 4):
         return flow.opaque(node)
     for argument in range(1, 5):
         flow.absorb(node, argument, 0, Reading(node, source))
@@ -173,9 +166,9 @@ def layer_norm(flow: Flow, node: Node) -> Value:
     """Normalises over the last dimensions; its parameters have their shape."""
     source = node.args[0]
     layout, shape = flow.layout(source), shape_of(source)
-    if layout is None or shape is None or not isinstance(source, Node) or not _are_constants(node, 2, 3):
+    if layout is None or shape is None or not isinstance(source, Node) or not are_constants(node, 2, 3):
         return flow.opaque(node)
-    first = len(shape) - len(_ints(node.args[1]))
+    first = len(shape) - len(ints_of(node.args[1]))
     if layout.axis >= first:
         for argument in (2, 3):
             flow.absorb(node, argument, layout.axis - first, Reading(node, source))
@@ -187,7 +180,7 @@ def group_norm(flow: Flow, node: Node) -> Value:
     """One group for all channels is indifferent to their order; more are a barrier."""
     source = node.args[0]
     layout = flow.layout(source)
-    if layout is None or node.args[1] != 1 or not isinstance(source, Node) or not _are_constants(node, 2, 3):
+    if layout is None or node.args[1] != 1 or not isinstance(source, Node) or not are_constants(node, 2, 3):
         return flow.opaque(node)
     for argument in (2, 3):
         flow.absorb(node, argument, 0, Reading(node, source))
@@ -199,7 +192,7 @@ def reduction(flow: Flow, node: Node) -> Value:
     layout, shape = flow.layout(node.args[0]), shape_of(node.args[0])
     if layout is None or shape is None:
         return flow.opaque(node)
-    dims = _ints(node.args[1]) if len(node.args) > 1 and node.args[1] is not None else list(range(len(shape)))
+    dims = ints_of(node.args[1]) if len(node.args) > 1 and node.args[1] is not None else list(range(len(shape)))
     dims = sorted(dim % len(shape) for dim in dims or range(len(shape)))
     keep = bool(node.args[2]) if len(node.args) > 2 else False
     if layout.axis in dims:
@@ -345,10 +338,10 @@ def transposition(flow: Flow, node: Node) -> Value:
     if layout is None or shape is None:
         return flow.opaque(node)
     if node.target is aten.permute.default:
-        dims = [dim % len(shape) for dim in _ints(node.args[1])]
+        dims = [dim % len(shape) for dim in ints_of(node.args[1])]
     else:
         dims = list(range(len(shape)))
-        one, other = (dim % len(shape) for dim in _ints(node.args[1:3]))
+        one, other = (dim % len(shape) for dim in ints_of(node.args[1:3]))
         dims[one], dims[other] = other, one
     return layout.moved(dims.index(layout.axis))
 
@@ -360,10 +353,6 @@ def expansion(flow: Flow, node: Node) -> Value:
         return flow.opaque(node)
     axis = layout.axis + len(after) - len(before)
     return layout.moved(axis) if after[axis] == layout.size else flow.opaque(node)
-
-
-def _ints(value: Any) -> list[int]:
-    return [int(value)] if isinstance(value, int) else [int(one) for one in value]
 
 
 def _nodes(value: Any) -> list[Node]:

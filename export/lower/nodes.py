@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
@@ -16,6 +18,22 @@ def is_float(node: Node) -> bool:
     """Whether a node gives a tensor of real numbers."""
     value = node.meta.get("val")
     return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def are_constants(node: Node, *places: int) -> bool:
+    """Whether the operands at these places, as far as they are there, are constants, which can follow an order."""
+    found = (node.args[place] for place in places if place < len(node.args))
+    return all(item is None or (isinstance(item, Node) and item.op == "get_attr") for item in found)
+
+
+def places_of(node: Node, operand: Node) -> list[int]:
+    """Where an op has an operand among its arguments: it may be both bounds of a clip."""
+    return [place for place, argument in enumerate(node.args) if argument is operand]
+
+
+def ints_of(value: Any) -> list[int]:
+    """An argument that is one number or several."""
+    return [int(value)] if isinstance(value, int) else [int(one) for one in value]
 
 
 def record_values(module: GraphModule, examples: tuple[Tensor, ...]) -> None:
