@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from edgefold.export.plan import Totals
-from edgefold.report.charts import undrawn
+from edgefold.report.charts import WIDTH, accuracy_chart, undrawn
 from edgefold.report.content import Failure, Shipment
 from edgefold.report.page import render
-from edgefold.report.table import duration
+from edgefold.report.table import duration, rows
 from edgefold.results import Code
 
 
@@ -122,6 +122,15 @@ def test_a_long_tail_does_not_squeeze_the_picture(shipment: Shipment) -> None:
     assert f"8 of {total} samples" in html
     chart = html[html.index("Latency of each artifact") :]
     assert "50.0 ms" not in chart[: chart.index("</svg>")]
+
+
+@pytest.mark.parametrize("largest_us", [91, 229, 456, 4_560])
+def test_labels_of_axes_end_within_the_picture(shipment: Shipment, largest_us: float) -> None:
+    table = [replace(row, median_ns=1000 * largest_us) for row in rows(shipment)]
+    found = re.findall(r'<text x="([\d.]+)"[^>]*text-anchor="middle"[^>]*>([^<]+)<', accuracy_chart(table))
+    assert found
+    for place, text in found:
+        assert float(place) + 3.5 * len(text) <= WIDTH  # a character is at most 7 wide
 
 
 def test_hostile_names_are_text(shipment: Shipment) -> None:

@@ -12,6 +12,7 @@ from edgefold.report.table import Row, duration, latency, percent
 from edgefold.results import NO_LATENCY, Code, Measurement
 
 WIDTH = 640.0
+_RIGHT = WIDTH - 24  # where axes end: half of a label stands beyond its tick
 _LEFT = 128.0
 _BINS = 80
 RUNTIME_NAMES = {Format.ONNX: "ONNX Runtime", Format.TFLITE: "LiteRT", Format.EXECUTORCH: "ExecuTorch"}
@@ -25,7 +26,7 @@ def latency_chart(shipment: Shipment) -> str:
         return ""
     row, top = 44.0, 8.0
     longest = max(_drawn_ns(m) for *_, m in measured)
-    x = Scale(0.0, longest * 1.02, _LEFT, WIDTH - 12)
+    x = Scale(0.0, longest * 1.02, _LEFT, _RIGHT)
     bottom = top + row * len(measured)
     parts = [_x_axis(x, bottom)]
     parts += [_spread(name, form, m, x, top + row * i, row) for i, (name, form, m) in enumerate(measured)]
@@ -55,7 +56,7 @@ def accuracy_chart(table: Sequence[Row]) -> str:
     # At least one point of accuracy is shown: a thousandth must not look like a cliff.
     margin = max(0.005, (high - low) * 0.25)
     y = Scale(low - margin, min(high + margin, 1.0), bottom, top)
-    x = Scale(0.0, max(row.median_ns or 0.0 for row in points) * 1.1, left, WIDTH - 12)
+    x = Scale(0.0, max(row.median_ns or 0.0 for row in points) * 1.1, left, _RIGHT)
     parts = [_x_axis(x, bottom, y_top=top), label(x.end, bottom + 34, "median latency", class_="axis", text_anchor="end")]
     for tick in y.ticks(4):
         parts.append(element("line", x1=x.start, x2=x.end, y1=y(tick), y2=y(tick), class_="grid"))
