@@ -78,9 +78,9 @@ _MOVES: Final = frozenset(
         _ATEN.view.default,
     }
 )
-_SPLITS: Final[frozenset[object]] = frozenset({_ATEN.chunk.default, _ATEN.split.Tensor, _ATEN.split_with_sizes.default})
+SPLITS: Final[frozenset[object]] = frozenset({_ATEN.chunk.default, _ATEN.split.Tensor, _ATEN.split_with_sizes.default})
 # Those of the moves that neither add values nor leave any out by their size: at an output they cost the same in float.
-INTEGER_MOVES: Final = _SPLITS | {
+INTEGER_MOVES: Final = SPLITS | {
     _ATEN.cat.default,
     _ATEN.flatten.using_ints,
     _ATEN.index_select.default,
@@ -147,7 +147,7 @@ def annotate(graph: GraphModule, keep_float: frozenset[str] = frozenset(), grid:
                     parents[_root(parents, node)] = _root(parents, source)
     members: dict[Node, list[Node]] = {}
     for node in nodes:
-        if node in parents and node.target not in _SPLITS:
+        if node in parents and node.target not in SPLITS:
             members.setdefault(_root(parents, node), []).append(node)
     groups = tuple(tuple(node.name for node in group) for group in members.values())
     ranges = {group[0].name: fixed_range(group, grid) for group in members.values()}
@@ -259,12 +259,12 @@ def is_integer_op(node: Node) -> bool:
         return False
     if node.target is operator.getitem:
         source = node.args[0]
-        return isinstance(source, Node) and _is_activation(source) and source.target in _SPLITS
+        return isinstance(source, Node) and _is_activation(source) and source.target in SPLITS
     if node.target in WEIGHTED:
         return is_constant(node.args[1])
     if node.target in _BINARY:
         return all(_is_activation(argument) or _is_number(argument) for argument in node.args[:2])
-    return node.target in _UNARY or node.target in _MOVES or node.target in _SPLITS or node.target in _FIXED
+    return node.target in _UNARY or node.target in _MOVES or node.target in SPLITS or node.target in _FIXED
 
 
 def _is_gate(node: Node) -> bool:
@@ -288,7 +288,7 @@ def _is_number(node: object) -> bool:
 
 
 def _split_source(node: Node) -> Node:
-    source = node.args[0] if node.target in _SPLITS else node
+    source = node.args[0] if node.target in SPLITS else node
     assert isinstance(source, Node)
     return source
 

@@ -6,16 +6,16 @@ INT8 between conversions to float and back), and ended a partition.
 
 from __future__ import annotations
 
+import itertools
 import operator
-from typing import Final
 
 import torch
 from torch.fx import GraphModule, Node
 
 from edgefold.export.passes.infra import GraphPass, clone
+from edgefold.quantize.annotate import SPLITS
 
 _ATEN = torch.ops.aten
-SPLITS: Final = frozenset({_ATEN.chunk.default, _ATEN.split.Tensor, _ATEN.split_with_sizes.default})
 
 
 def splits_as_slices(graph: GraphModule) -> tuple[GraphModule, bool]:
@@ -23,18 +23,15 @@ def splits_as_slices(graph: GraphModule) -> tuple[GraphModule, bool]:
     graph = clone(graph)
     found = [node for node in graph.graph.nodes if _is_wanted(node)]
     for node in found:
-        axis, start = _axis(node), 0
-        parts = {user.args[1]: user for user in node.users}
-        for index, value in enumerate(node.meta["val"]):
-            end = start + value.shape[axis]
-            if index in parts:
-                part = parts[index]
-                with graph.graph.inserting_before(part):
-                    piece = graph.graph.call_function(_ATEN.slice.Tensor, (node.args[0], axis, start, end))
-                piece.meta = dict(part.meta)  # with its grid of integers
-                part.replace_all_uses_with(piece)
-                graph.graph.erase_node(part)
-            start = end
+        axis = _axis(node)
+        ends = list(itertools.accumulate((value.shape[axis] for value in node.meta["val"]), initial=0))
+        bounds = list(itertools.pairwise(ends))
+        for part in list(node.users):  # two may take the same part
+            with graph.graph.inserting_before(part):
+                piece = graph.graph.call_function(_ATEN.slice.Tensor, (node.args[0], axis, *bounds[part.args[1]]))
+            piece.meta = dict(part.meta)  # with its grid of integers
+            part.replace_all_uses_with(piece)
+            graph.graph.erase_node(part)
         graph.graph.erase_node(node)
     graph.graph.lint()
     graph.recompile()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 import edgefold
 from edgefold.artifact import Format
 from edgefold.export.inspect import inspect
+from edgefold.export.passes.infra import run_passes
+from edgefold.export.passes.splits_as_slices import SPLITS_AS_SLICES
 from edgefold.export.verify import reference_outputs
 
 IMAGE = torch.randn(1, 3, 14, 12, generator=torch.Generator().manual_seed(0))
@@ -37,6 +40,20 @@ class Mixed(nn.Module):
 @pytest.fixture(scope="module")
 def net() -> nn.Module:
     return Mixed().eval()
+
+
+def test_a_part_that_is_taken_twice() -> None:
+    graph = torch.fx.Graph()
+    x = graph.placeholder("x")
+    x.meta["val"] = IMAGE
+    halves = graph.call_function(torch.ops.aten.split.Tensor, (x, 7, 2))
+    halves.meta["val"] = IMAGE.chunk(2, 2)
+    first, again, last = (graph.call_function(operator.getitem, (halves, place)) for place in (0, 0, -1))
+    both = graph.call_function(torch.ops.aten.add.Tensor, (first, again))
+    graph.output((graph.call_function(torch.ops.aten.sub.Tensor, (both, last)),))
+    result, modified = run_passes(torch.fx.GraphModule({}, graph), (SPLITS_AS_SLICES,))
+    assert modified
+    torch.testing.assert_close(result(IMAGE)[0], 2 * IMAGE[:, :, :7] - IMAGE[:, :, 7:])
 
 
 def test_in_float(net: nn.Module, tmp_path: Path) -> None:
