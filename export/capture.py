@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import CodeGen
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -39,6 +40,7 @@ _GET_DATA, _SET_DATA = (getattr(vars(torch._C.TensorBase)["data"], name) for nam
 _VIEWS = frozenset({torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default})
 
 
+@torch.inference_mode(False)
 def capture(module: nn.Module, example_inputs: Batch) -> Program:
     """The module's graph for inputs of the shapes of ``example_inputs``.
 
@@ -131,14 +133,31 @@ def check_module(module: object) -> None:
     Raises:
         ModelError: with the fix.
     """
+    for name, weight in check_mode(module):
+        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+            raise ModelError(f"weight '{name}' holds NaN or infinite values; load a sound checkpoint")
+
+
+def check_mode(module: object) -> list[tuple[str, Tensor]]:
+    """The parameters and buffers of a module in eval mode, by name; refuses another one, and weights that no graph can hold.
+
+    Raises:
+        ModelError: with the fix.
+    """
     if not isinstance(module, nn.Module):
         raise ModelError(f"model is a {type(module).__name__}, expected a torch.nn.Module")
     training = [name or type(module).__name__ for name, part in module.named_modules() if part.training]
     if training:
         raise ModelError(f"model is in train mode ('{training[0]}' and {len(training) - 1} more modules); call .eval() first")
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ModelError(f"weight '{name}' holds NaN or infinite values; load a sound checkpoint")
+    weights = [*module.named_parameters(), *module.named_buffers()]
+    for name, weight in weights:
+        if is_lazy(weight):
+            raise ModelError(f"weight '{name}' of a lazy layer has no shape yet; run the model once before it is given")
+        if weight.is_inference():
+            raise ModelError(f"weight '{name}' was made under torch.inference_mode(); build the model outside of it")
+        if weight.layout != torch.strided:
+            raise ModelError(f"weight '{name}' has the layout {weight.layout}, expected a dense tensor; call .to_dense() on it")
+    return weights
 
 
 def as_arguments(module: nn.Module, batch: Batch) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:

@@ -154,7 +154,7 @@ diagonal unfold im2col col2im flip roll index_select gather index constant_pad_n
 replication_pad1d replication_pad2d pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle split split_with_sizes
 unsafe_split unsafe_split_with_sizes chunk unsafe_chunk tensor_split unbind sum mean neg neg_ cumsum avg_pool1d avg_pool2d
 _adaptive_avg_pool2d adaptive_avg_pool1d adaptive_avg_pool2d upsample_nearest1d upsample_nearest2d upsample_linear1d
-upsample_bilinear2d tril triu repeat tile repeat_interleave fill fill_ zero_ masked_fill masked_fill_
+upsample_bilinear2d upsample_bicubic2d tril triu repeat tile repeat_interleave fill fill_ zero_ masked_fill masked_fill_
 """
 _BOTH = """
 add add_ sub sub_ subtract subtract_ rsub cat concat concatenate stack copy_ copy slice_scatter select_scatter
@@ -178,6 +178,7 @@ _OTHERS: Final[dict[str, Rule]] = {
     **dict.fromkeys(("scatter", "scatter_"), _scatter),
     **dict.fromkeys(("view", "view_copy"), _view),
     "where": _only(1, 2),
+    **dict.fromkeys(("lerp", "lerp_", "addcdiv", "addcdiv_"), _only(0, 1)),
 }
 _RULES: Final[dict[str, Rule]] = {
     **dict.fromkeys(_FIRST.split(), _only(0)),

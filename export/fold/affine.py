@@ -33,6 +33,7 @@ from edgefold.export.fold.cost import CONVOLUTIONS, SCALES, SUMS, macs_of, write
 from edgefold.export.fold.field import Field, advance, join, whole
 from edgefold.export.fold.modes import DispatchMode
 from edgefold.export.fold.read import Form
+from edgefold.export.fold.writes import Writes
 
 _ORIGIN = "uses a tensor of unknown origin: neither a parameter or buffer nor made by an op in its call"
 
@@ -54,6 +55,7 @@ class Scope:
     sums: int = 0  # of two tensors that depend on the input
     reductions: int = 0
     foreign: dict[int, StorageWeakRef] = field(default_factory=dict)  # constants that neither are parameters nor come from an op
+    parameters: set[int] = field(default_factory=set)  # storages of those that it reads
 
     @property
     def sound(self) -> bool:
@@ -77,13 +79,7 @@ class Proof(DispatchMode):
         self.clock = 0
         self.chance = False  # whether randomness was drawn that no generator tells of
         self.born: dict[int, int] = {}  # storage made by an op -> when
-        self._saved: dict[int, _Saved] = {}
-
-    def restore(self) -> None:
-        """Gives what the network wrote into its own buffers, or into its input, the values from before."""
-        for saved in self._saved.values():
-            saved.restore()
-        self._saved.clear()
+        self.writes = Writes()  # into what existed before the run
 
     @contextmanager
     def scope(self, source: Tensor) -> Iterator[Scope]:
@@ -131,11 +127,11 @@ class Proof(DispatchMode):
 
     def is_constant(self, scope: Scope, tensor: Tensor, storage: int) -> bool:
         """Whether an operand without a mark is a constant of the scope; ends the scope if it is not."""
-        if type(tensor) is Parameter:
-            return True
         born = self.born.get(storage)
         if born is None:
-            if storage not in scope.foreign:
+            if type(tensor) is Parameter:
+                scope.parameters.add(storage)
+            elif storage not in scope.foreign:
                 scope.foreign[storage] = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]  # torch
         elif born < scope.start:
             self.refuse((scope,), "uses a tensor that was computed outside of its call")
@@ -247,25 +243,12 @@ class Proof(DispatchMode):
             for tensor in operands((target,)):
                 if not isinstance(tensor, Tensor):
                     continue
-                born = self.born.get(storage_of(tensor), -1)
+                storage = storage_of(tensor)
+                born = self.born.get(storage, -1)
                 late = [scope for scope in self.open if born < scope.start]
                 self.refuse(late, f"writes into a tensor that it did not make ({op.namespace}.{op._opname})")
-                if born < 0 and id(tensor) not in self._saved:
-                    self._saved[id(tensor)] = _Saved(tensor)
-
-
-class _Saved:
-    """The shape and the values of a tensor that is about to be written."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor, self._values = tensor, tensor.clone()
-        self._geometry = (tensor.size(), tensor.stride(), tensor.storage_offset())
-
-    def restore(self) -> None:
-        """Gives them back; ops such as ``transpose_`` change the shape alone."""
-        if (self._tensor.size(), self._tensor.stride(), self._tensor.storage_offset()) != self._geometry:
-            self._tensor.as_strided_(*self._geometry)
-        self._tensor.copy_(self._values)
+                if born < 0:
+                    self.writes.before_op(tensor, storage)
 
 
 def storage_of(tensor: Tensor) -> int:

@@ -59,6 +59,8 @@ class Folded:
 
 def attempt(f: Function, calls: tuple[Evidence, ...]) -> Folded | str:
     """The convolution that f is in all of its calls, or why it is none."""
+    if any(0 in call.out_shape for call in calls):
+        return "its output is empty"
     with torch.no_grad():
         one = _begin(f, calls, double=True)
         if isinstance(one, str):

@@ -3,8 +3,8 @@
 Such calls leave no trace in what the code reaches (`edgefold.export.fold.state`), and may give something else in every call. A
 profile function sees each call of a C function from Python. In foreign code the rule is a list of what is allowed, so that
 what is not known ends the proof: functions of modules without state, and methods of objects whose state is compared before
-and after. In the standard library, which foreign code may go through, the rule is a list of the ways out of the process.
-PyTorch's own Python code is trusted.
+and after. In the standard library and NumPy, which foreign code may go through, the rule is a list of the ways out of the
+process. PyTorch's own Python code is trusted.
 """
 
 from __future__ import annotations
@@ -34,15 +34,24 @@ class Refuse(Protocol):
         """Ends what is under proof."""
 
 
-_TRUSTED: Final = frozenset({"torch", "torchvision", "numpy", "scipy"})
+class Sets(Protocol):
+    """Takes the attribute of a module that is about to be set."""
+
+    def __call__(self, module: nn.Module, name: str) -> None:
+        """Notes it."""
+
+
+_TRUSTED: Final = frozenset({"torch", "torchvision"})
+_NUMERICAL: Final = frozenset({"numpy", "scipy"})
 _PURE_MODULES: Final = frozenset(
     {
         *("builtins", "math", "cmath", "_operator", "itertools", "_functools", "_collections", "_abc", "_warnings", "_sre"),
         *("_struct", "_bisect", "_heapq", "_statistics", "_json", "_copyreg", "_string", "_types", "_weakref", "binascii"),
         *_TRUSTED,
+        *_NUMERICAL,
     }
 )
-_IMPURE: Final = frozenset({"id", "open", "input", "breakpoint"})  # of the module `builtins`
+_IMPURE: Final = frozenset({"id", "open", "input", "breakpoint", "globals", "fromfile"})  # of `builtins` and of NumPy
 _SEEN: Final[tuple[type, ...]] = (
     *(list, dict, tuple, set, frozenset, str, bytes, bytearray, int, float, complex, range, slice, type(None)),
     *(deque, MappingProxyType, array.array, GeneratorType, contextvars.ContextVar, random.Random, re.Pattern, re.Match),
@@ -68,11 +77,14 @@ _MAKES_LOCK = "RLock"  # every generator of NumPy has one
 
 
 @contextmanager
-def calls_watched(refuse: Refuse) -> Iterator[None]:
-    """Calls ``refuse`` with the reason at each call that may give something else every time, or keep state that is not seen."""
+def calls_watched(refuse: Refuse, sets: Sets) -> Iterator[None]:
+    """Calls ``refuse`` with the reason at each call that may give something else every time, or keep state that is not seen.
+
+    ``sets`` is told of each attribute of a module that foreign code sets.
+    """
     before: Any
     before, collects = sys.getprofile(), gc.isenabled()
-    watch = _Calls(refuse)
+    watch = _Calls(refuse, sets)
     gc.disable()  # a collection would run callbacks and finalizers of other code in the midst of what is watched
     sys.setprofile(watch.see)
     try:
@@ -102,8 +114,8 @@ def is_pure(function: Any) -> bool:
 
 
 class _Calls:
-    def __init__(self, refuse: Refuse) -> None:
-        self._refuse = refuse
+    def __init__(self, refuse: Refuse, sets: Sets) -> None:
+        self._refuse, self._sets = refuse, sets
         self._kinds: dict[int, int] = {}  # globals of a module -> whose code it is
 
     def see(self, frame: FrameType, event: str, arg: Any) -> None:
@@ -128,14 +140,16 @@ class _Calls:
             if (self._kind(caller) if kind is None else kind) != _FOREIGN:
                 return
             if frame.f_code is _SETS_ATTRIBUTE:
-                if is_plain_layer(frame.f_locals["self"]):
-                    self._refuse(f"sets an attribute of a layer ('{frame.f_locals['name']}')", chance=False)
+                module, name = frame.f_locals["self"], frame.f_locals["name"]
+                self._sets(module, name)
+                if is_plain_layer(module):
+                    self._refuse(f"sets an attribute of a layer ('{name}')", chance=False)
             elif frame.f_code.co_name != _MAKES_LOCK and self._kind(frame) == _STANDARD and _package(frame) in _STATEFUL_PACKAGES:
                 name = f"{frame.f_globals['__name__']}.{frame.f_code.co_qualname}"
                 self._refuse(f"calls {name}, whose state cannot be seen", chance=False)
 
     def _is_asked_by_foreign_code(self, frame: FrameType | None) -> bool:
-        """Whether the standard library runs for foreign code, and not for PyTorch's."""
+        """Whether a library runs for foreign code, and not for PyTorch's."""
         while frame is not None and self._kind(frame) == _STANDARD:
             frame = frame.f_back
         return frame is None or self._kind(frame) == _FOREIGN
@@ -153,7 +167,8 @@ class _Calls:
             if package in _TRUSTED or name.startswith("edgefold.export."):
                 kind = _OURS
             else:
-                kind = _STANDARD if package in sys.stdlib_module_names and package != "__main__" else _FOREIGN
+                library = package in sys.stdlib_module_names or package in _NUMERICAL
+                kind = _STANDARD if library and package != "__main__" else _FOREIGN
             self._kinds[key] = kind
         return kind
 

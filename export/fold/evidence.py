@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,7 @@ class Evidence:
     written_out: bool  # has none, but products that are added
     field: Field | None
     foreign: frozenset[int]
+    parameters: Set[int]  # storages
     pair: tuple[Tensor, Tensor] | None = None
     kernel: Kernel | None = None  # read off its code; to be checked like one that is probed
     fixed: bool = False  # takes inputs of this size only, in batches of this size
@@ -62,6 +64,7 @@ def evidence(
         scope.written_out,
         field,
         frozenset(scope.foreign),
+        scope.parameters,
         pair,
         _read(form, field, tuple(x.shape), tuple(y.shape)) if field is not None and form is not None else None,
     )

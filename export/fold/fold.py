@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from edgefold.batch import Batch
 from edgefold.errors import CheckError, ModelError, UnsupportedError, first_line
-from edgefold.export.capture import as_arguments, capture, copies_of
+from edgefold.export.capture import as_arguments, capture, check_mode, copies_of
 from edgefold.export.fold.check import random_like
 from edgefold.export.fold.graph import RegionFolds, fold_regions
 from edgefold.export.fold.kernel import FoldedConv
@@ -51,6 +51,7 @@ class FoldResult:
         return self.program.graph
 
 
+@torch.inference_mode(False)
 def fold_module(module: nn.Module, example_inputs: Batch, *, progress: Stages | None = None) -> FoldResult:
     """Folds every linear convolution of a network, in modules and in functional code, into one convolution each.
 
@@ -69,7 +70,7 @@ def fold_module(module: nn.Module, example_inputs: Batch, *, progress: Stages | 
         CheckError: the folded network does not give the outputs of the module.
     """
     told = Told(progress)
-    _check_mode(module)
+    check_mode(module)
     args, kwargs = as_arguments(module, example_inputs)
     told.begins("fold: record")
     tree = fold_tree(module, args, kwargs, told.counted("fold: modules"))
@@ -109,7 +110,7 @@ def unfolded(module: nn.Module, example_inputs: Batch) -> FoldResult:
         DataError: as `fold_module`.
         UnsupportedError: the module cannot be captured as a graph.
     """
-    _check_mode(module)
+    check_mode(module)
     program = capture(module, example_inputs)
     record_values(program.graph, program.example_inputs)
     return FoldResult(_normed(program), FoldPlan(()))
@@ -154,7 +155,7 @@ def fold_tree(
         unsteady = tuple(watch.names[key] for key in snapshot.changed())
         if snapshot.draws_random_numbers():
             unsteady = ("",)
-        lost = _lost(watch, args, kwargs) if unsteady else ""
+        lost = _lost(watch, args, kwargs) if unsteady or watch.writes else ""
         if watch.chance:
             unsteady, lost = ("",), "draws random numbers outside of PyTorch"
         layers, decisions = fold_modules(watch, snapshot, report)
@@ -191,8 +192,11 @@ def _tree(
 
 def _way(watch: Recorder, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], **options: Any) -> tuple[Any, bytes]:
     args, kwargs = copies_of(args, kwargs)
-    with Way((*args, *kwargs.values())) as way:
-        return watch.replay(args, kwargs, **options), way.mark
+    try:
+        with Way((*args, *kwargs.values())) as way:
+            return watch.replay(args, kwargs, **options), way.mark
+    finally:
+        watch.writes.restore()
 
 
 def _outputs(program: Program) -> Any:
@@ -207,7 +211,7 @@ def _mixes_samples(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str
     """
 
     def outputs(made: Callable[[Tensor], Tensor]) -> list[Any]:
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        with proof(quick=True), torch.compiler.set_stance("force_eager"):  # gives back what is written
             return pytree.tree_leaves(module(*map(made, args), **{name: made(value) for name, value in kwargs.items()}))
 
     def sample(number: int, value: Tensor) -> Tensor:
@@ -255,27 +259,23 @@ def _run(watch: Recorder, module: nn.Module, args: tuple[Tensor, ...], kwargs: d
 def _lost(watch: Recorder, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> str:
     """What changes in a second run too, and would be lost in a graph; empty if the first run only filled caches."""
     snapshot = Snapshot(watch.modules.values(), copies=True, caches=True)
-    with proof(quick=False):  # undoes what is written
-        watch.replay(args, kwargs)
-        changed = snapshot.changed()
+    with proof(quick=False) as mode:  # undoes what is written
+        first = watch.replay(*copies_of(args, kwargs))
+        changed, written = snapshot.changed(), mode.writes.written()
+        second = watch.replay(*copies_of(args, kwargs))
+        again = mode.writes.written()
     if snapshot.draws_outside_of_the_graph():
         return "draws random numbers outside of PyTorch"
     for key, what in changed.items():
         name = watch.names[key]
         return f"{what} in its part '{name}'" if name else what
+    if not same(written, {key: again[key] for key in written}, _LAST_BITS) or not same(first, second, _LAST_BITS):
+        return "writes other values into its layers in each call"
     return ""
 
 
 def _withdrawn(decision: Decision, reason: str) -> Decision:
     return decision if decision.folded is None else replace(decision, folded=None, reason=reason)
-
-
-def _check_mode(module: object) -> None:
-    if not isinstance(module, nn.Module):
-        raise ModelError(f"model is a {type(module).__name__}, expected a torch.nn.Module")
-    if any(part.training for part in module.modules()):
-        training = next(name or type(module).__name__ for name, part in module.named_modules() if part.training)
-        raise ModelError(f"model is in train mode ('{training}'); call .eval() first")
 
 
 @contextmanager

@@ -107,12 +107,27 @@ class _Folder:
 
     def _hidden_in(self, module: nn.Module, calls: tuple[Evidence, ...]) -> str:
         """Why the state of a module is not known to stay as it is; empty if it is."""
-        for key in self._tree(module):
+        tree = self._tree(module)
+        if reason := self._written_in(module, calls, tree):
+            return reason
+        for key in tree:
             if key in self._changed or key in self._snapshot.unseen:
                 return self._changed.get(key) or self._snapshot.unseen[key]
             if key in self._snapshot.cached and any(call.pair for call in calls):
                 return "calls a function with a cache, and is too large to be run again to see that the cache stays"
         return ""
+
+    def _written_in(self, module: nn.Module, calls: tuple[Evidence, ...], tree: list[int]) -> str:
+        """What of a module the network around it writes; empty if nothing."""
+        writes = self._recorder.writes
+        if not writes:
+            return ""
+        storages = {storage for call in calls for storage in (*call.parameters, *call.foreign)}
+        if storages & writes.storages:
+            return "uses a tensor that the network writes into"
+        layers = (id(child) for key in tree for _, child in children(self._recorder.modules[key]))
+        name = writes.set_from_outside(id(module), {*tree, *layers})
+        return f"the network sets its '{name}' from outside" if name else ""
 
     def _tree(self, module: nn.Module) -> list[int]:
         """The ids of the watched modules under a module, itself included."""

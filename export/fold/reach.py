@@ -65,13 +65,24 @@ def names_of(function: FunctionType) -> Iterator[tuple[str, Any]]:
     names = set(_global_names(code))
     for name in sorted(names & function.__globals__.keys()):
         value = function.__globals__[name]
-        if not isinstance(value, ModuleType):
+        if isinstance(value, ModuleType):
+            yield from _members(name, value, names)
+        else:
             yield name, value
-            continue
-        for other in sorted(names & vars(value).keys()):
-            member = vars(value)[other]
-            if type(member) in _PLAIN or not is_library(value.__name__):
-                yield f"{name}.{other}", member
+    for name in sorted(names & sys.modules.keys() - function.__globals__.keys()):  # it may import them when it is called
+        if not is_library(name):
+            yield from _members(name, sys.modules[name], names)
+
+
+def _members(name: str, module: ModuleType, names: set[str], above: frozenset[str] = frozenset()) -> Iterator[tuple[str, Any]]:
+    """What code with these names may read of a module, and of modules in it."""
+    for other in sorted(names & vars(module).keys()):
+        member = vars(module)[other]
+        if isinstance(member, ModuleType):
+            if not is_library(member.__name__) and member.__name__ not in above:
+                yield from _members(f"{name}.{other}", member, names, above | {module.__name__})
+        elif type(member) in _PLAIN or not is_library(module.__name__):
+            yield f"{name}.{other}", member
 
 
 def is_library(name: str | None) -> bool:

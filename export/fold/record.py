@@ -24,6 +24,7 @@ from edgefold.export.fold.evidence import Evidence, evidence
 from edgefold.export.fold.kernel import FoldedConv
 from edgefold.export.fold.shadow import children, is_plain_layer, shadow, size_of
 from edgefold.export.fold.watch import proof
+from edgefold.export.fold.writes import Writes
 
 MANY = 5_000  # modules in a tree that is run as few times as possible
 _NO_LAYERS: Mapping[int, FoldedConv] = {}
@@ -40,6 +41,7 @@ class Recorder:
         self.names: dict[int, str] = {}
         self.modules: dict[int, nn.Module] = {}
         self.chance = False  # whether the run drew random numbers of the system
+        self.writes = Writes()
         self._fed: dict[int, list[Tensor]] = {}
         self._proof: Proof | None = None
         self._replay: dict[int, Iterator[Tensor]] | None = None
@@ -66,7 +68,7 @@ class Recorder:
                 # Copies: what the network writes into, its input say, is given back its values.
                 return pytree.tree_map_only(Tensor, Tensor.clone, self.root(*args, **kwargs))
             finally:
-                self.chance = mode.chance
+                self.chance, self.writes = mode.chance, mode.writes
                 self._proof = None
 
     def replay(
@@ -133,12 +135,20 @@ class Recorder:
         if key not in self.calls:
             self.calls[key] = []
             self.order.append(key)
-        call: Callable[..., Any] = type(module)._call_impl
         reason = _unfit(args, kwargs)
         if reason:
             self.refused.setdefault(key, reason)
+            call: Callable[..., Any] = type(module)._call_impl
             return call(module, *args, **kwargs)
-        (x,) = args
+        before = len(mode.writes.settings)
+        try:
+            return self._prove_call(mode, module, key, args[0])
+        finally:
+            for setting in mode.writes.settings[before:]:
+                setting.inside.add(key)
+
+    def _prove_call(self, mode: Proof, module: nn.Module, key: int, x: Tensor) -> Any:
+        call: Callable[..., Any] = type(module)._call_impl
         if key in self._many and not mode.open:
             x = random_like(tuple(x.shape), x.dtype, seed=len(self._fed))
             self._fed.setdefault(key, []).append(x)

@@ -65,17 +65,19 @@ def size_of(module: nn.Module, memo: dict[int, int]) -> int:
 _INTERNAL = frozenset(vars(nn.Module())) | {"_call_impl"}
 
 
-def _inside(name: str, value: Any) -> Iterator[tuple[str, nn.Module]]:
-    if isinstance(value, nn.Module):
+def is_module(value: Any) -> bool:
+    """Whether a value is a module itself, and no weak proxy that only says so."""
+    return issubclass(type(value), nn.Module)
+
+
+def _inside(name: str, value: Any, above: tuple[int, ...] = ()) -> Iterator[tuple[str, nn.Module]]:
+    """The modules in a value; ``above`` are the ids of the containers that it is in."""
+    if is_module(value):
         yield name, value
-    elif type(value) in (list, tuple):
-        for index, member in enumerate(value):
-            if isinstance(member, nn.Module | list | tuple | dict):
-                yield from _inside(f"{name}_{index}", member)
-    elif type(value) is dict:
-        for key, member in value.items():
-            if isinstance(member, nn.Module | list | tuple | dict):
-                yield from _inside(f"{name}_{key}", member)
+    elif type(value) in (list, tuple, dict) and id(value) not in above:
+        for key, member in value.items() if type(value) is dict else enumerate(value):
+            if issubclass(type(member), nn.Module | list | tuple | dict):
+                yield from _inside(f"{name}_{key}", member, (*above, id(value)))
 
 
 class _Copier:
@@ -84,6 +86,7 @@ class _Copier:
     def __init__(self, copies: dict[int, nn.Module]) -> None:
         self._copies = copies
         self._given = frozenset(copies)
+        self._containers: dict[int, Any] = {}  # by the ids of what they are copies of
 
     def module(self, module: nn.Module) -> nn.Module:
         if is_plain_layer(module) or isinstance(module, torch.jit.ScriptModule):
@@ -115,14 +118,21 @@ class _Copier:
                 copy._modules[name] = self._copies[id(child)]
 
     def _value(self, value: Any) -> Any:
-        if isinstance(value, nn.Module):
+        if is_module(value):
             return self.module(value)
-        if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
-            return MethodType(value.__func__, self.module(value.__self__))
+        if isinstance(value, MethodType):
+            owner: Any = value.__self__
+            return MethodType(value.__func__, self.module(owner)) if is_module(owner) else value
         if type(value) is tuple:
             return tuple(map(self._value, value))
-        if type(value) is list:
-            return value[:] if value and isinstance(value[0], Tensor) else [self._value(member) for member in value]
-        if type(value) is dict:
-            return {key: self._value(member) for key, member in value.items()}
-        return value
+        if type(value) not in (list, dict):
+            return value
+        copy = self._containers.get(id(value))
+        if copy is None:
+            # Noted before it is filled: it may hold itself.
+            copy = self._containers[id(value)] = type(value)()
+            if type(value) is dict:
+                copy.update((key, self._value(member)) for key, member in value.items())
+            else:
+                copy.extend(value if value and isinstance(value[0], Tensor) else map(self._value, value))
+        return copy

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import modules
 
 from edgefold.export.fold.fingerprint import Fingerprints, TooManyError
 from edgefold.export.fold.reach import class_values, functions_of, is_library, own_classes, reached
 from edgefold.export.fold.shadow import _INTERNAL
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")  # run with each module
 
 
 class Snapshot:
@@ -113,8 +115,9 @@ def _values(module: nn.Module) -> Iterable[tuple[str, Any]]:
             yield name, value.__code__ if isinstance(value, FunctionType) else value
     yield from module._parameters.items()
     yield from module._buffers.items()
-    for name in _HOOKS:
-        for hook in vars(module)[name].values():
+    held = (*((name, vars(module)[name]) for name in _HOOKS), *((name, vars(modules.module)[name]) for name in _GLOBAL_HOOKS))
+    for name, hooks in held:
+        for hook in hooks.values():
             functions += functions_of(hook)
             yield f"{name} {id(hook)}", hook.__code__ if isinstance(hook, FunctionType) else hook
     yield from reached(functions)

@@ -42,6 +42,7 @@ _MEMORY: frozenset[Callable[..., Any]] = frozenset(
         torch.save,
     }
 )
+_SET_DATA = vars(torch._C.TensorBase)["data"].__set__
 _NOT_HERE = object()
 _PLAIN = (Tensor, Parameter)  # tensors without a dispatch of their own
 _NUMBERS = (int, float)
@@ -59,10 +60,10 @@ def proof(*, quick: bool) -> Iterator[Proof]:
             with ExitStack() as stack:
                 stack.enter_context(one)
                 stack.enter_context(Watch(one, quick=quick))
-                stack.enter_context(calls_watched(one.leave))
+                stack.enter_context(calls_watched(one.leave, one.writes.before_attribute))
                 yield one
         finally:
-            one.restore()
+            one.writes.restore()
 
 
 class Watch(TorchFunctionMode):
@@ -99,6 +100,12 @@ class Watch(TorchFunctionMode):
         if func in _MEMORY and self._proof.open and args and isinstance(args[0], Tensor):
             late = [scope for scope in self._proof.open if self._proof.depends(scope, args[0])]
             self._proof.refuse(late, f"reads the memory of a tensor that depends on the input ({func.__name__})")
+        elif func == _SET_DATA:
+            with torch._C.DisableTorchFunction():
+                storage = storage_of(args[0])
+                if storage not in self._proof.born:
+                    self._proof.refuse(self._proof.open, "replaces the data of a tensor that it did not make")
+                    self._proof.writes.before_data(args[0], storage)
         return func(*args, **(kwargs or {}))
 
     def _convolve(self, func: Any, args: Any) -> Any:

@@ -80,7 +80,7 @@ def _apart(module: GraphModule, node: Node, scale: Tensor, shift: Tensor) -> Nod
 
 
 def _constant(module: GraphModule, node: Node, name: str, value: Tensor) -> Node:
-    made = add_buffer(module, f"{node.name}_{name}", value.to(torch.float32))
+    made = add_buffer(module, f"{node.name}_{name}", value.to(node.meta["val"].dtype))
     made.meta["val"] = node.meta["val"].new_empty(value.shape)
     return made
 

@@ -13,6 +13,7 @@ import math
 import os
 import random
 import secrets
+import sys
 import threading
 import time
 import uuid
@@ -20,7 +21,7 @@ import weakref
 from collections import UserDict
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -140,6 +141,31 @@ def _library(module: Hidden) -> int:
     return int(np.edgefold_count)  # type: ignore[attr-defined]
 
 
+def _made_module(name: str) -> Any:
+    module = sys.modules[name] = ModuleType(name)
+    exec("count = 0\ndef tick():\n    global count\n    count += 1\n    return count", vars(module))
+    return module
+
+
+PACKAGE = _made_module("edgefold_tests_state")
+PACKAGE.part = _made_module("edgefold_tests_state.part")
+
+
+def _dotted(module: Hidden) -> int:
+    return int(PACKAGE.part.tick())
+
+
+def _imported(module: Hidden) -> int:
+    import edgefold_tests_state  # type: ignore[import-not-found]
+
+    return int(edgefold_tests_state.tick())
+
+
+def _global(module: Hidden) -> int:
+    globals()["EDGEFOLD_COUNT"] = globals().get("EDGEFOLD_COUNT", 0) + 1
+    return int(globals()["EDGEFOLD_COUNT"])
+
+
 def _number(module: Hidden) -> int:
     NUMBER.value += 1
     return NUMBER.value
@@ -212,6 +238,9 @@ STATE: dict[str, Callable[[], Hidden]] = {
     "attribute of a layer": lambda: Hidden(_layer),
     "attribute of a library": lambda: Hidden(_library),
     "environment": lambda: Hidden(_environment),
+    "module in a module": lambda: Hidden(_dotted),
+    "module that is imported late": lambda: Hidden(_imported),
+    "globals by name": lambda: Hidden(_global),
 }
 CHANCE: dict[str, Callable[[Hidden], Any]] = {
     "os.urandom": lambda module: os.urandom(1)[0],
@@ -230,6 +259,8 @@ CHANCE: dict[str, Callable[[Hidden], Any]] = {
     "id": lambda module: id(object()) % 7,
     "C library": lambda module: LIBRARY.rand(),
     "file": lambda module: len(Path(__file__).read_bytes()),
+    "file in NumPy": lambda module: len(np.fromfile(__file__, np.uint8)),
+    "file through NumPy": lambda module: float(np.loadtxt(Path(__file__).with_name("number.txt"))),
 }
 
 
@@ -238,6 +269,20 @@ def test_state_anywhere_does_not_fold(name: str) -> None:
     tree = fold(STATE[name]())
     assert not isinstance(tree.module, FoldedConv)
     assert tree.decisions[0].reason
+
+
+def test_state_of_a_hook_on_all_modules_does_not_fold() -> None:
+    counts = [0]
+
+    def counted(module: nn.Module, args: Any, output: Any) -> None:
+        counts[0] += 1
+
+    hook = nn.modules.module.register_module_forward_hook(counted)
+    try:
+        tree = fold(Hidden(lambda module: 1))
+    finally:
+        hook.remove()
+    assert "changes its state" in tree.decisions[0].reason
 
 
 @pytest.mark.parametrize("name", CHANCE)
