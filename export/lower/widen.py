@@ -203,7 +203,7 @@ class _Widths:
             sizes = list(_ints(node.args[1]))
             sizes[1] = self._size(runs)
             node.update_arg(1, sizes)
-        elif runs:
+        elif node.target in _POINTWISE:
             for place, operand in enumerate(node.args):
                 axis = len(shape_of(operand) or ()) - len(shape_of(node) or ()) + 1
                 if isinstance(operand, Node) and operand.op == "get_attr" and axis >= 0:

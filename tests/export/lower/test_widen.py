@@ -135,9 +135,12 @@ class Tokens(nn.Module):
         self.stem, self.last = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 12, 1)
         self.mix, self.head = nn.Linear(12, 20), nn.Linear(20, 10)
 
+        self.weights = nn.Parameter(torch.rand(20, 1))
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.last(F.relu(self.stem(x)))
-        result: Tensor = self.head(F.relu(self.mix(x.flatten(2).transpose(1, 2))).mean(1))
+        tokens = F.relu(self.mix(x.flatten(2).transpose(1, 2)))
+        result: Tensor = self.head((tokens * (tokens @ self.weights)).mean(1))
         return result
 
 
