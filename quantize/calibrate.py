@@ -38,6 +38,7 @@ from edgefold.quantize.scheme import (
     Q,
     QParams,
 )
+from edgefold.quantize.summands import coarsened
 
 # The branches that a conv of a weight (N, M/G, *kernel) and so many groups may be lowered to, by name: a bool mask of the
 # weight's taps that are in it, and whether the bias is. Injected by the caller, who knows the structure of folded layers.
@@ -179,7 +180,6 @@ def make_table(graph: GraphModule, statistics: Statistics, name: str, rule: Rule
     """The table of scales that the observer ``name``, with the given rule, makes of one calibration."""
     grid = statistics.grid
     activations: dict[str, QParams] = {}
-    clipped: dict[str, float] = {}
     for first, *others in statistics.annotation.groups:
         seen = statistics.activations.get(first)
         params = statistics.annotation.fixed.get(first)
@@ -189,8 +189,9 @@ def make_table(graph: GraphModule, statistics: Statistics, name: str, rule: Rule
             ends = (seen.low, seen.high) if first in statistics.annotation.gates else rule(seen, grid)
             params = qparams_of_range(*ends, grid)
         activations.update(dict.fromkeys((first, *others), params))
-        if seen is not None:
-            clipped[first] = seen.clipped_share(params)
+    if grid is INT8:
+        activations = coarsened(graph, statistics.annotation, activations)
+    clipped = {first: seen.clipped_share(activations[first]) for first, seen in statistics.activations.items()}
     nodes = {node.name: node for node in graph.graph.nodes}
     activations.update(
         {name: qparams_of_number(constant_of(graph, nodes[name]), grid) for name in statistics.annotation.constants}
