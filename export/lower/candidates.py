@@ -65,7 +65,7 @@ class Option:
         return Wish(conv.node, reads, writes, aligned=self.lowering is Lowering.GROUPED)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Options:
     """All ways to compute one layer, and why there are no others."""
 

@@ -12,8 +12,9 @@ that is worth its gather; the cheaper of both is written.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.fx import GraphModule, Node
@@ -21,6 +22,7 @@ from torch.fx import GraphModule, Node
 from edgefold.artifact import Format, Precision
 from edgefold.errors import unknown_name
 from edgefold.export.constants import fold_constants
+from edgefold.export.lower import multiplied
 from edgefold.export.lower.candidates import options_of
 from edgefold.export.lower.conv import Conv
 from edgefold.export.lower.costs import CostModel
@@ -123,12 +125,14 @@ def _write(
     graph = clone(program.graph)
     record_values(graph, program.example_inputs)
     fold_constants(graph, made=True)
-    if free_groups(graph, dense):
+    apart = multiplied.split_multiplied(graph)
+    if free_groups(graph, dense) or apart:
         record_values(graph, program.example_inputs)
     orders = Orders(graph)
     convs = [conv for conv in map(Conv.of, graph.graph.nodes) if conv is not None]
-    layers = [options_of(conv, constant_of(graph, conv.weight)) for conv in convs]
-    pricing = Pricing(format, precision, models, _floats(convs))
+    found = [apart.get(conv.node) or options_of(conv, constant_of(graph, conv.weight)) for conv in convs]
+    layers = list(dict.fromkeys(found))
+    pricing = Pricing(format, precision, models, _floats([layer.conv for layer in layers]))
     if named is None:
         choices = choose(layers, orders, pricing, wanted, budget_bytes)
     else:
@@ -139,7 +143,14 @@ def _write(
         ]
     cost_ns = sum(choice.layer.chosen.cost_ns for choice in choices)
     gathers = orders.apply()
+    counts = Counter(apart.values())
+    choices = [
+        replace(choice, layer=multiplied.in_plan(choice.layer, counts[choice.options])) if choice.options in counts else choice
+        for choice in choices
+    ]
     for choice in choices:
+        if choice.options in counts:
+            continue
         conv = choice.options.conv.current()
         if choice.option.changes(conv):
             rewriter = Rewriter(graph, conv, choice.option, orders.read_order(conv.node), orders.write_order(conv.node))

@@ -79,7 +79,7 @@ class Rewriter:
             conv.node.replace_all_uses_with(dense)
             return 0
         moves = option.lowering is Lowering.SPLIT or option.padded
-        activation = self._fused_clamp() if moves and option.point is None else None
+        activation = fused_clamp(conv.node) if moves and option.point is None else None
         if option.padded:
             main = self._padded(activation)
         else:
@@ -210,12 +210,13 @@ class Rewriter:
         node.meta = _only(self._conv.node, "nn_module_stack", "stack_trace")
         return node
 
-    def _fused_clamp(self) -> Node | None:
-        """The clamp after the convolution, if it is the only user of its output."""
-        users = list(self._conv.node.users)
-        if len(users) == 1 and users[0].target in CLAMPS and is_float(users[0]) and Q not in self._conv.node.meta:
-            return users[0]
-        return None
+
+def fused_clamp(node: Node) -> Node | None:
+    """The clamp after a convolution, if it is the only user of its output."""
+    users = list(node.users)
+    if len(users) == 1 and users[0].target in CLAMPS and is_float(users[0]) and Q not in node.meta:
+        return users[0]
+    return None
 
 
 def _only(node: Node, *keys: str) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def row_parts(kernel: tuple[int, ...]) -> tuple[Rows, ...]:
 
 def row_branches(weight: Tensor, groups: int) -> dict[str, tuple[Tensor, bool]]:
     """The parts of a depthwise weight (N, 1, *kernel) and their sums, see `edgefold.quantize.calibrate.Branches`."""
-    parts = row_parts(tuple(weight.shape[2:])) if weight.shape[1] == 1 and groups == weight.shape[0] > 1 else ()
+    parts = row_parts(tuple(weight.shape[2:])) if weight.shape[1] == 1 and groups > 1 else ()
     found: dict[str, tuple[Tensor, bool]] = {}
     total = torch.zeros_like(weight, dtype=torch.bool)
     for place, rows in enumerate(parts):
