@@ -49,6 +49,32 @@ def pooled(kernel: int, stride: int, padding: int = 0) -> nn.Module:
     return nn.Sequential(nn.Conv2d(64, 64, 1), nn.ReLU(), nn.AvgPool2d(kernel, stride, padding), nn.Conv2d(64, 64, 1))
 
 
+def multiplied(kernel: int, stride: int, count: int) -> nn.Module:
+    """A depthwise convolution of several outputs a channel between two 1x1 convolutions of 64 and ``count`` times 64 channels."""
+    wide = 64 * count
+    down = nn.Conv2d(64, wide, kernel, stride, kernel // 2, groups=64)
+    return nn.Sequential(nn.Conv2d(64, 64, 1), nn.ReLU(), down, nn.ReLU(), nn.Conv2d(wide, wide, 1))
+
+
+class SmallBranches(nn.Module):
+    """A stem and two residual blocks of 32 channels, whose branches have tiny weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(32, 32, 3, 1, 1)
+        self.blocks = nn.ModuleList([nn.Conv2d(32, 32, 3, 1, 1) for _ in range(2)])
+        with torch.no_grad():
+            for value in self.blocks.parameters():
+                value.mul_(1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 32, height, width) to the same shape."""
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x).relu()
+        return x
+
+
 def hard_swished() -> nn.Module:
     """Two 3x3 convolutions of 32 channels with a hard-swish between them."""
     return nn.Sequential(nn.Conv2d(32, 32, 3, 1, 1), nn.Hardswish(), nn.Conv2d(32, 32, 3, 1, 1))
@@ -68,6 +94,8 @@ class Case:
 
 _POOLS: Final = f"{_EMITTERS}.prepare.INTEGER_POOLS"
 _INT8: Final = tuple((format, Precision.INT8) for format in Format)
+_FLOATS_TOO: Final = (*((format, Precision.FP32) for format in Format), *_INT8)
+_MULTIPLIED: Final = "edgefold.export.lower.multiplied.split_multiplied"
 _BOTH: Final = _INT8[:2]  # without the rewrite ExecuTorch refuses a file of integers that pools with padding
 CASES: Final[dict[str, Case]] = {
     "average pooling 3x3, stride 1, padding 1": Case(lambda: pooled(3, 1, 1), (1, 64, 28, 28), _BOTH, _POOLS),
@@ -90,6 +118,15 @@ CASES: Final[dict[str, Case]] = {
     ),
     "hard-swish as a table": Case(
         hard_swished, (1, 32, 28, 28), ((Format.EXECUTORCH, Precision.INT8),), f"{_EMITTERS}.prepare.HARD_SWISH_TABLES"
+    ),
+    "depthwise 3x3 of two outputs a channel": Case(
+        lambda: multiplied(3, 1, 2), (1, 64, 28, 28), _FLOATS_TOO, _MULTIPLIED, lambda module: {}
+    ),
+    "depthwise 7x7, stride 2, of two outputs a channel": Case(
+        lambda: multiplied(7, 2, 2), (1, 64, 28, 28), _FLOATS_TOO, _MULTIPLIED, lambda module: {}
+    ),
+    "summands of tiny branches": Case(
+        SmallBranches, (1, 32, 28, 28), _INT8, "edgefold.quantize.calibrate.coarsened", lambda graph, annotation, found: found
     ),
     "shuffles between group convolutions": Case(
         lambda: make_network("shuffle:4"), (1, 1, 28, 28), _INT8, "edgefold.export.lower.lower.free_groups", _never
