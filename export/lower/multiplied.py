@@ -1,7 +1,7 @@
 """Depthwise convolutions of several outputs a channel (FastViT's downsampling, say), as several of one output a channel.
 
 Runtimes have depthwise kernels of one output a channel only. With more, XNNPACK and ONNX Runtime compute a group convolution of
-one channel a group, which leaves most of a vector idle: it takes 1.1 to 25 times as long (`benchmarks/rewrites.py`). With output
+one channel a group, which leaves most of a vector idle: it takes 1.8 to 23 times as long (`benchmarks/rewrites.py`). With output
 c = m i + j of channel i, the convolutions j = 0 … m - 1 read the same input,
 
     y = shuffle(cat(W[j::m] ⋆ x)),    shuffle: channel m i + j is number j M + i of the concat,
