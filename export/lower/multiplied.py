@@ -13,7 +13,7 @@ as before, to the last bit in integers.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ from edgefold.quantize.graph import add_buffer, constant_of
 from edgefold.quantize.scheme import WEIGHT_SCALE, Q
 
 aten = torch.ops.aten
+
+FEW: Final = 8  # channels of a convolution in floats that stays as it is
 
 
 def split_multiplied(module: GraphModule) -> dict[Node, Options]:
@@ -47,7 +49,11 @@ def in_plan(layer: LoweredLayer, parts: int) -> LoweredLayer:
 
 
 def _goes(conv: Conv) -> bool:
-    return conv.depthwise and conv.out_channels > conv.in_channels
+    count, channels = conv.out_channels // conv.in_channels, conv.in_channels
+    if not conv.depthwise or count < 2:
+        return False
+    # A few groups of many outputs are as fast as they are.
+    return count <= channels if WEIGHT_SCALE in conv.node.meta else 2 * count <= channels >= FEW
 
 
 def _split(module: GraphModule, conv: Conv) -> list[Node]:

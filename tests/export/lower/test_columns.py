@@ -164,7 +164,6 @@ def test_the_runtime_drops_the_permutations_and_no_pad_is_left(tmp_path: Path) -
     [
         nn.Conv2d(33, 4, 3, 1, 1),  # many channels
         nn.Conv2d(4, 8, 3, 1, 1, groups=2),
-        nn.Conv2d(2, 4, 3, 1, 1, groups=2),  # two outputs an input
         nn.Conv2d(3, 4, 3, 1, 2, dilation=2),
         nn.Conv2d(3, 4, 3),  # other columns than the image
         nn.Conv1d(3, 4, 3, 1, 1),
