@@ -30,6 +30,7 @@ from edgefold.export.passes.infra import run_passes
 from edgefold.export.passes.io_types import integer_ends
 from edgefold.export.passes.module_names import STACK_AS_PATH, path_of
 from edgefold.export.passes.one_rounding import ONE_ROUNDING
+from edgefold.export.passes.own_storages import OWN_STORAGES
 from edgefold.export.program import LoweredProgram
 from edgefold.schemes import scheme_of
 
@@ -67,6 +68,7 @@ class ExecutorchEmitter:
         prepared = _with_integer_ends(prepared)
         if scheme_of(lowered.precision).calibrated:
             prepared = replace(prepared, graph=run_passes(prepared.graph, (FLOAT_TRANSPOSES,))[0])
+        prepared = replace(prepared, graph=run_passes(prepared.graph, (OWN_STORAGES,))[0])
         with converter("ExecuTorch", self.format):
             data = _convert(prepared)
         with atomic_path(out, force=options.force) as temporary:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from edgefold.errors import CheckError, UnsupportedError
 from edgefold.export.capture import capture
 from edgefold.export.fold import fold_module
+from edgefold.export.fold.fold import fold_tree
 from edgefold.export.fold.state import Reader
 
 TALLY = [0]
@@ -233,3 +234,18 @@ def test_a_convolution_that_masks_its_own_weights_is_one_with_the_masked_weights
 def test_a_convolution_whose_weights_are_others_in_the_next_call_is_refused(step: Callable[[Masked], None], late: bool) -> None:
     with pytest.raises((CheckError, UnsupportedError)):
         fold_module(Masked(step, late=late).eval(), torch.randn(2, 4, 9, 9))
+
+
+def test_state_of_a_hook_on_all_modules_does_not_fold() -> None:
+    counts = [0]
+
+    def counted(module: nn.Module, args: Any, output: Any) -> None:
+        counts[0] += 1
+
+    hook = nn.modules.module.register_module_forward_hook(counted)
+    try:
+        block = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)).eval()
+        tree = fold_tree(nn.Sequential(block), (torch.randn(2, 4, 9, 9),), {})
+    finally:
+        hook.remove()
+    assert ["changes its state" in decision.reason for decision in tree.decisions] == [True, True]
