@@ -69,8 +69,8 @@ def names_of(function: FunctionType) -> Iterator[tuple[str, Any]]:
             yield from _members(name, value, names)
         else:
             yield name, value
-    for name in sorted(names & sys.modules.keys() - function.__globals__.keys()):  # it may import them when it is called
-        if not is_library(name):
+    for name in sorted(names):  # it may import them when it is called
+        if name in sys.modules and name not in function.__globals__ and not is_library(name):
             yield from _members(name, sys.modules[name], names)
 
 
